@@ -1,0 +1,116 @@
+r"""The paper's network bodies :math:`f_\theta`: no algorithm and no noise in here."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class PointMLP(nn.Sequential):
+    r"""
+    Multilayer perceptron for points, the paper's network for 2-D point denoising (App. G).
+
+    :param int features: dimension of a point. Default: 2.
+    :param int hidden: width of the hidden layers. Default: 32.
+    :param int layers: number of linear layers, at least 2. Default: 3.
+    :param type[torch.nn.Module] activation: activation after every layer but the last. Default:
+        :class:`torch.nn.ReLU`; a smooth one such as :class:`torch.nn.Softplus` satisfies Assumption 7.2.
+    :raises ValueError: if there are fewer than 2 layers.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv_jitter as dj
+    >>> dj.PointMLP()(torch.zeros(200, 2)).shape
+    torch.Size([200, 2])
+    """
+
+    def __init__(
+        self,
+        features: int = 2,
+        hidden: int = 32,
+        layers: int = 3,
+        activation: type[nn.Module] = nn.ReLU,
+    ):
+        if layers < 2:
+            raise ValueError(f"layers must be at least 2, got {layers}.")
+        body = []
+        for _ in range(layers - 2):
+            body += [nn.Linear(hidden, hidden), activation()]
+        super().__init__(
+            nn.Linear(features, hidden), activation(), *body, nn.Linear(hidden, features)
+        )
+
+
+class UnrolledDnCNN(nn.Module):
+    r"""
+    DnCNN body with group normalisation, for images: the paper's network for MRI and seismic sections (App. G).
+
+    ``depth`` convolutions of size 3x3, the inner ones followed by group normalisation, all but the last by a ReLU. The
+    last one starts at zero, so that an untrained unrolled network is the plain algorithm: gradient descent on the data
+    fidelity with a :class:`GradientPrior`, and, with ``residual=True``, with a :class:`ProximalPrior`.
+
+    :param int channels: channels of the image: 1 for sections, 2 for complex images as real and imaginary part.
+    :param int depth: number of convolutions, at least 3. The paper's: 8 for MRI, 5 for sections. Default: 8.
+    :param int width: hidden channels. Default: 64.
+    :param int groups: groups of the normalisation, a divisor of ``width``. Default: 4.
+    :param bool residual: return ``x`` minus the body instead of the body. Default: ``False``.
+    :param int condition_channels: channels of a second input, such as the measurements, which is stacked to the first.
+        Default: 0, no second input.
+    :raises ValueError: if ``depth`` is below 3 or ``groups`` does not divide ``width``.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv_jitter as dj
+    >>> dj.UnrolledDnCNN(2, depth=3, width=8)(torch.zeros(1, 2, 32, 32)).shape
+    torch.Size([1, 2, 32, 32])
+    >>> reads_y = dj.UnrolledDnCNN(1, depth=3, width=8, condition_channels=1)
+    >>> reads_y(torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)).shape
+    torch.Size([1, 1, 32, 32])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        depth: int = 8,
+        width: int = 64,
+        groups: int = 4,
+        residual: bool = False,
+        condition_channels: int = 0,
+    ):
+        super().__init__()
+        if depth < 3:
+            raise ValueError(f"depth must be at least 3, got {depth}.")
+        if width % groups:
+            raise ValueError(f"groups must divide width, got groups={groups} and width={width}.")
+        inner = []
+        for _ in range(depth - 2):
+            inner += [
+                nn.Conv2d(width, width, 3, padding=1, bias=False),
+                nn.GroupNorm(groups, width),
+                nn.ReLU(),
+            ]
+        last = nn.Conv2d(width, channels, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.body = nn.Sequential(
+            nn.Conv2d(channels + condition_channels, width, 3, padding=1),
+            nn.ReLU(),
+            *inner,
+            last,
+        )
+        self.residual = residual
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        r"""
+        Apply the network.
+
+        :param torch.Tensor x: image, shape `(B, channels, H, W)`.
+        :param torch.Tensor, None y: second input, shape `(B, condition_channels, H, W)`.
+        :return: (:class:`torch.Tensor`) image, of the shape of ``x``.
+        """
+        out = self.body(x if y is None else torch.cat([x, y], dim=1))
+        return x - out if self.residual else out

@@ -1,0 +1,330 @@
+import copy
+import pickle
+
+import deepinv as dinv
+import pytest
+import torch
+from algorithms import ALGORITHMS, ETA, SIZE, K, Network, physics
+from deepinv.optim.optim_iterators import GDIteration
+from properties import (
+    assert_global_rng_untouched,
+    assert_same_gradients,
+    assert_same_parameters,
+    gradients,
+)
+from torch import nn
+
+import deepinv_jitter as dj
+
+every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+
+
+def measurements(dtype=torch.float64, batch=2):
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn((batch, *SIZE), generator=generator, dtype=dtype)
+
+
+def jittered(name, sigma=0.3, seed=0, **kwargs):
+    law = dj.GaussianJitter(sigma, generator=torch.Generator().manual_seed(seed))
+    return dj.jitter(ALGORITHMS[name].build(**kwargs), law)
+
+
+def output_and_gradients(model, p, y):
+    y = y.clone().requires_grad_()
+    model.zero_grad()
+    out = model(y, p)
+    out.square().sum().backward()
+    return out.detach(), [y.grad.clone(), *gradients(model)]
+
+
+@every_algorithm
+def test_training_step_is_the_equation(name):
+    """Eq. (8) and (12) of the paper and their extensions, with the same noise, to 1e-12."""
+    model, p, y = jittered(name), physics(), measurements()
+    generator = torch.Generator().manual_seed(0)
+    noise = [0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype) for _ in range(K)]
+    network = model.prior[0].network
+    expected = ALGORITHMS[name].reference(y, p, network, noise)
+    plain = ALGORITHMS[name].reference(y, p, network, [0.0 * w for w in noise])
+    # the step size is a float32 number in the host, whatever the model's type is now
+    with torch.no_grad():
+        model.init_params_algo["stepsize"][0].fill_(ETA)
+        out = model(y, p)
+    assert (out - expected).abs().max() < 1e-12
+    assert (out - plain).abs().max() > 1e-2
+
+
+@every_algorithm
+@pytest.mark.parametrize("silence", ["eval", "no_jitter", "sigma=0"])
+def test_silent_jitter_is_the_plain_model_bit_for_bit(name, silence):
+    p, y = physics(), measurements()
+    torch.manual_seed(0)
+    plain = ALGORITHMS[name].build()
+    torch.manual_seed(0)
+    model = dj.jitter(ALGORITHMS[name].build(), 0.0 if silence == "sigma=0" else 0.3)
+    plain.train(silence != "eval")
+    model.train(silence != "eval")
+    expected, expected_gradients = output_and_gradients(plain, p, y)
+    with assert_global_rng_untouched():
+        if silence == "no_jitter":
+            with dj.no_jitter(model):
+                out, grads = output_and_gradients(model, p, y)
+        else:
+            out, grads = output_and_gradients(model, p, y)
+    assert torch.equal(out, expected)
+    assert_same_gradients(grads, expected_gradients)
+
+
+@every_algorithm
+def test_noise_is_fresh_at_every_iteration_and_every_call(name):
+    model, p, y = jittered(name), physics(), measurements()
+    draws = []
+
+    class Recorder(dj.GaussianJitter):
+        def __call__(self, *args):
+            draws.append(super().__call__(*args))
+            return draws[-1]
+
+    dj.jitter(model, Recorder(0.3))
+    first, second = model(y, p), model(y, p)
+    assert not torch.equal(first, second)
+    assert len(draws) == 2 * K
+    assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
+    assert all(not torch.equal(w[0], w[1]) for w in draws)  # nor shared by the samples of a batch
+
+
+@every_algorithm
+def test_unbiased_for_a_linear_network(name):
+    """The noisy gradient is unbiased: a linear model's mean output is the plain one's."""
+    linear = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+    model, p = jittered(name, network=linear), physics()
+    y = measurements(batch=1)
+    with torch.no_grad():
+        noisy = model(y.expand(4000, *SIZE), p)
+        plain = model.eval()(y, p)
+    z = (noisy.mean(0) - plain[0]) / (noisy.std(0) / 4000**0.5)
+    assert noisy.std(0).min() > 0
+    assert z.abs().max() < 4.5 and 0.7 < z.std() < 1.3
+
+
+@every_algorithm
+def test_gradients_reach_everything(name):
+    model, p = jittered(name), physics()
+    _, grads = output_and_gradients(model, p, measurements())
+    assert all(g is not None and g.abs().max() > 0 for g in grads)
+
+
+@every_algorithm
+def test_gradients_are_those_of_the_noisy_recursion(name):
+    model, p, y = jittered(name), physics(), measurements(batch=1)
+
+    def with_the_same_noise(y):
+        model.fixed_point.iterator.jitter.generator.manual_seed(0)
+        return model(y, p)
+
+    assert torch.autograd.gradcheck(with_the_same_noise, y.requires_grad_())
+
+
+@every_algorithm
+def test_checkpoints_load_both_ways(name):
+    plain, model = ALGORITHMS[name].build(), jittered(name)
+    assert [n for n, _ in model.state_dict().items()] == list(plain.state_dict())
+    model.load_state_dict(plain.state_dict())
+    assert_same_parameters(model, plain)
+    other = ALGORITHMS[name].build()
+    other.load_state_dict(model.state_dict())
+    assert_same_parameters(other, model)
+
+
+@every_algorithm
+def test_deepcopy_goes_on_with_the_same_noise(name):
+    model, p, y = jittered(name), physics(), measurements()
+    model(y, p)
+    other = copy.deepcopy(model)
+    assert torch.equal(model(y, p), other(y, p))
+    assert_same_parameters(model, other)
+    with torch.no_grad():
+        other.prior[0].network[0].weight.add_(1)
+    assert not torch.equal(model.eval()(y, p), other.eval()(y, p))
+
+
+@every_algorithm
+def test_a_second_call_replaces_the_first(name):
+    model = jittered(name)
+    host = model.fixed_point.iterator.iterator
+    dj.jitter(model, 0.7)
+    assert model.fixed_point.iterator.iterator is host
+    assert model.fixed_point.iterator.jitter.sigma == (0.7,)
+    assert dj.unjitter(model) is model and model.fixed_point.iterator is host
+    assert dj.unjitter(model).fixed_point.iterator is host
+
+
+@every_algorithm
+def test_one_level_per_iteration(name):
+    """Noise in the last iteration alone leaves the iterate before it as it was."""
+    p, y = physics(), measurements()
+    model = jittered(name, sigma=[0.0] * (K - 1) + [0.3])
+    network = model.prior[0].network
+    with torch.no_grad():
+        model.init_params_algo["stepsize"][0].fill_(ETA)
+    generator = torch.Generator().manual_seed(0)
+    last = 0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype)
+    expected = ALGORITHMS[name].reference(y, p, network, [0.0 * last] * (K - 1) + [last])
+    assert (model(y, p) - expected).abs().max() < 1e-12
+
+
+@every_algorithm
+def test_bfloat16_autocast(name):
+    model, p, y = jittered(name, dtype=torch.float32), physics(torch.float32), measurements()
+    y = y.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(y, p)
+    out.float().square().sum().backward()
+    assert torch.isfinite(out).all()
+    assert all(torch.isfinite(g).all() for g in gradients(model))
+    model.fixed_point.iterator.jitter.generator.manual_seed(0)
+    assert (out.float() - model(y, p)).abs().max() < 0.05
+
+
+@every_algorithm
+def test_checkpointing_gives_identical_gradients_under_noise(name):
+    p, y = physics(), measurements()
+    torch.manual_seed(0)
+    model = jittered(name)
+    torch.manual_seed(0)
+    checkpointed = ALGORITHMS[name].build()
+    checkpointed.fixed_point.iterator = dj.CheckpointedIterator(checkpointed.fixed_point.iterator)
+    law = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(0))
+    dj.jitter(checkpointed, law)
+    out, grads = output_and_gradients(model, p, y)
+    other, other_grads = output_and_gradients(checkpointed, p, y)
+    assert torch.equal(out, other)
+    assert_same_gradients(grads, other_grads)
+
+
+@pytest.mark.parametrize("scale", ["norm", "relative", "official"])
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_scales_in_a_model(scale, checkpoint):
+    model = dj.UnfoldedGD(Network(), max_iter=3, stepsize=0.4, checkpoint=checkpoint)
+    dj.jitter(model, dj.GaussianJitter(0.3, scale, torch.Generator().manual_seed(0)))
+    out, grads = output_and_gradients(model, physics(torch.float32), measurements(torch.float32))
+    assert torch.isfinite(out).all() and all(torch.isfinite(g).all() for g in grads)
+
+
+def test_official_scale_is_the_paper_s_code():
+    """sigma times the signed maximum, over the batch, of the iterate after the data step."""
+    model, p, y = ALGORITHMS["GD"].build(), physics(), measurements()
+    law = dj.GaussianJitter(0.2, "official", torch.Generator().manual_seed(0))
+    dj.jitter(model, law)
+    with torch.no_grad():
+        model.init_params_algo["stepsize"][0].fill_(ETA)
+    generator = torch.Generator().manual_seed(0)
+    m, x, network = p.mask, p.mask * y, model.prior[0].network
+    for _ in range(K):
+        stepped = x - ETA * m * (m * x - y)
+        w = stepped.max() * 0.2 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        x = stepped - ETA * (network(x) + w)
+    assert (model(y, p) - x).abs().max() < 1e-12
+
+
+def test_no_jitter_restores_after_an_exception_and_reaches_through_wrappers():
+    model = nn.ModuleDict({"inner": jittered("GD")})
+    iterator = model["inner"].fixed_point.iterator
+    with pytest.raises(KeyError), dj.no_jitter(model):
+        with dj.no_jitter(model):
+            assert not iterator.enabled
+        assert not iterator.enabled
+        raise KeyError
+    assert iterator.enabled
+
+
+def test_iterators_that_own_parameters_keep_their_names_through_every_wrapper():
+    class Owner(GDIteration):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(1))
+            self.inner = nn.Linear(2, 2)
+
+    plain, wrapped = Owner(), dj.JitteredIterator(dj.CheckpointedIterator(Owner()), 0.1)
+    assert list(wrapped.state_dict()) == list(plain.state_dict())
+    wrapped.load_state_dict(plain.state_dict())
+    assert_same_parameters(wrapped, plain)
+    plain.load_state_dict(wrapped.state_dict())
+    with pytest.raises(RuntimeError, match="Unexpected key.*else"):
+        wrapped.load_state_dict(plain.state_dict() | {"else": torch.ones(1)})
+
+
+def test_iterator_pickles_and_serves_a_hand_built_model():
+    law = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(0))
+    iterator = pickle.loads(pickle.dumps(dj.JitteredIterator(GDIteration(), law)))
+    model = dinv.optim.BaseOptim(
+        iterator,
+        params_algo={"stepsize": ETA, "lambda": 1.0},
+        data_fidelity=dinv.optim.L2(),
+        prior=dj.GradientPrior(Network()),
+        max_iter=K,
+        unfold=True,
+        trainable_params=["stepsize"],
+    ).double()
+    assert iterator.iterator.has_cost is False and "sigma=0.3" in repr(model)
+    p, y = physics(), measurements()
+    network = model.prior[0].network
+    generator = torch.Generator().manual_seed(0)
+    noise = [0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype) for _ in range(K)]
+    with torch.no_grad():
+        model.init_params_algo["stepsize"][0].fill_(ETA)
+    expected = ALGORITHMS["GD"].reference(y, p, network, noise)
+    assert (model(y, p) - expected).abs().max() < 1e-12
+
+
+def host_gd(**kwargs):
+    kwargs = {"unfold": True, "max_iter": 3, "trainable_params": ["stepsize"]} | kwargs
+    return dinv.optim.GD(data_fidelity=dinv.optim.L2(), prior=dinv.optim.Tikhonov(), **kwargs)
+
+
+@pytest.mark.parametrize(
+    "model, sigma, error, message",
+    [
+        (lambda: host_gd(unfold=False), 0.1, ValueError, "unfold=False.*build it with unfold=True"),
+        (lambda: host_gd(DEQ=True), 0.1, ValueError, "not defined with DEQ"),
+        (
+            lambda: host_gd(anderson_acceleration=True),
+            0.1,
+            ValueError,
+            "not defined with anderson_acceleration",
+        ),
+        (lambda: host_gd(backtracking=True), 0.1, ValueError, "not defined with backtracking"),
+        (lambda: host_gd(early_stop=True), 0.1, ValueError, "not defined with early_stop"),
+        (
+            lambda: dinv.optim.PDCP(
+                data_fidelity=dinv.optim.L2(), prior=dinv.optim.Tikhonov(), unfold=True, trainable_params=[]
+            ),
+            0.1,
+            TypeError,
+            "defined for the iterators of GD, PGD, FISTA, HQS, ADMM, DRS, got CPIteration",
+        ),
+        (lambda: nn.Identity(), 0.1, TypeError, "needs a deepinv.optim.BaseOptim.*got Identity"),
+        (host_gd, -1, ValueError, "finite and non-negative, got -1"),
+        (host_gd, float("inf"), ValueError, "finite and non-negative, got inf"),
+        (host_gd, [0.1, 0.1], ValueError, "one per iteration, got 2 levels for max_iter=3"),
+        (
+            lambda: ALGORITHMS["HQS"].build(),
+            dj.GaussianJitter(0.1, "official"),
+            ValueError,
+            "GD and PGD networks, got HQSIteration",
+        ),
+    ],
+)
+def test_refused(model, sigma, error, message):
+    model = model()
+    with pytest.raises(error, match=message):
+        dj.jitter(model, sigma)
+
+
+def test_wrong_nesting_is_refused():
+    with pytest.raises(TypeError, match="Checkpoint first, then call jitter"):
+        dj.CheckpointedIterator(dj.JitteredIterator(GDIteration(), 0.1))
+    with pytest.raises(TypeError, match="jittered already"):
+        dj.JitteredIterator(dj.JitteredIterator(GDIteration(), 0.1), 0.1)
+    with pytest.raises(TypeError, match="unjitter needs a deepinv.optim.BaseOptim, got Identity"):
+        dj.unjitter(nn.Identity())

@@ -1,0 +1,118 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from properties import assert_global_rng_untouched
+
+import deepinv_jitter as dj
+
+X = torch.stack([torch.full((3, 40, 50), 0.5), torch.full((3, 40, 50), -4.0)])
+
+# scale, expected per-entry standard deviation of each sample of X for sigma = 0.1
+LAWS = [
+    ("std", [0.1, 0.1]),
+    ("norm", [0.1 / 6000**0.5] * 2),
+    ("relative", [0.05, 0.4]),
+    ("official", [0.1 * 0.7, 0.1 * 0.7]),  # 0.7 = the batch's largest value after the data step
+]
+
+
+@pytest.mark.parametrize("scale, std", LAWS)
+def test_standard_deviation(scale, std):
+    w = dj.GaussianJitter(0.1, scale)(X, 0, data_step=lambda: X + 0.2)
+    assert w.shape == X.shape and w.dtype == X.dtype
+    assert torch.allclose(w.flatten(1).std(1), torch.tensor(std), rtol=0.03)
+    assert w.flatten(1).mean(1).abs().max() < 4 * max(std) / 6000**0.5
+
+
+def test_norm_scale_is_assumption_6_1():
+    w = torch.stack([dj.GaussianJitter(0.3, "norm")(X) for _ in range(50)])
+    assert w.flatten(2).pow(2).sum(2).mean().item() == pytest.approx(0.3**2, rel=0.02)
+
+
+@pytest.mark.parametrize("scale", ["std", "norm", "relative", "official"])
+def test_generator_leaves_the_global_one_untouched(scale):
+    law = dj.GaussianJitter(0.1, scale, torch.Generator().manual_seed(3))
+    again = dj.GaussianJitter(0.1, scale, torch.Generator().manual_seed(3))
+    with assert_global_rng_untouched():
+        first, second = law(X, 0, lambda: X), law(X, 0, lambda: X)
+        assert torch.equal(again(X, 0, lambda: X), first)
+    assert not torch.equal(first, second)
+
+
+def test_no_generator_means_the_global_one():
+    law = dj.GaussianJitter(0.1)
+    first = law(X)
+    torch.manual_seed(0)
+    assert torch.equal(law(X), first)
+
+
+def test_a_seed_means_the_same_noise_in_any_memory_layout():
+    law = dj.GaussianJitter(0.1)
+    torch.manual_seed(1)
+    contiguous = law(X)
+    torch.manual_seed(1)
+    assert torch.equal(law(X.to(memory_format=torch.channels_last)), contiguous)
+
+
+def test_samples_of_a_batch_do_not_influence_each_other():
+    """Only the official scale couples them, which is what it reproduces."""
+    for scale, coupled in [("std", False), ("norm", False), ("relative", False), ("official", True)]:
+        w = []
+        for factor in (1, 100):
+            x = X.abs() * torch.tensor([1.0, factor]).reshape(2, 1, 1, 1)
+            torch.manual_seed(0)
+            w.append(dj.GaussianJitter(0.1, scale)(x, 0, lambda x=x: x)[0])
+        assert torch.equal(*w) is not coupled, scale
+
+
+def test_only_the_official_scale_is_part_of_the_graph():
+    for scale in ("std", "norm", "relative", "official"):
+        x = X.clone().requires_grad_()
+        w = dj.GaussianJitter(0.1, scale)(x, 0, lambda x=x: 2 * x)
+        assert w.requires_grad is (scale == "official")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda law: pickle.loads(pickle.dumps(law))])
+def test_a_copy_goes_on_with_the_same_noise(copied):
+    law = dj.GaussianJitter([0.1, 0.2], "relative", torch.Generator().manual_seed(5))
+    law(X)
+    other = copied(law)
+    assert repr(other) == repr(law) and other.generator is not law.generator
+    assert torch.equal(other(X, 1), law(X, 1))
+
+
+@pytest.mark.parametrize("sigma", [0.1, torch.tensor(0.1), [0.1], (0.1,), torch.tensor([0.1])])
+def test_one_level(sigma):
+    assert dj.GaussianJitter(sigma).sigma_at(7) == pytest.approx(0.1)
+
+
+def test_one_level_per_iteration():
+    law = dj.GaussianJitter([0.0, 1.0])
+    assert [law.sigma_at(0), law.sigma_at(1)] == [0.0, 1.0]
+    with pytest.raises(ValueError, match="sigma has 2 levels but iteration 3 was reached"):
+        law.sigma_at(2)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"sigma": -0.1}, ValueError, "finite and non-negative, got -0.1"),
+        ({"sigma": float("nan")}, ValueError, "finite and non-negative, got nan"),
+        ({"sigma": [0.1, float("inf")]}, ValueError, "finite and non-negative"),
+        ({"sigma": []}, ValueError, "at least one level, got an empty sequence"),
+        ({"sigma": "small"}, TypeError, "a number or one number per iteration, got 'small'"),
+        ({"sigma": None}, TypeError, "a number or one number per iteration, got None"),
+        ({"sigma": 0.1, "scale": "var"}, ValueError, "scale must be one of .* got 'var'"),
+        ({"sigma": 0.1, "generator": 0}, TypeError, "generator must be a torch.Generator or None"),
+    ],
+)
+def test_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        dj.GaussianJitter(**arguments)
+
+
+def test_official_scale_needs_the_stepped_iterate():
+    with pytest.raises(ValueError, match="needs data_step"):
+        dj.GaussianJitter(0.1, "official")(X)
