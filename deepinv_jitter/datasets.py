@@ -1,4 +1,4 @@
-r"""Ground truths of the three experiments: points, reflectivity sections, brain slices and fastMRI slices."""
+r"""Ground truths of the experiments: points, reflectivity sections, brain and fastMRI slices."""
 
 from __future__ import annotations
 
@@ -21,102 +21,92 @@ from deepinv.datasets import (
 from torch.nn import functional as F
 
 PLANES = ("sagittal", "coronal", "axial")
-# Position in mm, modulo the period: the first 25 mm train, 5 mm apart from them the test slices
+# Of every 40 mm along an axis, those of each split, 5 mm apart within a period and across periods
 PERIOD = 40
 BLOCKS = {"train": range(0, 25), "test": range(29, 36)}
-MIN_AREA = 0.3
+SMALLEST_AREA = 0.3
 
 
 class PointDataset(ImageDataset):
     r"""
-    The toy problem of the paper: one fixed point of the plane, to be recovered from noisy measurements.
+    The paper's toy problem: a fixed point of the plane, to be recovered from noisy measurements.
 
-    Every sample is the same ground truth. All randomness is in the measurements, which the physics
-    draws: the paper adds Gaussian noise of variance 0.01, hence a standard deviation of 0.1.
+    Every sample is the same ground truth, ``{"x": x}`` with ``x`` of shape `(2,)`. All randomness
+    is in the measurements and belongs to the physics: the paper adds Gaussian noise of variance
+    0.01, a standard deviation of 0.1.
 
-    :param int length: number of samples. The paper uses 200 to train and 50 to test.
-    :param Iterable[float] center: the point :math:`x`, two numbers. Default: the origin, as in the paper, whose
-        biased ground truth is ``(0.005, 0)``.
-    :raises TypeError: if ``length`` is no whole number, or ``center`` is not made of numbers.
+    :param int length: number of samples. The paper trains on 200 and tests on 50.
+    :param Iterable[float] center: the point, two numbers. Default: the origin, as in the paper,
+        whose biased ground truth is ``(0.005, 0)``.
+    :raises TypeError: if an argument is not made of numbers of its type.
     :raises ValueError: if ``length`` is below 1, or ``center`` does not hold two finite numbers.
-
-    Each sample is ``{"x": x}`` with ``x`` of shape `(2,)`.
 
     |sep|
 
     :Examples:
 
     >>> import torch, deepinv, deepinv_jitter as dj
-    >>> dataset = dj.PointDataset(200)
     >>> physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
-    >>> batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=50)))
-    >>> physics(batch["x"]).shape
+    >>> loader = torch.utils.data.DataLoader(dj.PointDataset(200), batch_size=50)
+    >>> physics(next(iter(loader))["x"]).shape
     torch.Size([50, 2])
     """
 
     def __init__(self, length: int, *, center: Iterable[float] = (0.0, 0.0)):
         super().__init__(use_dict_output=True)
-        self.length = _whole("length", length, 1)
+        self.length = _checked("length", length, Integral, 1)
         center = tuple(center) if isinstance(center, Iterable) else (center,)
-        center = tuple(_number("center", c, -math.inf, math.inf) for c in center)
+        self.center = tuple(_checked("center", c, Real) for c in center)
         if len(center) != 2:
             raise ValueError(f"center must hold two numbers, got {len(center)}.")
-        self.center = center
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        _index(index, self.length)
+        _from_zero(index, self.length)
         return {"x": torch.tensor(self.center, dtype=torch.float32)}
 
 
 class ReflectivityDataset(ImageDataset):
     r"""
-    Synthetic reflectivity sections of a layered, folded and faulted earth, for seismic deconvolution.
+    Synthetic reflectivity sections of a layered, folded and faulted earth, for deconvolution.
 
-    The law of a section, from its traces to its structure:
+    Each sample is ``{"x": x}`` with ``x`` of shape `(1, T, X)`, time samples by traces. Its law:
 
-    - *Trace*: Bernoulli-Gaussian [1]_. Each time sample holds an interface with probability
-      :math:`1/\text{thickness}`, and each interface a reflection coefficient :math:`a \sim \mathcal{N}(0,1)`.
-    - *Lateral continuity* [2]_: an interface runs on from trace to trace, and its coefficient varies by
-      20 % along it. Where two interfaces meet in one sample, their coefficients add up.
-    - *Pinch-outs*: every second interface ends with probability ``pinch_out``, at a slope of 1/16 to 1/4 sample
-      per trace, on the interface above or below it.
-    - *Structure*, as in [3]_: interface :math:`z` moves to :math:`z + g(z) f(x)`, with :math:`f` a dip
-      plus two cosines and :math:`g` growing linearly with depth up to 1. Interfaces never cross.
-    - *Faults*: 0 to ``faults`` of them, each number as likely. The side above the fault line slides
-      down along it, as in a normal fault; the line has a slope of 0.2 to 0.7 traces per sample to either side.
-      A later fault cuts the earlier ones. The fault itself reflects nothing.
+    - *Traces* are Bernoulli-Gaussian (Kormylo and Mendel, IEEE Trans. Information Theory, 1982):
+      each time sample holds an interface with probability :math:`1/\text{thickness}`, each
+      interface a coefficient :math:`a \sim \mathcal{N}(0,1)`; other entries are zero.
+    - *Lateral continuity*, as in Markov-Bernoulli fields (Heimer and Cohen, IEEE Trans. Geoscience
+      and Remote Sensing, 2009): interfaces run on from trace to trace, the coefficient varying by
+      20 % along each. Where two share a sample, their coefficients add up.
+    - *Pinch-outs*: every second interface, with probability ``pinch_out``, leans at 1/16 to 1/4
+      sample per trace towards the next above or below, and ends there.
+    - *Structure*, by shearing as in FaultSeg3D (Wu et al., Geophysics, 2019): depth :math:`z` moves
+      to :math:`z + g(z) f(x)`, with :math:`f` a dip plus two cosines and :math:`g \leq 1` growing
+      linearly with depth. Interfaces never cross.
+    - *Faults*: 0 to ``faults``, each number as likely, anywhere in the section, the line sloping by
+      0.2 to 0.7 traces per sample to either side. The rock above a fault slides down along it;
+      later faults cut earlier ones. Faults reflect nothing.
 
-    Each section is divided by its largest magnitude, so that :math:`\max|x| = 1`; its mean is not removed. Sections
-    without any interface are drawn again. Sample :math:`i` depends on ``seed``, :math:`i` and the shape and
-    geometry arguments alone: neither on ``length``, nor on the order of access, nor on a global generator. To train
-    and to test, use two seeds. This law stands in for the paper's own data, which are not published.
+    Finally a section is divided by its largest magnitude, so that :math:`\max|x| = 1`; sections
+    without an interface are drawn again. Sample :math:`i` depends on :math:`i`, ``seed`` and the
+    arguments below it: neither on ``length``, nor on the order of access, nor on a global
+    generator. Train and test on different seeds. The law stands in for the paper's own data.
 
     :param int length: number of sections.
-    :param tuple[int, int] img_size: time samples and traces `(T, X)`. Default: the paper's `(352, 352)`.
+    :param tuple[int, int] img_size: `(T, X)`. Default: the paper's `(352, 352)`.
     :param int seed: seed of the sections, from 0. Default: 0.
-    :param float thickness: mean thickness of a layer in time samples, from 1 to `T`; about one entry in
-        ``thickness`` is not zero. Default: 12.
+    :param float thickness: mean thickness of a layer in time samples, from 1 to `T`. Default: 12.
     :param float dip: largest dip of the layers, in time samples per trace. Default: 0.1.
-    :param float fold: largest amplitude of the folds, in time samples. Default: 8. The wavelengths are 0.5 to
-        1.5 times `X`, lengthened where the slope would exceed 0.5 sample per trace.
-    :param float pinch_out: probability that an interface which may pinch out does. Default: 0.3.
-    :param int faults: largest number of faults of a section. Default: 3.
-    :param float throw: largest vertical offset across a fault in time samples, at least 1; each is drawn
-        from the upper two thirds. Default: 24.
+    :param float fold: largest amplitude of the folds, in time samples. Default: 8. Wavelengths are
+        0.5 to 1.5 times `X`, or longer to keep slopes below 0.5 sample per trace.
+    :param float pinch_out: probability that an interface which may pinch out does. Default: 0.5.
+    :param int faults: largest number of faults in a section. Default: 3.
+    :param float throw: largest vertical offset across a fault in time samples, at least 1; each
+        is drawn from a third of it up. Default: 24.
     :raises TypeError: if a number is of the wrong type.
-    :raises ValueError: if a number is out of its range, or dip and fold displace layers by half the section.
-
-    Each sample is ``{"x": x}`` with ``x`` of shape `(1, T, X)`.
-
-    .. [1] J. Kormylo and J. M. Mendel, "Maximum likelihood detection and estimation of Bernoulli-Gaussian
-        processes", IEEE Transactions on Information Theory, 1982.
-    .. [2] A. Heimer and I. Cohen, "Multichannel seismic deconvolution using Markov-Bernoulli random-field
-        modeling", IEEE Transactions on Geoscience and Remote Sensing, 2009.
-    .. [3] X. Wu, L. Liang, Y. Shi and S. Fomel, "FaultSeg3D: using synthetic data sets to train an end-to-end
-        convolutional neural network for 3D seismic fault segmentation", Geophysics, 2019.
+    :raises ValueError: if a number is out of range, or dip and fold could turn the layers over.
 
     |sep|
 
@@ -137,21 +127,21 @@ class ReflectivityDataset(ImageDataset):
         thickness: float = 12.0,
         dip: float = 0.1,
         fold: float = 8.0,
-        pinch_out: float = 0.3,
+        pinch_out: float = 0.5,
         faults: int = 3,
         throw: float = 24.0,
     ):
         super().__init__(use_dict_output=True)
-        self.length = _whole("length", length, 1)
-        self.img_size = _size(img_size)
-        self.seed = _whole("seed", seed, 0)
-        self.thickness = _number("thickness", thickness, 1, self.img_size[0])
-        self.dip = _number("dip", dip, 0, math.inf)
-        self.fold = _number("fold", fold, 0, math.inf)
-        self.pinch_out = _number("pinch_out", pinch_out, 0, 1)
-        self.faults = _whole("faults", faults, 0)
-        self.throw = _number("throw", throw, 1, math.inf)
-        # Faults bring in rocks from above and from either side, so they are drawn on a larger canvas
+        self.length = _checked("length", length, Integral, 1)
+        self.img_size = _checked_size(img_size)
+        self.seed = _checked("seed", seed, Integral, 0)
+        self.thickness = _checked("thickness", thickness, Real, 1, self.img_size[0])
+        self.dip = _checked("dip", dip, Real, 0)
+        self.fold = _checked("fold", fold, Real, 0)
+        self.pinch_out = _checked("pinch_out", pinch_out, Real, 0, 1)
+        self.faults = _checked("faults", faults, Integral, 0)
+        self.throw = _checked("throw", throw, Real, 1)
+        # Faults bring in rock from above and from the sides: sections are cut from a larger canvas
         slide = self.faults * math.ceil(self.throw)
         self._margin = (slide, math.ceil(0.7 * slide))
         self._canvas = (
@@ -159,17 +149,17 @@ class ReflectivityDataset(ImageDataset):
             self.img_size[1] + 2 * self._margin[1],
         )
         self._relief = self.dip * self._canvas[1] / 2 + self.fold
-        if 2 * self._relief >= self._canvas[0]:
+        if self._relief >= self._canvas[0]:
             raise ValueError(
-                f"dip and fold must displace layers by less than half the section, {self._canvas[0] / 2} "
-                f"samples with the margin for faults, got {self._relief:.1f}: reduce dip or fold."
+                f"dip and fold must displace layers by less than {self._canvas[0]} samples (the "
+                f"section and its margin), got {self._relief:.1f}: reduce dip or fold."
             )
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        rng = _rng(self.seed, _index(index, self.length))
+        rng = _rng(self.seed, _from_zero(index, self.length))
         (top, left), (height, width) = self._margin, self.img_size
         peak = 0
         while peak == 0:
@@ -179,107 +169,104 @@ class ReflectivityDataset(ImageDataset):
         return {"x": torch.from_numpy(x / peak).unsqueeze(0)}
 
     def _layers(self, rng: np.random.Generator) -> np.ndarray:
-        """Layers before faulting, painted on the canvas."""
+        """The canvas before faulting."""
         height, width = self._canvas
-        x = np.arange(width)
-        relief = math.ceil(self._relief)
+        x, relief = np.arange(width), math.ceil(self._relief)
+        # Layers start above and below the canvas, since the structure brings them in
         z = np.flatnonzero(
             rng.random(height + 2 * relief) < 1 / self.thickness
         ) - float(relief)
-        a = rng.standard_normal(len(z))[:, None]
         phase = rng.uniform(0, 2 * np.pi, (len(z), 1))
-        a = a * (1 + 0.2 * np.cos(2 * np.pi * x / width + phase))
+        a = rng.standard_normal((len(z), 1)) * (
+            1 + 0.2 * np.cos(2 * np.pi * x / width + phase)
+        )
         z, a = self._pinched(z, a, rng)
 
-        # Wavelengths of at least 4 pi times the amplitude keep the slopes below 0.5
-        shortest = 4 * np.pi * self.fold
-        waves = np.maximum(rng.uniform(0.5, 1.5, (2, 1)) * self.img_size[1], shortest)
-        phases, share = rng.uniform(0, 2 * np.pi, (2, 1)), rng.random()
-        cosines = np.cos(2 * np.pi * x / waves + phases)
-        f = self.fold * rng.random() * (share * cosines[0] + (1 - share) * cosines[1])
+        waves = np.maximum(
+            rng.uniform(0.5, 1.5, (2, 1)) * self.img_size[1], 4 * np.pi * self.fold
+        )
+        first, second = np.cos(2 * np.pi * (x / waves + rng.random((2, 1))))
+        share = rng.random()
+        f = self.fold * rng.random() * (share * first + (1 - share) * second)
         f = f + self.dip * rng.uniform(-1, 1) * (x - width / 2)
         surface = rng.random()
-        growth = surface + (1 - surface) * np.clip(z / height, 0, 1)
+        g = surface + (1 - surface) * np.clip(z / height, 0, 1)
 
-        t = np.rint(z + growth * f).astype(np.int64)
+        t = np.rint(z + g * f).astype(np.int64)
         inside = (t >= 0) & (t < height)
-        cells = (t * width + x)[inside]
-        return np.bincount(cells, a[inside], height * width).astype(np.float32).reshape(height, width)
+        canvas = np.bincount((t * width + x)[inside], a[inside], height * width)
+        return canvas.astype(np.float32).reshape(height, width)
 
     def _pinched(
         self, z: np.ndarray, a: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Depth and coefficient of each interface at each trace, after some have pinched out."""
-        width = self._canvas[1]
+        """Depth and coefficient of the interfaces, at each trace, once some have pinched out."""
+        x = np.arange(self._canvas[1])
         # Every second one only: the neighbour on which an interface ends must not end itself
         ends = np.arange(1, len(z) - 1, 2)
         ends = ends[rng.random(len(ends)) < self.pinch_out]
-        n = (len(ends), 1)
-        gap = z[ends + rng.choice((-1, 1), len(ends))][:, None] - z[ends][:, None]
-        start, toward = rng.uniform(0, width, n), rng.choice((-1, 1), n)
-        run = np.abs(gap) * rng.uniform(4, 16, n)
-        progress = np.clip((np.arange(width) - start) * toward / run, 0, 1)
-        z = np.repeat(z[:, None], width, axis=1)
+        shape = (len(ends), 1)
+        gap = (z[ends + rng.choice((-1, 1), len(ends))] - z[ends]).reshape(shape)
+        start, onward = rng.uniform(0, len(x), shape), rng.choice((-1, 1), shape)
+        progress = (x - start) * onward / (np.abs(gap) * rng.uniform(4, 16, shape))
+        progress = np.clip(progress, 0, 1)
+        z = np.repeat(z[:, None], len(x), axis=1)
         z[ends] += gap * progress
-        # Closer than one sample to its neighbour, the layer is thinner than the grid resolves
+        # Less than one sample from its neighbour, the layer is thinner than the grid resolves
         a[ends] *= np.abs(gap) * (1 - progress) >= 1
         return z, a
 
     def _faulted(self, canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The canvas after each fault has slid its upper side down along its line."""
-        height, width = canvas.shape
-        t, x = np.arange(height)[:, None], np.arange(width)
+        """The canvas after the rock above each fault has slid down along it."""
+        t, x = np.arange(canvas.shape[0])[:, None], np.arange(canvas.shape[1])
         for _ in range(rng.integers(self.faults + 1)):
             middle = self._margin[1] + rng.uniform(0, self.img_size[1])
             slope = rng.uniform(0.2, 0.7) * rng.choice((-1, 1))
-            down = max(1, round(self.throw * rng.uniform(1 / 3, 1)))
-            along = round(slope * down)
-            line = middle + slope * (t - height / 2)
+            line = middle + slope * (t - len(t) / 2)
             above = x > line if slope > 0 else x < line
-            # The margin is wide enough that what np.roll wraps around never reaches the section
-            canvas = np.where(above, np.roll(canvas, (down, along), (0, 1)), canvas)
+            down = max(1, round(self.throw * rng.uniform(1 / 3, 1)))
+            # What np.roll wraps around stays in the margin: int, unlike round, keeps it that small
+            slid = np.roll(canvas, (down, int(slope * down)), (0, 1))
+            canvas = np.where(above, slid, canvas)
         return canvas
 
 
 class BrainSliceDataset(ImageDataset):
     r"""
-    Slices of a human brain, from the MNI152 T1 template that the nilearn package carries: no download.
+    Slices of a human brain, from the template that the nilearn package carries: no download.
 
-    The template (ICBM 2009a nonlinear symmetric [1]_, 1 mm, skull removed) is the average of 152 heads: real anatomy,
-    smoother than one scan. It suits examples and tests, not claims about patients. Training and test
-    slices are different anatomy of one head, not different heads.
+    Each sample is ``{"x": x}`` with ``x`` of shape `(2, H, W)`, the real part in [0, 1] and the
+    imaginary part 0. The template is MNI152 T1 (ICBM 2009a nonlinear symmetric, 1 mm, skull
+    removed; Fonov et al., NeuroImage, 2011): real anatomy, but the average of 152 heads, smoother
+    than one scan and mirror-symmetric. Training and test slices are different anatomy of this one
+    head, not different heads.
 
-    The split works on the position :math:`p` of a slice in whole mm of MNI space (:math:`x`, :math:`y` or :math:`z`):
-    :math:`p \bmod 40` in 0 to 24 is for training, in 29 to 35 for testing, the others are left out, so
-    that the two sets of one plane are at least 5 mm apart. Slices of different planes do intersect. The template is
-    mirror-symmetric, so sagittal slices come from :math:`p \geq 0` only. Slices with less than 30 % of
-    the brain area of the largest in their plane are left out.
+    The split is by position :math:`p` in mm of MNI space, a whole number: :math:`p \bmod 40` in 0
+    to 24 trains, in 29 to 35 tests, the rest is left out. So the sets of one plane are at least 5
+    mm apart, though slices of different planes cross. Left out are also sagittal slices with
+    :math:`p < 0`, the mirror images of the others, and slices with less than 30 % of the brain area
+    of the largest in their plane.
 
-    Pictures are upright and in radiological view: anterior or superior on top, the patient's right on the
-    left, in sagittal slices anterior on the left. They are centred on the brain's bounding box (181 x 145 mm axial,
-    155 x 145 mm coronal, 155 x 181 mm sagittal), cropped or padded with zeros, and divided by their maximum.
+    Pictures are upright and in radiological view: front or top of the head up, the patient's right
+    on the left; sagittal slices face left. They are centred on the brain, 181 x 145 mm axial, 155
+    x 145 coronal and 155 x 181 sagittal, cropped or zero-padded, and divided by their maximum.
 
     :param str split: ``"train"`` or ``"test"``. Default: ``"train"``.
-    :param tuple[int, int] img_size: height and width `(H, W)` in pixels. Default: `(192, 192)`.
+    :param tuple[int, int] img_size: `(H, W)` in pixels. Default: `(192, 192)`.
     :param str plane: ``"axial"``, ``"coronal"`` or ``"sagittal"``. Default: ``"axial"``.
-    :param float resolution: size of a pixel in mm, up to half a mm over the whole picture. Default: 1. Use 2 with
-        `(96, 96)` to show the whole brain; other values than 1 resample with an antialiasing filter.
-    :param int spacing: keep the slices whose position is a multiple of this many mm. Default: 1.
-    :param int copies: how often each slice appears, each time with an augmentation of its own. Default: 1.
-    :param bool contrast: whether to raise each sample to a power, log-uniform in 2/3 to 3/2. Default: ``False``.
-    :param bool flip: whether to mirror half of the samples, front to back. For sagittal slices only, as
-        the others are symmetric. Default: ``False``.
-    :param int seed: seed of the augmentation, from 0. Sample :math:`i` depends on ``seed`` and :math:`i` alone, in
-        every epoch; for fresh augmentation use more ``copies`` or another seed. Default: 0.
+    :param float resolution: size of a pixel in mm; other than 1, slices are resampled with an
+        antialiasing filter. ``img_size=(96, 96), resolution=2`` shows the whole brain. Default: 1.
+    :param int spacing: keep slices at multiples of this position, in mm. Default: 1.
+    :param int copies: how often each slice appears, each time augmented anew. Default: 1.
+    :param bool contrast: raise each sample to a power, log-uniform from 2/3 to 3/2. Default: no.
+    :param bool flip: mirror half of the samples; for sagittal slices only. Default: no.
+    :param int seed: seed of the augmentation, from 0. Sample :math:`i` depends on ``seed`` and
+        :math:`i` alone, at every epoch: for more variety ask for more ``copies``. Default: 0.
     :raises ImportError: if nilearn, an optional extra, is missing.
     :raises TypeError: if a number is of the wrong type.
-    :raises ValueError: if an argument is unknown or out of its range, ``flip`` is asked for a symmetric plane, or no
-        slice is left.
+    :raises ValueError: if an argument is unknown or out of range, or no slice is left.
 
-    Each sample is ``{"x": x}`` with ``x`` of shape `(2, H, W)`, real part in [0, 1] and imaginary part 0. The
-    attribute ``positions`` holds the position in mm of each sample.
-
-    .. [1] V. Fonov et al., "Unbiased average age-appropriate atlases for pediatric studies", NeuroImage, 2011.
+    The attribute ``positions`` holds the position of each sample in mm, shape `(length,)`.
 
     |sep|
 
@@ -289,8 +276,8 @@ class BrainSliceDataset(ImageDataset):
     >>> dataset = dj.BrainSliceDataset("test", img_size=(96, 96), resolution=2)
     >>> dataset[0]["x"].shape
     torch.Size([2, 96, 96])
-    >>> dataset.positions[:4]
-    tensor([-11., -10.,  -9.,  -8.])
+    >>> dataset.positions[:3]
+    tensor([35., 34., 33.])
     """
 
     def __init__(
@@ -313,41 +300,42 @@ class BrainSliceDataset(ImageDataset):
             raise ValueError(f"plane must be one of {PLANES}, got {plane!r}.")
         if flip and plane != "sagittal":
             raise ValueError(
-                f"flip needs plane='sagittal', got {plane!r}: the template is symmetric, so its "
-                "mirrored axial and coronal slices are the same slices."
+                f"flip must be False for the {plane} plane: the template is symmetric, and "
+                "mirroring its slices would change nothing."
             )
-        img_size = _size(img_size)
-        resolution = _number("resolution", resolution, 0.1, 10)
-        spacing, copies = _whole("spacing", spacing, 1), _whole("copies", copies, 1)
+        img_size = _checked_size(img_size)
+        resolution = _checked("resolution", resolution, Real, 0.1, 10)
+        spacing = _checked("spacing", spacing, Integral, 1)
+        copies = _checked("copies", copies, Integral, 1)
         self.contrast, self.flip = contrast, flip
-        self.seed = _whole("seed", seed, 0)
+        self.seed = _checked("seed", seed, Integral, 0)
 
-        volume, positions = _template()
+        volume, positions = _brain()
         axis = PLANES.index(plane)
-        stack, positions = volume.movedim(axis, 0).mT, positions[axis]
-        area = (stack > 0).sum((1, 2))
-        keep = (area >= MIN_AREA * area.max()) & (positions % spacing == 0)
-        keep &= torch.isin(positions % PERIOD, torch.tensor(BLOCKS[split]))
+        slices, p = volume.movedim(axis, 0).mT, positions[axis]
+        area = (slices > 0).sum((1, 2))
+        keep = (area >= SMALLEST_AREA * area.max()) & (p % spacing == 0)
+        keep &= torch.isin(p % PERIOD, torch.tensor(BLOCKS[split]))
         if plane == "sagittal":
-            keep &= positions >= 0
+            keep &= p >= 0
         if not keep.any():
             raise ValueError(
-                f"spacing must leave a slice, got {spacing} mm: reduce it."
+                f"spacing must leave a {split} slice, {spacing} mm leaves none."
             )
-        self._slices = _resampled(stack[keep], img_size, resolution)
-        self.positions = positions[keep].float().repeat(copies)
+        self.positions = p[keep].float().repeat(copies)
+        self._slices = _resampled(slices[keep], img_size, resolution)
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        index = _index(index, len(self))
+        index = _from_zero(index, len(self))
         x = self._slices[index % len(self._slices)]
         rng = _rng(self.seed, index)
-        # Drawn whether used or not, so that neither option changes the other
-        exponent, mirrored = 1.5 ** rng.uniform(-1, 1), rng.random() < 0.5
+        # Both are drawn in any case, so that neither option changes the other
+        power, mirrored = 1.5 ** rng.uniform(-1, 1), rng.random() < 0.5
         if self.contrast:
-            x = x**exponent
+            x = x**power
         if self.flip and mirrored:
             x = x.flip(-1)
         return {"x": torch.stack([x, torch.zeros_like(x)])}
@@ -359,66 +347,55 @@ def fastmri_slices(
     save_path: str | Path | None = None,
     img_size: tuple[int, int] = (320, 320),
     slice_index: str | int | tuple[int, ...] = "all",
-    subsample_volumes: float = 1.0,
-    rng: torch.Generator | None = None,
 ) -> SimpleFastMRISliceDataset:
     r"""
-    Slices of a folder of fastMRI volumes [1]_, held in memory, by deepinv's own loaders.
+    Slices of a folder of fastMRI volumes (Zbontar et al., arXiv:1811.08839), by deepinv's loaders.
 
-    The images are those of the files: ``reconstruction_esc`` (single-coil) or ``reconstruction_rss``. Each is brought
-    to [0, 1] by its minimum and maximum, then centre-cropped or padded with zeros. fastMRI's test and
-    challenge files hold no images and are refused; files that cannot be read are skipped with a warning. deepinv also
-    reads the k-space of each slice, though only the image is kept, and shows progress bars.
+    The images are those in the files, ``reconstruction_esc`` or ``reconstruction_rss``, each
+    brought to [0, 1] by its own minimum and maximum and then centre-cropped or padded with zeros.
+    deepinv reads the k-space of every slice along with them and shows progress bars; it skips
+    unreadable files with a warning. fastMRI's test and challenge files hold no images.
 
     :param str, pathlib.Path root: folder of ``.h5`` files, from https://fastmri.med.nyu.edu.
-    :param str, pathlib.Path, None save_path: file to keep the slices in, overwritten if it exists. Loading it later
-        with :class:`deepinv.datasets.SimpleFastMRISliceDataset` (``root_dir``, ``file_name``,
-        ``use_dict_output=True``) takes seconds instead of minutes. Default: ``None``, not kept.
-    :param tuple[int, int] img_size: height and width `(H, W)`. Default: the paper's `(320, 320)`, 0.4 MB a slice.
-    :param str, int, tuple[int] slice_index: slices of each volume: ``"all"`` (default), ``"middle"``, ``"middle+i"``,
-        ``"random"``, one index or several.
-    :param float subsample_volumes: share of the volumes to keep, chosen at random. Default: 1.
-    :param torch.Generator, None rng: source of the random choices. Default: ``None``, the global generator.
-    :return: (:class:`deepinv.datasets.SimpleFastMRISliceDataset`) samples ``{"x": x}`` with ``x`` of shape
-        `(2, H, W)`, real part in [0, 1] and imaginary part 0.
-    :raises FileNotFoundError: if ``root`` is no folder, or holds no readable ``.h5`` file.
-    :raises ValueError: if a file holds no images, or an argument is out of its range.
-
-    .. [1] J. Zbontar et al., "fastMRI: an open dataset and benchmarks for accelerated MRI", arXiv:1811.08839, 2018.
+    :param str, pathlib.Path, None save_path: file in which to keep the slices, overwritten if it
+        exists; :class:`deepinv.datasets.SimpleFastMRISliceDataset` loads it again with
+        ``root_dir``, ``file_name`` and ``use_dict_output=True``. Default: ``None``, not kept.
+    :param tuple[int, int] img_size: `(H, W)`. Default: the paper's `(320, 320)`, which take 0.4 MB
+        of memory per slice.
+    :param str, int, tuple[int, ...] slice_index: slices of each volume: ``"all"``, ``"middle"``,
+        ``"middle+i"`` (the middle one and ``i`` on either side), or indices. Default: ``"all"``.
+    :return: (:class:`deepinv.datasets.SimpleFastMRISliceDataset`) samples ``{"x": x}`` with ``x``
+        of shape `(2, H, W)`, the real part in [0, 1] and the imaginary part 0.
+    :raises FileNotFoundError: if ``root`` is no folder or holds no readable ``.h5`` file.
+    :raises ValueError: if a file holds no images, or an argument is out of range.
 
     |sep|
 
     :Examples:
 
     >>> import deepinv_jitter as dj
-    >>> train = dj.fastmri_slices("singlecoil_train", slice_index="middle+5")  # doctest: +SKIP
-    >>> train[0]["x"].shape  # doctest: +SKIP
-    torch.Size([2, 320, 320])
+    >>> dj.fastmri_slices("knee/singlecoil_train")
+    Traceback (most recent call last):
+    FileNotFoundError: root must be a folder of fastMRI .h5 files, got knee/singlecoil_train.
     """
-    img_size = _size(img_size)
+    img_size = _checked_size(img_size)
     if not Path(root).is_dir():
         raise FileNotFoundError(
-            f"root must be a folder of fastMRI .h5 files, {root} is none."
+            f"root must be a folder of fastMRI .h5 files, got {root}."
         )
-    volumes = FastMRISliceDataset(
-        root,
-        slice_index=slice_index,
-        subsample_volumes=subsample_volumes,
-        rng=rng,
-        use_dict_output=True,
-    )
+    volumes = FastMRISliceDataset(root, slice_index=slice_index, use_dict_output=True)
     if len(volumes) == 0:
         raise FileNotFoundError(
-            f"root must hold readable fastMRI .h5 files, {root} holds none."
+            f"root must hold readable fastMRI .h5 files, found none in {root}."
         )
-    for path in {sample.fname for sample in volumes.samples}:
+    for path in sorted({sample.fname for sample in volumes.samples}):
         with h5py.File(path) as file:
             if not {"reconstruction_esc", "reconstruction_rss"} & set(file):
                 raise ValueError(
                     f"every file must hold reconstruction_esc or reconstruction_rss, {path} holds "
                     f"{sorted(file)}: use fastMRI's train or val files."
                 )
-    # deepinv builds the dataset through a file, and reads all of it back before it returns
+    # The host returns its dataset through a file, all of which it has read back by then
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "slices.pt") if save_path is None else Path(save_path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -426,78 +403,69 @@ def fastmri_slices(
 
 
 @functools.cache
-def _template() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Template cropped to the brain, each axis in order of display, and the positions in mm along each."""
+def _brain() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The template cut to the brain, its axes as displayed, and the positions along each in mm."""
     try:
-        # An optional extra that takes seconds to import, for this one function
+        # Inside the function, as it is an optional extra that takes seconds to import
         from nilearn.datasets import load_mni152_template
     except ImportError as error:
         raise ImportError(
             "BrainSliceDataset needs nilearn, which is not installed: "
-            'pip install "deepinv_jitter[examples]".'
+            'run pip install "deepinv_jitter[examples]".'
         ) from error
-    image = load_mni152_template(resolution=1)
-    # The axes run to the right, to the front and up; radiological view shows each the other way
-    volume = torch.from_numpy(image.get_fdata(dtype=np.float32)).flip(0, 1, 2)
-    brain = volume.nonzero()
-    box = [
-        slice(a, b + 1) for a, b in zip(brain.amin(0).tolist(), brain.amax(0).tolist())
+    template = load_mni152_template(resolution=1)
+    volume = torch.from_numpy(template.get_fdata(dtype=np.float32))
+    positions = [
+        round(o) + torch.arange(n) for o, n in zip(template.affine[:3, 3], volume.shape)
     ]
-    origin = image.affine[:3, 3].round().astype(int).tolist()
-    positions = [(o + torch.arange(n)).flip(0) for o, n in zip(origin, volume.shape)]
-    return volume[tuple(box)], [p[s] for p, s in zip(positions, box)]
+    brain = volume.nonzero()
+    low, high = brain.amin(0).tolist(), (brain.amax(0) + 1).tolist()
+    box = tuple(slice(a, b) for a, b in zip(low, high))
+    # The axes run to the right, to the front and up; a radiological view shows each from its end
+    return volume[box].flip(0, 1, 2), [p[s].flip(0) for p, s in zip(positions, box)]
 
 
 def _resampled(
-    stack: torch.Tensor, size: tuple[int, int], resolution: float
+    slices: torch.Tensor, size: tuple[int, int], resolution: float
 ) -> torch.Tensor:
-    """Slices of 1 mm, centred in a field of view of size x resolution mm, resampled and scaled."""
-    before, pad = [], []
-    for n, have in zip(size, stack.shape[1:]):
-        missing = max(1, round(n * resolution)) - have
-        before.append(missing // 2)
-        pad = [missing // 2, missing - missing // 2, *pad]
+    """Slices of 1 mm per pixel, cut to ``size`` pixels of ``resolution`` mm and scaled."""
+    field = [max(1, round(n * resolution)) for n in size]
+    rows, columns = (n - have for n, have in zip(field, slices.shape[1:]))
     # Negative padding crops
-    stack = F.pad(stack, pad).unsqueeze(1)
-    if stack.shape[2:] != size:
-        stack = F.interpolate(stack, size=size, mode="bilinear", antialias=True)
-    stack = stack.squeeze(1)
-    return stack / stack.amax((1, 2), keepdim=True).clamp_min(
-        torch.finfo(stack.dtype).tiny
+    x = F.pad(
+        slices, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
     )
+    if tuple(field) != size:
+        x = F.interpolate(x[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
+    return x / x.amax((1, 2), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def _rng(seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
 
 
-def _index(index: int, length: int) -> int:
-    """The index counted from 0, after the rules of a sequence."""
+def _from_zero(index: int, length: int) -> int:
+    """The index of a sequence, counted from its start."""
     i = operator.index(index)
     if not -length <= i < length:
         raise IndexError(f"index must lie from {-length} to {length - 1}, got {i}.")
     return i % length
 
 
-def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r}.")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}.")
-    return int(value)
-
-
-def _number(name: str, value: float, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}.")
+def _checked(
+    name: str, value: float, kind: type, low: float = -math.inf, high: float = math.inf
+) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, kind):
+        noun = "a whole number" if kind is Integral else "a number"
+        raise TypeError(f"{name} must be {noun}, got {value!r}.")
     if not (math.isfinite(value) and low <= value <= high):
         raise ValueError(
             f"{name} must be finite and lie from {low} to {high}, got {value}."
         )
-    return float(value)
+    return int(value) if kind is Integral else float(value)
 
 
-def _size(img_size: tuple[int, int]) -> tuple[int, int]:
+def _checked_size(img_size: tuple[int, int]) -> tuple[int, int]:
     if not isinstance(img_size, Iterable) or len(size := tuple(img_size)) != 2:
         raise ValueError(f"img_size must hold two whole numbers, got {img_size!r}.")
-    return _whole("img_size", size[0], 1), _whole("img_size", size[1], 1)
+    return tuple(_checked("img_size", n, Integral, 1) for n in size)

@@ -39,7 +39,7 @@ class JitterTrainer(Trainer):
       numpy and python, of every :class:`torch.Generator` of the model, physics, physics generators, losses and data
       loaders, and of the gradient scaler; the histories are taken up again, so early stopping counts right.
     - checkpoints that load with ``torch.load(..., weights_only=True)``, and no others are loaded.
-    - one folder per run: ``test()`` makes none, and ``load_best_model()`` works after it.
+    - one folder per training: ``test()`` makes none, and ``load_best_model()`` works after it.
 
     Metrics on training batches are off by default: they would score the jittered output, in training mode.
 
@@ -77,7 +77,6 @@ class JitterTrainer(Trainer):
         # The host reports the norm of clipped gradients through the meter that check_grad creates
         self.check_grad |= self.grad_clip is not None
         super().__post_init__()
-        self._root = self._run_path = None
         self._resume = None
 
     def setup_train(self, train: bool = True, **kwargs) -> None:
@@ -94,14 +93,15 @@ class JitterTrainer(Trainer):
                     "on top. Let the last batch be smaller."
                 )
         self._resume = None
-        self._open_run(train)
-        super().setup_train(train=train, **kwargs)
         if train:
-            self._run_path = self.save_path
+            super().setup_train(train=True, **kwargs)
             if self._resume is not None:
                 self._restore(self._resume)
         else:
-            self.save_path = self._run_path
+            # The host would open another folder, and lose the one with the best model
+            run_path, self.save_path = self.save_path, None
+            super().setup_train(train=False, **kwargs)
+            self.save_path = run_path
 
     def compute_loss(self, physics, x, y, train: bool = True, epoch=None, step: bool = False):
         """
@@ -147,12 +147,6 @@ class JitterTrainer(Trainer):
         if ckpt_pretrained is None:
             self._resume = checkpoint
         return checkpoint
-
-    def _open_run(self, train: bool) -> None:
-        """The host appends a time stamp to save_path at every set-up, for tests too."""
-        if self.save_path != self._run_path:
-            self._root = self._run_path = self.save_path
-        self.save_path = self._root if train else None
 
     def _restore(self, checkpoint: dict) -> None:
         """What the host leaves out when it resumes; the random state last, as setting up draws from it."""

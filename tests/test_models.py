@@ -1,0 +1,182 @@
+import copy
+
+import deepinv as dinv
+import pytest
+import torch
+from algorithms import K, Network, physics
+from properties import assert_same_gradients, assert_same_parameters, gradients
+from torch import nn
+
+import deepinv_jitter as dj
+
+MODELS = {"GD": dj.UnfoldedGD, "PGD": dj.UnfoldedPGD}
+HOSTS = {"GD": dinv.optim.GD, "PGD": dinv.optim.PGD}
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+class Shrink(dinv.models.Denoiser):
+    """D(x) = x / (1 + sigma), with a factor to learn."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x, sigma, **kwargs):
+        return self.factor * x / (1 + sigma)
+
+
+# what is passed as prior, the host's prior it must equal, and sigma_denoiser
+PRIORS = {
+    "network": {
+        "GD": (Network, lambda f: dj.GradientPrior(f), None),
+        "PGD": (Network, lambda f: dj.ProximalPrior(f), None),
+    },
+    "denoiser": {
+        "GD": (Shrink, lambda d: dinv.optim.RED(d), 0.1),
+        "PGD": (Shrink, lambda d: dinv.optim.PnP(d), 0.1),
+    },
+    "prior": {
+        "GD": (dinv.optim.Tikhonov, lambda p: p, None),
+        "PGD": (dinv.optim.L1Prior, lambda p: p, None),
+    },
+}
+
+
+@every_model
+@pytest.mark.parametrize("kind", PRIORS)
+def test_is_the_host_s_model(name, kind):
+    build, wrap, sigma = PRIORS[kind][name]
+    prior, y = build(), torch.randn(2, 1, 9, 7)
+    model = MODELS[name](prior, stepsize=0.5, max_iter=K, lambda_reg=0.7, sigma_denoiser=sigma)
+    host = HOSTS[name](
+        data_fidelity=dinv.optim.L2(),
+        prior=wrap(prior),
+        stepsize=0.5,
+        lambda_reg=0.7,
+        g_param=sigma,
+        max_iter=K,
+        unfold=True,
+        trainable_params=["stepsize"],
+    )
+    assert_same_parameters(model, host)
+    p = physics(torch.float32)
+    assert torch.equal(model(y, p), host(y, p))
+    assert isinstance(model, HOSTS[name])
+
+
+@every_model
+def test_one_prior_per_iteration(name):
+    networks = [Network() for _ in range(K)]
+    for priors in (networks, tuple(networks), nn.ModuleList(networks)):
+        model = MODELS[name](priors, stepsize=0.5, max_iter=K)
+        assert len(model.prior) == K
+        model(torch.randn(2, 1, 9, 7), physics(torch.float32)).sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+
+@every_model
+@pytest.mark.parametrize("stepsize", [0.5, [0.5], [0.5, 0.4, 0.3, 0.2], torch.tensor(0.5)])
+@pytest.mark.parametrize("trainable", [["stepsize"], [], ["stepsize", "lambda_reg"]])
+def test_step_sizes_fixed_and_learned(name, stepsize, trainable):
+    model = MODELS[name](
+        Network(), stepsize=stepsize, max_iter=K, trainable_params=trainable, sigma_denoiser=0.1
+    )
+    names = [n for n, _ in model.named_parameters()]
+    steps = len(stepsize) if isinstance(stepsize, list) else 1
+    assert sum("stepsize" in n for n in names) == (steps if "stepsize" in trainable else 0)
+    assert sum("lambda" in n for n in names) == ("lambda_reg" in trainable)
+
+
+@every_model
+def test_positive_step_size_starts_equal_and_stays_positive(name):
+    network, y, p = Network(), torch.randn(2, 1, 9, 7), physics(torch.float32)
+    free = MODELS[name](network, stepsize=0.5, max_iter=K)
+    model = MODELS[name](network, stepsize=0.5, max_iter=K, positive_stepsize=True)
+    assert torch.allclose(model(y, p), free(y, p), atol=1e-6)
+    with torch.no_grad():
+        for parameter in model.init_params_algo["stepsize"]:
+            parameter.sub_(100.0)
+    model(y, p)
+    assert model.update_params_fn(0)["stepsize"] > 0
+
+
+@every_model
+def test_start_of_the_iterations(name):
+    p, y = physics(torch.float32), torch.randn(2, 1, 9, 7)
+    frozen = {"stepsize": 0.0, "max_iter": 1, "trainable_params": []}
+    zero = dj.UnrolledDnCNN(1, depth=3, width=4, residual=name == "PGD")
+    assert torch.equal(MODELS[name](zero, **frozen)(y, p), p.A_adjoint(y))
+    start = MODELS[name](zero, init=lambda y, physics: 3 * y, **frozen)
+    assert torch.equal(start(y, p), 3 * y)
+
+
+@every_model
+def test_checkpoint_gives_identical_gradients_under_noise(name):
+    y, p = torch.randn(2, 1, 9, 7), physics(torch.float32)
+    law = dj.GaussianJitter(0.2, generator=torch.Generator().manual_seed(0))
+    network = nn.Sequential(Network(), nn.Dropout(0.3))  # randomness of its own as well
+    results = []
+    for checkpoint in (False, True):
+        model = MODELS[name](
+            network, max_iter=K, jitter=copy.deepcopy(law), checkpoint=checkpoint
+        )
+        torch.manual_seed(0)
+        model.zero_grad()
+        out = model(y, p)
+        out.square().sum().backward()
+        results.append((out, gradients(model)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert_same_gradients(results[0][1], results[1][1])
+
+
+def test_checkpoint_keeps_fewer_activations():
+    y, p = torch.randn(2, 1, 9, 7), physics(torch.float32)
+    saved = []
+    for checkpoint in (False, True):
+        model, kept = dj.UnfoldedGD(Network(), max_iter=20, checkpoint=checkpoint), []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept.append(t.numel()) or t, lambda t: t
+        ):
+            model(y, p)
+        saved.append(sum(kept))
+    assert saved[1] < 0.2 * saved[0]
+
+
+@every_model
+def test_jitter_argument(name):
+    assert MODELS[name](Network()).fixed_point.iterator.__class__.__name__ == f"{name}Iteration"
+    law = dj.GaussianJitter([0.1, 0.2], "norm")
+    model = MODELS[name](Network(), max_iter=2, jitter=law)
+    assert model.fixed_point.iterator.jitter is law
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"step_size": 0.3}, TypeError, "unexpected keyword argument 'step_size'"),
+        ({"max_iter": 0}, ValueError, "max_iter must be a positive integer, got 0"),
+        ({"max_iter": 2.5}, ValueError, "max_iter must be a positive integer, got 2.5"),
+        ({"stepsize": [0.1, 0.2]}, ValueError, "stepsize must hold one value .* got 2 for max_iter=10"),
+        ({"trainable_params": ["step"]}, ValueError, r"names in .*'stepsize'.* got \['step'\]"),
+        ({"trainable_params": "stepsize"}, ValueError, "must be a list of names"),
+        ({"trainable_params": ["sigma_denoiser"]}, ValueError, "needs a start: pass sigma_denoiser"),
+        ({"positive_stepsize": True, "stepsize": -1.0}, ValueError, "from a positive start, got stepsize=-1"),
+        ({"positive_stepsize": True, "trainable_params": []}, ValueError, "a learned stepsize positive"),
+        ({"prior": [Network(), Network()]}, ValueError, "one per iteration, got 2 for max_iter=10"),
+        ({"prior": Shrink()}, ValueError, "needs the noise level it removes, got Shrink"),
+        ({"prior": "DnCNN"}, TypeError, "a network x -> f.x., got str"),
+        (
+            {"prior": dinv.models.ArtifactRemoval(nn.Identity())},
+            TypeError,
+            "a network x -> f.x., got ArtifactRemoval",
+        ),
+        ({"init": torch.zeros(1)}, TypeError, r"callable as init\(y, physics\), got Tensor"),
+        ({"jitter": -0.1}, ValueError, "finite and non-negative"),
+        ({"jitter": [0.1, 0.2]}, ValueError, "got 2 levels for max_iter=10"),
+    ],
+)
+@every_model
+def test_refused(name, arguments, error, message):
+    arguments = {"prior": Network()} | arguments
+    with pytest.raises(error, match=message):
+        MODELS[name](arguments.pop("prior"), **arguments)

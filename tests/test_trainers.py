@@ -1,0 +1,230 @@
+import pickle
+import random
+from pathlib import Path
+
+import deepinv as dinv
+import numpy as np
+import pytest
+import torch
+from deepinv.loss.metric import MSE, PSNR
+from properties import assert_same_parameters
+from torch.utils.data import DataLoader, Dataset
+
+import deepinv_jitter as dj
+
+
+class NoisyPoints(Dataset):
+    """Ground truths that consume all of the global generators, as augmentation does."""
+
+    def __init__(self, rng):
+        self.rng = rng
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        draws = [torch.rand(1), torch.rand(1, generator=self.rng)]
+        draws += [torch.tensor([np.random.rand() + random.random()]).float()]
+        return {"x": torch.cat(draws)[:2] + draws[2]}
+
+
+def build(tmp_path, epochs, seed=0, trainer=dj.JitterTrainer, **kwargs):
+    """A run in which everything that can be random is."""
+
+    def generator(offset):
+        return torch.Generator().manual_seed(seed + offset)
+
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1, rng=generator(1)))
+    law = dj.GaussianJitter(0.3, generator=generator(2))
+    model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=3, jitter=law)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    data = NoisyPoints(generator(3))
+    arguments = {
+        "train_dataloader": DataLoader(data, 6, shuffle=True, generator=generator(4)),
+        "eval_dataloader": DataLoader(NoisyPoints(generator(5)), 6),
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5),
+        "metrics": MSE(),
+        "online_measurements": True,
+        "compute_eval_losses": True,
+        "device": "cpu",
+        "save_path": tmp_path,
+        "verbose": False,
+    } | kwargs
+    return trainer(model, physics, optimizer, epochs=epochs, **arguments)
+
+
+def last_checkpoint(trainer, epoch):
+    return Path(trainer.save_path) / f"ckp_{epoch}.pth.tar"
+
+
+def histories(trainer):
+    return [
+        trainer.loss_history,
+        trainer.eval_loss_history,
+        trainer.eval_metrics_history,
+        trainer.train_metrics_history,
+    ]
+
+
+@pytest.mark.parametrize("compute_train_metrics", [False, True])
+def test_resume_is_exact(tmp_path, compute_train_metrics):
+    """Stopped after epoch 3 and resumed in a trainer that was built and used differently: bit for bit the same."""
+    options = {"compute_train_metrics": compute_train_metrics}
+    whole = build(tmp_path / "whole", 6, **options)
+    whole.train()
+    part = build(tmp_path / "part", 3, **options)
+    part.train()
+    resumed = build(
+        tmp_path / "resumed", 6, seed=99, ckpt_pretrained=last_checkpoint(part, 2), **options
+    )
+    resumed.train()
+    assert_same_parameters(resumed.model, whole.model)
+    assert histories(resumed) == histories(whole)
+    assert len(whole.eval_metrics_history["MSE"]) == 6
+    # and the states from which both would go on
+    assert torch.equal(torch.get_rng_state(), torch.load(last_checkpoint(whole, 5))["rng"]["torch"])
+
+
+def test_checkpoints_are_plain_data(tmp_path):
+    trainer = build(tmp_path, 2)
+    trainer.train()
+    checkpoint = torch.load(last_checkpoint(trainer, 1), weights_only=True)
+    # noise model, jitter, data set and loader of training, data set of evaluation
+    assert len(checkpoint["rng"]["generators"]) == 5
+    plain = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=3)
+    plain.load_state_dict(checkpoint["state_dict"])
+
+
+def test_a_checkpoint_with_code_in_it_is_not_loaded(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (pytest.fail, ("the checkpoint's code was run",))
+
+    torch.save({"state_dict": {}, "evil": Payload()}, tmp_path / "evil.pth.tar")
+    trainer = build(tmp_path / "run", 1, ckpt_pretrained=tmp_path / "evil.pth.tar")
+    with pytest.raises(pickle.UnpicklingError):
+        trainer.train()
+
+
+def test_resume_needs_the_same_generators(tmp_path):
+    trainer = build(tmp_path / "a", 2)
+    trainer.train()
+    other = build(tmp_path / "b", 4, ckpt_pretrained=last_checkpoint(trainer, 1))
+    other.eval_dataloader = None
+    with pytest.raises(ValueError, match="got 4 in this trainer and 5 in the checkpoint"):
+        other.train()
+
+
+def test_starts_from_a_checkpoint_of_the_host_s_trainer(tmp_path):
+    host = build(tmp_path / "a", 2, trainer=dinv.Trainer, non_blocking_transfers=False)
+    host.train()
+    trainer = build(tmp_path / "b", 3, ckpt_pretrained=last_checkpoint(host, 1))
+    trainer.train()
+    assert len(trainer.loss_history["SupLoss"]) == 3
+
+
+def test_early_stopping_counts_on_after_a_resume(tmp_path):
+    """The host compares the absolute epoch with a history that starts anew, and stops at once."""
+
+    class Worsening(MSE):
+        """Best in epoch 4."""
+
+        calls = 0
+
+        def metric(self, x_net, x, *args, **kwargs):
+            Worsening.calls += 1
+            epoch = (Worsening.calls - 1) // 4  # 4 evaluation batches an epoch
+            return torch.full((len(x),), float(abs(epoch - 4)))
+
+    stopped = []
+    for resume in (False, True):
+        Worsening.calls = 0
+        options = {"early_stop": 3, "metrics": Worsening()}
+        if resume:
+            part = build(tmp_path / "part", 6, **options)
+            part.train()
+            options["ckpt_pretrained"] = last_checkpoint(part, 5)
+        trainer = build(tmp_path / str(resume), 20, **options)
+        trainer.train()
+        stopped.append(len(trainer.loss_history["SupLoss"]))
+    assert stopped == [9, 9]  # epochs 0 to 8: three evaluations after the best one and the host's one more
+
+
+def evaluate_twice(trainer):
+    results = []
+    for _ in range(2):
+        trainer.reset_metrics()
+        x = torch.ones(4, 2)
+        loss, x_net, _ = trainer.compute_loss(trainer.physics[0], x, 1.1 * x, train=False)
+        results.append((loss, x_net))
+    return results
+
+
+def test_evaluation_losses_are_noise_free_and_leave_no_graph(tmp_path):
+    trainer = build(tmp_path, 1)
+    trainer.train()
+    (first, x_net), (second, _) = evaluate_twice(trainer)
+    assert first == second and not x_net.requires_grad
+    plain = dj.unjitter(trainer.model).eval()(1.1 * torch.ones(4, 2), trainer.physics[0])
+    assert torch.equal(x_net, plain)
+
+
+def test_the_host_s_evaluation_losses_are_noisy(tmp_path):
+    """What the trainer is for: without it the same evaluation differs from call to call."""
+    trainer = build(tmp_path, 1, trainer=dinv.Trainer, non_blocking_transfers=False)
+    trainer.train()
+    (first, _), (second, _) = evaluate_twice(trainer)
+    assert first != second
+
+
+def test_plain_trainer_trains_a_jittered_model(tmp_path):
+    before = build(tmp_path, 0).model
+    trainer = build(tmp_path, 3, trainer=dinv.Trainer, non_blocking_transfers=False)
+    trainer.train()
+    assert len(trainer.loss_history["SupLoss"]) == 3
+    assert not torch.equal(before.prior[0].network[0].weight, trainer.model.prior[0].network[0].weight)
+
+
+def test_best_model_survives_a_test(tmp_path):
+    trainer = build(tmp_path, 3, metrics=PSNR(max_pixel=1.0))
+    trainer.train()
+    run, weights = trainer.save_path, torch.get_rng_state()
+    trainer.test(trainer.eval_dataloader)
+    assert trainer.save_path == run and [p.name for p in tmp_path.iterdir()] == [Path(run).name]
+    assert [p for p in Path(run).iterdir() if p.is_dir()] == []
+    state = torch.get_rng_state()
+    trainer.load_best_model()
+    assert torch.equal(torch.get_rng_state(), state)  # loading weights does not rewind the noise
+    assert not torch.equal(state, weights)
+
+
+def test_clipped_gradients_are_reported(tmp_path):
+    trainer = build(tmp_path, 1, grad_clip=0.01)
+    trainer.train()
+    assert trainer.check_grad_val.avg > 0
+
+
+def test_uneven_batches_are_averaged_right(tmp_path):
+    trainer = build(tmp_path, 1)
+    trainer.setup_train()
+    for error, n in ((1.0, 4), (0.0, 1)):
+        x = torch.zeros(n, 2)
+        loss = trainer.losses[0](x=x, x_net=x + error, y=x, physics=None, model=None)
+        trainer.logs_losses_eval[0].update(loss.numpy())
+    assert trainer.logs_losses_eval[0].avg == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("which", ["train_dataloader", "eval_dataloader"])
+def test_drop_last_is_refused(tmp_path, which):
+    loader = DataLoader(NoisyPoints(torch.Generator()), 6, drop_last=True)
+    trainer = build(tmp_path, 1, **{which: loader})
+    with pytest.raises(ValueError, match="drop_last=False, got True: the host would lose"):
+        trainer.train()
+
+
+def test_no_warning_of_a_default(tmp_path, recwarn):
+    build(tmp_path, 1).train()
+    assert [str(w.message) for w in recwarn] == []
