@@ -1,19 +1,51 @@
 r"""
 Train any deepinv unrolled network so that it stays accurate and becomes robust.
 
-The modules, from the ground up; imports run only downwards:
+The modules in layers, from the ground up; imports run only downwards.
 
-0. :mod:`~deepinv_jitter.noise`: the law of the jitter :math:`w_k`, its scale and its generator.
-   :mod:`~deepinv_jitter.physics`: seismic convolution, single-coil MRI, the fastMRI masks.
-   :mod:`~deepinv_jitter.networks`: the paper's networks :math:`f_\theta`.
-   :mod:`~deepinv_jitter.datasets`: points, reflectivity sections, brain slices, fastMRI files.
-1. :mod:`~deepinv_jitter.iterators`: where the jitter enters an iteration; ``jitter``, ``unjitter``, ``no_jitter``.
-   :mod:`~deepinv_jitter.priors`: a network as the gradient or the proximal operator of a prior.
-2. :mod:`~deepinv_jitter.models`: the unrolled networks of SGD and SPGD jittering.
-   :mod:`~deepinv_jitter.trainers`: the host's Trainer with noise-free evaluation and exact resume.
+Layer 0, on torch and deepinv alone:
+
+- :mod:`~deepinv_jitter.noise`: the law of the jitter :math:`w_k`, its scale and its generator.
+- :mod:`~deepinv_jitter.physics`: seismic convolution, single-coil MRI, the fastMRI masks.
+- :mod:`~deepinv_jitter.networks`: the paper's networks :math:`f_\theta`.
+- :mod:`~deepinv_jitter.datasets`: points, reflectivity sections, brain slices, fastMRI files.
+- :mod:`~deepinv_jitter.shifts`: out-of-distribution edits of the truth, and their detail scores.
+- :mod:`~deepinv_jitter.metrics`: PSNR and SSIM as the paper's code defines them.
+- :mod:`~deepinv_jitter.budgets`: what an attack may do, the balls and their support.
+
+Layer 1, the pieces of an unrolled network, and what attacks it:
+
+- :mod:`~deepinv_jitter.iterators`: where the jitter enters an iteration, and how to silence it.
+- :mod:`~deepinv_jitter.priors`: a network as the gradient or the proximal operator of a prior.
+- :mod:`~deepinv_jitter.attacks`: worst-case perturbations of the measurements, self-checking.
+
+Layer 2, what a training script uses:
+
+- :mod:`~deepinv_jitter.models`: the unrolled networks of SGD and SPGD jittering.
+- :mod:`~deepinv_jitter.trainers`: the host's Trainer, with noise-free evaluation and exact resume;
+  with input jittering; with attacks, which is adversarial training.
+- :mod:`~deepinv_jitter.risks`: average-case, worst-case and generalisation risk; the theory.
+- :mod:`~deepinv_jitter.evaluation`: the robustness report.
 """
 
-from .datasets import BrainSliceDataset, PointDataset, ReflectivityDataset, fastmri_slices
+from .attacks import (
+    APGDAttack,
+    Attack,
+    AttackResult,
+    PGDAttack,
+    PowerAttack,
+    RandomAttack,
+    WorstCase,
+)
+from .budgets import Budget, L2Ball, LinfBall
+from .datasets import (
+    BrainSliceDataset,
+    IndexedDataset,
+    PointDataset,
+    ReflectivityDataset,
+    fastmri_slices,
+)
+from .evaluation import RobustnessReport, evaluate_robustness
 from .iterators import (
     CheckpointedIterator,
     ConditionedIterator,
@@ -22,36 +54,92 @@ from .iterators import (
     no_jitter,
     unjitter,
 )
+from .metrics import PaperPSNR, PaperSSIM
 from .models import UnfoldedGD, UnfoldedPGD
 from .networks import PointMLP, UnrolledDnCNN
 from .noise import GaussianJitter
 from .physics import FastMRIMaskGenerator, SeismicConvolution, SingleCoilMRI, ricker
 from .priors import GradientPrior, ProximalPrior
-from .trainers import JitterTrainer
+from .risks import (
+    ConvergenceBound,
+    Risk,
+    average_case_risk,
+    convergence_bound,
+    generalization_risk,
+    implicit_regularization,
+    trajectory_deviation,
+    worst_case_risk,
+)
+from .shifts import (
+    Bias,
+    HorizontalLayer,
+    Lesion,
+    Shift,
+    contrast_recovery,
+    error_outside,
+)
+from .trainers import (
+    AttackTrainer,
+    InputJitterTrainer,
+    JitterTrainer,
+    input_jitter_sigma,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "APGDAttack",
+    "Attack",
+    "AttackResult",
+    "AttackTrainer",
+    "Bias",
     "BrainSliceDataset",
+    "Budget",
     "CheckpointedIterator",
     "ConditionedIterator",
+    "ConvergenceBound",
     "FastMRIMaskGenerator",
     "GaussianJitter",
     "GradientPrior",
+    "HorizontalLayer",
+    "IndexedDataset",
+    "InputJitterTrainer",
     "JitterTrainer",
     "JitteredIterator",
+    "L2Ball",
+    "Lesion",
+    "LinfBall",
+    "PGDAttack",
+    "PaperPSNR",
+    "PaperSSIM",
     "PointDataset",
     "PointMLP",
+    "PowerAttack",
     "ProximalPrior",
+    "RandomAttack",
     "ReflectivityDataset",
+    "Risk",
+    "RobustnessReport",
     "SeismicConvolution",
+    "Shift",
     "SingleCoilMRI",
     "UnfoldedGD",
     "UnfoldedPGD",
     "UnrolledDnCNN",
+    "WorstCase",
+    "average_case_risk",
+    "contrast_recovery",
+    "convergence_bound",
+    "error_outside",
+    "evaluate_robustness",
     "fastmri_slices",
+    "generalization_risk",
+    "implicit_regularization",
+    "input_jitter_sigma",
     "jitter",
     "no_jitter",
     "ricker",
+    "trajectory_deviation",
     "unjitter",
+    "worst_case_risk",
 ]

@@ -18,7 +18,9 @@ from deepinv.datasets import (
     ImageDataset,
     SimpleFastMRISliceDataset,
 )
+from deepinv.datasets.base import batch_as_dict
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 PLANES = ("sagittal", "coronal", "axial")
 # Of every 40 mm along an axis, those of each split, 5 mm apart within a period and across periods
@@ -259,7 +261,8 @@ class BrainSliceDataset(ImageDataset):
     :param int spacing: keep slices at multiples of this position, in mm. Default: 1.
     :param int copies: how often each slice appears, each time augmented anew. Default: 1.
     :param bool contrast: raise each sample to a power, log-uniform from 2/3 to 3/2. Default: no.
-    :param bool flip: mirror half of the samples; for sagittal slices only. Default: no.
+    :param bool flip: mirror half of the samples, sagittal ones left to right, the others, which are
+        symmetric, top to bottom. Default: no.
     :param int seed: seed of the augmentation, from 0. Sample :math:`i` depends on ``seed`` and
         :math:`i` alone, at every epoch: for more variety ask for more ``copies``. Default: 0.
     :raises ImportError: if nilearn, an optional extra, is missing.
@@ -298,16 +301,13 @@ class BrainSliceDataset(ImageDataset):
             raise ValueError(f"split must be one of {tuple(BLOCKS)}, got {split!r}.")
         if plane not in PLANES:
             raise ValueError(f"plane must be one of {PLANES}, got {plane!r}.")
-        if flip and plane != "sagittal":
-            raise ValueError(
-                f"flip must be False for the {plane} plane: the template is symmetric, and "
-                "mirroring its slices would change nothing."
-            )
         img_size = _checked_size(img_size)
         resolution = _checked("resolution", resolution, Real, 0.1, 10)
         spacing = _checked("spacing", spacing, Integral, 1)
         copies = _checked("copies", copies, Integral, 1)
         self.contrast, self.flip = contrast, flip
+        # The template is its own mirror image from left to right
+        self._mirrored_axis = -1 if plane == "sagittal" else -2
         self.seed = _checked("seed", seed, Integral, 0)
 
         volume, positions = _brain()
@@ -337,8 +337,37 @@ class BrainSliceDataset(ImageDataset):
         if self.contrast:
             x = x**power
         if self.flip and mirrored:
-            x = x.flip(-1)
+            x = x.flip(self._mirrored_axis)
         return {"x": torch.stack([x, torch.zeros_like(x)])}
+
+
+class IndexedDataset(ImageDataset):
+    r"""
+    A data set whose samples also tell their index, as the key ``"index"`` of the dictionary.
+
+    For what keeps something for each sample from epoch to epoch, such as
+    :class:`AttackTrainer` with ``persistent=True``. deepinv ignores the key.
+
+    :param torch.utils.data.Dataset dataset: data set in any of deepinv's formats.
+
+    |sep|
+
+    :Examples:
+
+    >>> import deepinv_jitter as dj
+    >>> dj.IndexedDataset(dj.PointDataset(200))[7]
+    {'x': tensor([0., 0.]), 'index': 7}
+    """
+
+    def __init__(self, dataset: Dataset):
+        super().__init__(use_dict_output=True)
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+        return batch_as_dict(self.dataset[index]) | {"index": index}
 
 
 def fastmri_slices(

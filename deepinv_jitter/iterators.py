@@ -1,11 +1,16 @@
 r"""
 Where the jitter enters: iterators that wrap an unchanged deepinv iterator.
 
-In training, :class:`JitteredIterator` hands the wrapped iterator a data fidelity tilted by a random linear term,
-:math:`f_k(x) = f(x) + \langle w_k, x\rangle`. Then :math:`\nabla f_k = \nabla f + w_k`, which is eq. (8) of the paper
-for gradient descent and eq. (12) for proximal gradient descent, and
-:math:`\operatorname{prox}_{\gamma f_k}(v) = \operatorname{prox}_{\gamma f}(v - \gamma w_k)`, our extension to the
-algorithms that take a proximal step on the data fidelity. No step of an algorithm is written a second time.
+In training, :class:`JitteredIterator` hands the wrapped iterator a data fidelity tilted by a
+random linear term, :math:`f_k(x) = f(x) + \langle w_k, x\rangle`. Then
+
+.. math::
+    \nabla f_k = \nabla f + w_k, \qquad
+    \operatorname{prox}_{\gamma f_k}(v) = \operatorname{prox}_{\gamma f}(v - \gamma w_k).
+
+The first is eq. (8) of the paper for gradient descent and eq. (12) for proximal gradient descent,
+the second our extension to the algorithms that take a proximal step on the data fidelity. No step
+of an algorithm is written a second time.
 """
 
 from __future__ import annotations
@@ -28,8 +33,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .noise import GaussianJitter
 
-#: Iterators whose data-fidelity step jitter is defined for: the paper's two, FISTA, and the extension
-#: to proximal steps on the data fidelity.
+#: Iterators that jitter is defined for: the paper's two, FISTA, and the extension to those with a
+#: proximal step on the data fidelity.
 SUPPORTED = (
     GDIteration,
     PGDIteration,
@@ -44,8 +49,8 @@ class TiltedFidelity:
     r"""
     The data fidelity :math:`f_k(x) = f(x) + \langle w_k, x\rangle`, for one iteration.
 
-    It is no module: nothing of it is registered, saved or moved. Its value stays that of :math:`f`, so that the
-    cost which a host model reports is the clean objective's.
+    It is no module: nothing of it is registered, saved or moved. Its value stays that of
+    :math:`f`, so that the cost which a host model reports is the clean objective's.
 
     :param deepinv.optim.DataFidelity fidelity: :math:`f`.
     :param torch.Tensor w: :math:`w_k`, of the shape of the iterate.
@@ -65,7 +70,7 @@ class TiltedFidelity:
     def prox(
         self, x: torch.Tensor, *args, gamma: float | torch.Tensor = 1.0, **kwargs
     ) -> torch.Tensor:
-        r""":math:`\operatorname{prox}_{\gamma f_k}(x) = \operatorname{prox}_{\gamma f}(x - \gamma w_k)`."""
+        r"""The proximal point of :math:`\gamma f` at :math:`x - \gamma w_k`."""
         return self.fidelity.prox(x - gamma * self.w, *args, gamma=gamma, **kwargs)
 
 
@@ -73,8 +78,8 @@ class IteratorWrapper(OptimIterator):
     r"""
     Base of the iterators that call another one, and are in its place for the host.
 
-    Everything but :meth:`forward` is the wrapped iterator's: attributes, and the names in ``state_dict``, so that
-    checkpoints load with and without the wrapper.
+    Everything but :meth:`forward` is the wrapped iterator's: attributes, and the names in
+    ``state_dict``, so that checkpoints load with and without the wrapper.
 
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap, left unchanged.
     """
@@ -111,17 +116,29 @@ class IteratorWrapper(OptimIterator):
 
 class ConditionedIterator(IteratorWrapper):
     r"""
-    Shows the measurements to a prior that reads them (``reads_y``), which no deepinv iterator does.
+    Shows the measurements to a prior that reads them (``reads_y``); no deepinv iterator does.
 
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap.
     """
 
     def forward(
-        self, X: dict, cur_data_fidelity, cur_prior, cur_params, y, physics, *args, **kwargs
+        self,
+        X: dict,
+        cur_data_fidelity,
+        cur_prior,
+        cur_params,
+        y,
+        physics,
+        *args,
+        **kwargs,
     ) -> dict:
         """One iteration with a prior that knows ``y``."""
-        prior = cur_prior.given(y) if getattr(cur_prior, "reads_y", False) else cur_prior
-        return self.iterator(X, cur_data_fidelity, prior, cur_params, y, physics, *args, **kwargs)
+        prior = (
+            cur_prior.given(y) if getattr(cur_prior, "reads_y", False) else cur_prior
+        )
+        return self.iterator(
+            X, cur_data_fidelity, prior, cur_params, y, physics, *args, **kwargs
+        )
 
 
 class CheckpointedIterator(IteratorWrapper):
@@ -131,14 +148,16 @@ class CheckpointedIterator(IteratorWrapper):
     Peak memory then hardly grows with the number of iterations, for about a third more time.
 
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap.
-    :raises TypeError: if the iterator is jittered: noise must be drawn outside the recomputed part.
+    :raises TypeError: if the iterator is jittered: noise must be drawn outside the recomputed
+        part.
     """
 
     def __init__(self, iterator: OptimIterator):
         if isinstance(iterator, JitteredIterator):
             raise TypeError(
-                "A CheckpointedIterator must lie inside the jitter, got a JitteredIterator: its noise would be "
-                "drawn again in the backward pass. Checkpoint first, then call jitter()."
+                "A CheckpointedIterator must lie inside the jitter, got a JitteredIterator: its "
+                "noise would be drawn again in the backward pass. Checkpoint first, then call "
+                "jitter()."
             )
         super().__init__(iterator)
 
@@ -153,24 +172,29 @@ class JitteredIterator(IteratorWrapper):
     r"""
     Adds :math:`w_k` to the data-fidelity gradient of every iteration, in training mode only.
 
-    With gradient descent and a network :math:`f_\theta` as the gradient of the prior this is eq. (8) of the paper,
+    With gradient descent and a network :math:`f_\theta` as the gradient of the prior this is eq.
+    (8) of the paper,
 
     .. math::
         x_{k+1} = x_k - \eta \left( A^\top(Ax_k - y) + f_\theta(x_k) + w_k \right),
 
-    with proximal gradient descent eq. (12),
-    :math:`x_{k+1} = \operatorname{prox}_\theta\left( x_k - \eta ( A^\top(Ax_k - y) + w_k ) \right)`.
-    In evaluation mode, inside :func:`no_jitter` and where :math:`\sigma_k=0` the wrapped iterator is called as it is
-    and no random number is drawn.
+    and with proximal gradient descent eq. (12),
+
+    .. math::
+        x_{k+1} = \operatorname{prox}_\theta\left( x_k - \eta ( A^\top(Ax_k - y) + w_k ) \right).
+
+    In evaluation mode, inside :func:`no_jitter` and where :math:`\sigma_k=0` the wrapped iterator
+    is called as it is and no random number is drawn.
 
     Models are usually jittered with :func:`jitter`; the class serves those who build a
     :class:`deepinv.optim.BaseOptim` from an iterator.
 
     :param deepinv.optim.OptimIterator iterator: iterator of GD, PGD, FISTA, HQS, ADMM or DRS.
-    :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per iteration, as a per-entry
-        standard deviation; or a law.
+    :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
+        iteration, as a per-entry standard deviation; or a law.
     :raises TypeError: if jitter is not defined for the iterator, or it is jittered already.
-    :raises ValueError: if the level is negative or not finite, or the law's scale does not fit the iterator.
+    :raises ValueError: if the level is negative or not finite, or the law's scale does not fit the
+        iterator.
 
     |sep|
 
@@ -178,8 +202,9 @@ class JitteredIterator(IteratorWrapper):
 
     >>> import deepinv as dinv, deepinv_jitter as dj
     >>> from deepinv.optim.optim_iterators import GDIteration
-    >>> model = dinv.optim.BaseOptim(dj.JitteredIterator(GDIteration(), 0.1), data_fidelity=dinv.optim.L2(),
-    ...                              prior=dinv.optim.Tikhonov(), max_iter=5, unfold=True)
+    >>> iterator = dj.JitteredIterator(GDIteration(), 0.1)
+    >>> model = dinv.optim.BaseOptim(iterator, data_fidelity=dinv.optim.L2(), unfold=True,
+    ...     prior=dinv.optim.Tikhonov(), max_iter=5, trainable_params=["stepsize"])
     """
 
     def __init__(
@@ -188,12 +213,17 @@ class JitteredIterator(IteratorWrapper):
         law = sigma if isinstance(sigma, GaussianJitter) else GaussianJitter(sigma)
         base = _innermost(iterator)
         if isinstance(iterator, JitteredIterator):
-            raise TypeError("The iterator is jittered already: wrap iterator.iterator instead.")
+            raise TypeError(
+                "The iterator is jittered already: wrap iterator.iterator instead."
+            )
         if not isinstance(base, SUPPORTED):
             raise TypeError(
-                f"Jitter is defined for the iterators of {_names(SUPPORTED)}, got {type(base).__name__}."
+                f"Jitter is defined for the iterators of {_names(SUPPORTED)}, "
+                f"got {type(base).__name__}."
             )
-        if law.scale == "official" and not isinstance(base, (GDIteration, PGDIteration)):
+        if law.scale == "official" and not isinstance(
+            base, (GDIteration, PGDIteration)
+        ):
             raise ValueError(
                 "scale='official' reproduces the paper's GD and PGD networks, got "
                 f"{type(base).__name__}: use 'std', 'norm' or 'relative'."
@@ -203,7 +233,15 @@ class JitteredIterator(IteratorWrapper):
         self.enabled = True
 
     def forward(
-        self, X: dict, cur_data_fidelity, cur_prior, cur_params, y, physics, *args, **kwargs
+        self,
+        X: dict,
+        cur_data_fidelity,
+        cur_prior,
+        cur_params,
+        y,
+        physics,
+        *args,
+        **kwargs,
     ) -> dict:
         """One iteration with the tilted data fidelity. The iteration's number travels in ``X``."""
         k = X.get("jitter_it", 0)
@@ -212,11 +250,15 @@ class JitteredIterator(IteratorWrapper):
             x = X["est"][0]
 
             def data_step() -> torch.Tensor:
-                return x - cur_params["stepsize"] * cur_data_fidelity.grad(x, y, physics)
+                return x - cur_params["stepsize"] * cur_data_fidelity.grad(
+                    x, y, physics
+                )
 
             # Drawn here, so that an iteration recomputed in the backward pass sees the same noise
             fidelity = TiltedFidelity(cur_data_fidelity, self.jitter(x, k, data_step))
-        X = self.iterator(X, fidelity, cur_prior, cur_params, y, physics, *args, **kwargs)
+        X = self.iterator(
+            X, fidelity, cur_prior, cur_params, y, physics, *args, **kwargs
+        )
         return X | {"jitter_it": k + 1}
 
     def extra_repr(self) -> str:
@@ -229,27 +271,31 @@ def jitter(
     r"""
     Turn an unrolled deepinv model into a jittered one, in place.
 
-    Works on models of type GD, PGD and FISTA (the paper's SGD and SPGD jittering and their natural extension) and,
-    as our extension, HQS, ADMM and DRS. In training mode every iteration then adds fresh noise to the gradient of the
-    data fidelity; in evaluation mode the model is the plain one, bit for bit. Parameters and ``state_dict`` do not
-    change. A second call replaces the first.
+    Works on models of type GD, PGD and FISTA (the paper's SGD and SPGD jittering and their natural
+    extension) and, as our extension, HQS, ADMM and DRS. In training mode every iteration then adds
+    fresh noise to the gradient of the data fidelity; in evaluation mode the model is the plain
+    one, bit for bit. Parameters and ``state_dict`` do not change. A second call replaces the
+    first.
 
     :param deepinv.optim.BaseOptim model: model built with ``unfold=True``.
-    :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per iteration, as a per-entry
-        standard deviation in the unit of the data-fidelity gradient; or a :class:`GaussianJitter`.
+    :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
+        iteration, as a per-entry standard deviation in the unit of the data-fidelity gradient; or
+        a :class:`GaussianJitter`.
     :return: (:class:`deepinv.optim.BaseOptim`) ``model``.
-    :raises TypeError: if the model is not an unrolled :class:`deepinv.optim.BaseOptim` or jitter is not defined for
-        its algorithm.
-    :raises ValueError: if the model uses DEQ, Anderson acceleration, backtracking or early stopping, if a level is
-        negative or not finite, or if there are several levels but not one per iteration.
+    :raises TypeError: if the model is not an unrolled :class:`deepinv.optim.BaseOptim` or jitter
+        is not defined for its algorithm.
+    :raises ValueError: if the model uses DEQ, Anderson acceleration, backtracking or early
+        stopping, if a level is negative or not finite, or if there are several levels but not one
+        per iteration.
 
     |sep|
 
     :Examples:
 
     >>> import deepinv as dinv, deepinv_jitter as dj
-    >>> model = dinv.optim.PGD(data_fidelity=dinv.optim.L2(), prior=dinv.optim.PnP(dinv.models.MedianFilter()),
-    ...                        stepsize=0.5, max_iter=10, unfold=True, trainable_params=["stepsize"])
+    >>> model = dinv.optim.PGD(
+    ...     data_fidelity=dinv.optim.L2(), prior=dinv.optim.PnP(dinv.models.MedianFilter()),
+    ...     stepsize=0.5, max_iter=10, unfold=True, trainable_params=["stepsize"])
     >>> model = dj.jitter(model, sigma=0.1)
     >>> model.fixed_point.iterator.jitter
     GaussianJitter(sigma=0.1, scale='std')
@@ -279,7 +325,8 @@ def unjitter(model: BaseOptim) -> BaseOptim:
     :Examples:
 
     >>> import deepinv as dinv, deepinv_jitter as dj
-    >>> model = dinv.optim.GD(prior=dinv.optim.Tikhonov(), unfold=True, max_iter=3, trainable_params=["stepsize"])
+    >>> model = dinv.optim.GD(
+    ...     prior=dinv.optim.Tikhonov(), unfold=True, trainable_params=["stepsize"], max_iter=3)
     >>> type(dj.unjitter(dj.jitter(model, 0.1)).fixed_point.iterator).__name__
     'GDIteration'
     """
@@ -296,7 +343,8 @@ def no_jitter(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     r"""
     Silence every :class:`JitteredIterator` below a module, whatever its mode.
 
-    It reaches through wrappers, such as ``DistributedDataParallel`` and the models a deepinv loss adapts.
+    It reaches through wrappers, such as ``DistributedDataParallel`` and the models a deepinv loss
+    adapts.
 
     :param torch.nn.Module module: a model, or anything that holds one.
     :return: a context manager which yields ``module``.
@@ -343,7 +391,9 @@ def _check_unrolled(model: BaseOptim) -> None:
         "early_stop": model.early_stop,
     }.items():
         if used:
-            raise ValueError(f"jitter is not defined with {name}: build the model without it.")
+            raise ValueError(
+                f"jitter is not defined with {name}: build the model without it."
+            )
 
 
 def _without_jitter(iterator: OptimIterator) -> OptimIterator:
@@ -368,4 +418,6 @@ def _drop_prefix(module: torch.nn.Module, state_dict: dict, prefix: str, *_) -> 
 
 def _add_prefix(state_dict: dict, prefix: str, *_) -> None:
     for key in [k for k in state_dict if k.startswith(prefix)]:
-        state_dict[prefix + "iterator." + key.removeprefix(prefix)] = state_dict.pop(key)
+        state_dict[prefix + "iterator." + key.removeprefix(prefix)] = state_dict.pop(
+            key
+        )

@@ -24,7 +24,7 @@ def adjoint(y: torch.Tensor, physics: Physics) -> torch.Tensor:
 
 
 class _Unfolded:
-    """What :class:`UnfoldedGD` and :class:`UnfoldedPGD` share; mixed in before the host's algorithm."""
+    """What UnfoldedGD and UnfoldedPGD share; mixed in before the host's algorithm."""
 
     network_prior: type[Prior]
     denoiser_prior: type[Prior]
@@ -51,18 +51,21 @@ class _Unfolded:
         if positive_stepsize:
             if "stepsize" not in trainable or min(steps) <= 0:
                 raise ValueError(
-                    "positive_stepsize keeps a learned stepsize positive from a positive start, got "
-                    f"stepsize={stepsize!r} and trainable_params={trainable_params!r}."
+                    "positive_stepsize keeps a learned stepsize positive from a positive start, "
+                    f"got stepsize={stepsize!r} and trainable_params={trainable_params!r}."
                 )
             steps = torch.tensor(steps).log().tolist()
         priors = prior if isinstance(prior, (list, tuple, nn.ModuleList)) else [prior]
         if len(priors) not in (1, max_iter):
             raise ValueError(
-                f"prior must be one or one per iteration, got {len(priors)} for max_iter={max_iter}."
+                f"prior must be one or one per iteration, got {len(priors)} for "
+                f"max_iter={max_iter}."
             )
         priors = [self._as_prior(p, sigma_denoiser) for p in priors]
         if not callable(init):
-            raise TypeError(f"init must be callable as init(y, physics), got {type(init).__name__}.")
+            raise TypeError(
+                f"init must be callable as init(y, physics), got {type(init).__name__}."
+            )
         super().__init__(
             data_fidelity=L2() if data_fidelity is None else data_fidelity,
             prior=priors,
@@ -92,8 +95,8 @@ class _Unfolded:
         if isinstance(prior, Denoiser):
             if sigma_denoiser is None:
                 raise ValueError(
-                    f"A deepinv Denoiser needs the noise level it removes, got {type(prior).__name__} without one: "
-                    "pass sigma_denoiser."
+                    "A deepinv Denoiser needs the noise level it removes, got "
+                    f"{type(prior).__name__} without one: pass sigma_denoiser."
                 )
             return self.denoiser_prior(prior)
         if isinstance(prior, Reconstructor) or not isinstance(prior, nn.Module):
@@ -116,32 +119,38 @@ class UnfoldedGD(_Unfolded, GD):
     Unrolled gradient descent, the network of the paper's SGD jittering, eq. (8):
 
     .. math::
-        x_{k+1} = x_k - \eta \left( A^\top(Ax_k - y) + f_\theta(x_k) + w_k \right), \quad k = 0, \dots, K-1,
+        x_{k+1} = x_k - \eta \left( A^\top(Ax_k - y) + f_\theta(x_k) + w_k \right),
+        \quad k = 0, \dots, K-1,
 
-    with :math:`w_k = 0` in evaluation mode and without ``jitter``. It is a :class:`deepinv.optim.GD` with
-    ``unfold=True``, called as ``model(y, physics)``.
+    with :math:`w_k = 0` in evaluation mode and without ``jitter``. It is a
+    :class:`deepinv.optim.GD` with ``unfold=True``, called as ``model(y, physics)``.
 
-    :param deepinv.optim.Prior, deepinv.models.Denoiser, torch.nn.Module prior: where :math:`f_\theta` comes from: a
-        deepinv prior (its gradient), a deepinv denoiser :math:`D` (:math:`f_\theta = I - D`, RED) or a network
-        :math:`f_\theta` itself (:class:`GradientPrior`). One, shared by the iterations, or a list of ``max_iter``.
-    :param float, Sequence[float] stepsize: :math:`\eta`, one number or one per iteration. Default: 1.
+    :param deepinv.optim.Prior, deepinv.models.Denoiser, torch.nn.Module prior: where
+        :math:`f_\theta` comes from: a deepinv prior (its gradient), a deepinv denoiser :math:`D`
+        (:math:`f_\theta = I - D`, RED) or a network :math:`f_\theta` itself
+        (:class:`GradientPrior`). One, shared by the iterations, or a list of ``max_iter``.
+    :param float, Sequence[float] stepsize: :math:`\eta`, one number or one per iteration. Default:
+        1.
     :param int max_iter: number of iterations :math:`K`. Default: 10.
-    :param float, Iterable[float], GaussianJitter, None jitter: noise in training, as in :func:`jitter`. Default:
-        ``None``, no noise.
-    :param bool checkpoint: recompute each iteration in the backward pass: memory that hardly grows with ``max_iter``
-        for about a third more time, and the same gradients. Default: ``False``.
-    :param deepinv.optim.DataFidelity, None data_fidelity: Default: ``None``, which means :class:`deepinv.optim.L2`.
+    :param float, Iterable[float], GaussianJitter, None jitter: noise in training, as in
+        :func:`jitter`. Default: ``None``, no noise.
+    :param bool checkpoint: recompute each iteration in the backward pass: memory that hardly grows
+        with ``max_iter`` for about a third more time, and the same gradients. Default: ``False``.
+    :param deepinv.optim.DataFidelity, None data_fidelity: Default: ``None``, which means
+        :class:`deepinv.optim.L2`.
     :param float, Sequence[float] lambda_reg: factor of the prior. Default: 1.
-    :param float, Sequence[float], None sigma_denoiser: noise level for a denoiser, in the unit of the image. Default:
-        ``None``.
-    :param Sequence[str] trainable_params: which of ``"stepsize"``, ``"lambda_reg"`` and ``"sigma_denoiser"`` are
-        learned, beside the prior. Default: ``("stepsize",)``; empty for a fixed step size.
-    :param bool positive_stepsize: learn the logarithm of the step size, which keeps it positive. The parameter and the
-        checkpoint then hold :math:`\log\eta`. Default: ``False``.
+    :param float, Sequence[float], None sigma_denoiser: noise level for a denoiser, in the unit of
+        the image. Default: ``None``.
+    :param Sequence[str] trainable_params: which of ``"stepsize"``, ``"lambda_reg"`` and
+        ``"sigma_denoiser"`` are learned, beside the prior. Default: ``("stepsize",)``; empty for a
+        fixed step size.
+    :param bool positive_stepsize: learn the logarithm of the step size, which keeps it positive.
+        The parameter and the checkpoint then hold :math:`\log\eta`. Default: ``False``.
     :param Callable init: ``init(y, physics)`` returns :math:`x_0`. Default: :math:`A^\top y`.
-    :raises TypeError: if ``prior`` is none of the above, ``init`` is not callable or an argument is unknown.
-    :raises ValueError: if a list has the wrong length, a name in ``trainable_params`` is unknown, a denoiser comes
-        without ``sigma_denoiser``, or the jitter is refused.
+    :raises TypeError: if ``prior`` is none of the above, ``init`` is not callable or an argument
+        is unknown.
+    :raises ValueError: if a list has the wrong length, a name in ``trainable_params`` is unknown,
+        a denoiser comes without ``sigma_denoiser``, or the jitter is refused.
 
     |sep|
 
@@ -163,16 +172,18 @@ class UnfoldedPGD(_Unfolded, PGD):
     Unrolled proximal gradient descent, the network of the paper's SPGD jittering, eq. (12):
 
     .. math::
-        x_{k+1} = \operatorname{prox}_\theta\left( x_k - \eta \left( A^\top(Ax_k - y) + w_k \right) \right),
+        x_{k+1} = \operatorname{prox}_\theta\left( x_k - \eta ( A^\top(Ax_k - y) + w_k ) \right),
         \quad k = 0, \dots, K-1,
 
-    with :math:`w_k = 0` in evaluation mode and without ``jitter``. It is a :class:`deepinv.optim.PGD` with
-    ``unfold=True``, called as ``model(y, physics)``.
+    with :math:`w_k = 0` in evaluation mode and without ``jitter``. It is a
+    :class:`deepinv.optim.PGD` with ``unfold=True``, called as ``model(y, physics)``.
 
-    :param deepinv.optim.Prior, deepinv.models.Denoiser, torch.nn.Module prior: where :math:`\operatorname{prox}_\theta`
-        comes from: a deepinv prior (its proximal operator), a deepinv denoiser (plug and play) or a network
-        (:class:`ProximalPrior`). One, shared by the iterations, or a list of ``max_iter``.
-    :param float, Sequence[float] stepsize: :math:`\eta`, one number or one per iteration. Default: 1.
+    :param deepinv.optim.Prior, deepinv.models.Denoiser, torch.nn.Module prior: where
+        :math:`\operatorname{prox}_\theta` comes from: a deepinv prior (its proximal operator), a
+        deepinv denoiser (plug and play) or a network (:class:`ProximalPrior`). One, shared by the
+        iterations, or a list of ``max_iter``.
+    :param float, Sequence[float] stepsize: :math:`\eta`, one number or one per iteration. Default:
+        1.
 
     The other arguments are those of :class:`UnfoldedGD`.
 
@@ -195,17 +206,24 @@ class UnfoldedPGD(_Unfolded, PGD):
 def _checked_trainables(names: Sequence[str], sigma_denoiser: object) -> list[str]:
     unknown = set(names) - set(TRAINABLE)
     if isinstance(names, str) or unknown:
-        raise ValueError(f"trainable_params must be a list of names in {TRAINABLE}, got {names!r}.")
+        raise ValueError(
+            f"trainable_params must be a list of names in {TRAINABLE}, got {names!r}."
+        )
     if "sigma_denoiser" in names and sigma_denoiser is None:
-        raise ValueError("A trainable sigma_denoiser needs a start: pass sigma_denoiser.")
+        raise ValueError(
+            "A trainable sigma_denoiser needs a start: pass sigma_denoiser."
+        )
     return list(names)
 
 
-def _per_iteration(name: str, value: float | Sequence[float], max_iter: int) -> list[float]:
+def _per_iteration(
+    name: str, value: float | Sequence[float], max_iter: int
+) -> list[float]:
     """The parameter as the host takes it: a list of one number, or of one per iteration."""
     values = [float(v) for v in torch.as_tensor(value, dtype=torch.float64).reshape(-1)]
     if len(values) not in (1, max_iter):
         raise ValueError(
-            f"{name} must hold one value or one per iteration, got {len(values)} for max_iter={max_iter}."
+            f"{name} must hold one value or one per iteration, got {len(values)} for "
+            f"max_iter={max_iter}."
         )
     return values

@@ -14,7 +14,8 @@ class PointMLP(nn.Sequential):
     :param int hidden: width of the hidden layers. Default: 32.
     :param int layers: number of linear layers, at least 2. Default: 3.
     :param type[torch.nn.Module] activation: activation after every layer but the last. Default:
-        :class:`torch.nn.ReLU`; a smooth one such as :class:`torch.nn.Softplus` satisfies Assumption 7.2.
+        :class:`torch.nn.ReLU`; a smooth one such as :class:`torch.nn.Softplus` satisfies
+        Assumption 7.2.
     :raises ValueError: if there are fewer than 2 layers.
 
     |sep|
@@ -39,25 +40,31 @@ class PointMLP(nn.Sequential):
         for _ in range(layers - 2):
             body += [nn.Linear(hidden, hidden), activation()]
         super().__init__(
-            nn.Linear(features, hidden), activation(), *body, nn.Linear(hidden, features)
+            nn.Linear(features, hidden),
+            activation(),
+            *body,
+            nn.Linear(hidden, features),
         )
 
 
 class UnrolledDnCNN(nn.Module):
-    r"""
-    DnCNN body with group normalisation, for images: the paper's network for MRI and seismic sections (App. G).
+    r"""DnCNN body with group normalisation, for images: the paper's network for MRI and seismic
+    sections (App. G).
 
-    ``depth`` convolutions of size 3x3, the inner ones followed by group normalisation, all but the last by a ReLU. The
-    last one starts at zero, so that an untrained unrolled network is the plain algorithm: gradient descent on the data
-    fidelity with a :class:`GradientPrior`, and, with ``residual=True``, with a :class:`ProximalPrior`.
+    ``depth`` convolutions of size 3x3, the inner ones followed by group normalisation, all but the
+    last by a ReLU. The last one starts at zero, so that an untrained unrolled network is the plain
+    algorithm: gradient descent on the data fidelity with a :class:`GradientPrior`, and, with
+    ``residual=True``, with a :class:`ProximalPrior`.
 
-    :param int channels: channels of the image: 1 for sections, 2 for complex images as real and imaginary part.
-    :param int depth: number of convolutions, at least 3. The paper's: 8 for MRI, 5 for sections. Default: 8.
+    :param int channels: channels of the image: 1 for sections, 2 for complex images as real and
+        imaginary part.
+    :param int depth: number of convolutions, at least 3. The paper's: 8 for MRI, 5 for sections.
+        Default: 8.
     :param int width: hidden channels. Default: 64.
     :param int groups: groups of the normalisation, a divisor of ``width``. Default: 4.
     :param bool residual: return ``x`` minus the body instead of the body. Default: ``False``.
-    :param int condition_channels: channels of a second input, such as the measurements, which is stacked to the first.
-        Default: 0, no second input.
+    :param int condition_channels: channels of a second input, such as the measurements, which is
+        stacked to the first. Default: 0, no second input.
     :raises ValueError: if ``depth`` is below 3 or ``groups`` does not divide ``width``.
 
     |sep|
@@ -85,7 +92,9 @@ class UnrolledDnCNN(nn.Module):
         if depth < 3:
             raise ValueError(f"depth must be at least 3, got {depth}.")
         if width % groups:
-            raise ValueError(f"groups must divide width, got groups={groups} and width={width}.")
+            raise ValueError(
+                f"groups must divide width, got groups={groups} and width={width}."
+            )
         inner = []
         for _ in range(depth - 2):
             inner += [

@@ -11,7 +11,8 @@ class NetworkPrior(Prior):
     r"""
     Base of the priors that are known only through a network :math:`f_\theta`.
 
-    :param torch.nn.Module network: :math:`f_\theta`, called as ``network(x)``, or ``network(x, y)`` with ``reads_y``.
+    :param torch.nn.Module network: :math:`f_\theta`, called as ``network(x)``, or ``network(x,
+        y)`` with ``reads_y``.
     :param bool reads_y: whether the network also reads the measurements ``y``. Default: ``False``.
     :raises TypeError: if ``network`` is not a module.
     """
@@ -19,7 +20,9 @@ class NetworkPrior(Prior):
     def __init__(self, network: nn.Module, reads_y: bool = False):
         super().__init__()
         if not isinstance(network, nn.Module):
-            raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")
+            raise TypeError(
+                f"network must be a torch.nn.Module, got {type(network).__name__}."
+            )
         self.network = network
         self.reads_y = reads_y
 
@@ -37,8 +40,9 @@ class NetworkPrior(Prior):
             return self.network(x)
         if y is None:
             raise ValueError(
-                f"The network of this {type(self).__name__} reads the measurements, but the model showed it none: "
-                "build the model with UnfoldedGD or UnfoldedPGD, or wrap its iterator in a ConditionedIterator."
+                f"The network of this {type(self).__name__} reads the measurements, but the model "
+                "showed it none: build the model with UnfoldedGD or UnfoldedPGD, or wrap its "
+                "iterator in a ConditionedIterator."
             )
         return self.network(x, y)
 
@@ -65,15 +69,15 @@ class PriorGivenY:
 
 
 class GradientPrior(NetworkPrior):
-    r"""
-    A network as the gradient of a prior, :math:`\nabla r(x) = f_\theta(x)`: eq. (4), (8) of the paper.
+    r"""A network as the gradient of a prior, :math:`\nabla r(x) = f_\theta(x)`: eq. (4), (8) of
+    the paper.
 
     Used by algorithms that take a gradient step on the prior (GD).
 
-    :param torch.nn.Module network: :math:`f_\theta`, from shape `(B, ...)` to the same shape; called as
-        ``network(x)``, or ``network(x, y)`` with ``reads_y``.
-    :param bool reads_y: whether the network also reads the measurements, as the paper's seismic one does. Such a prior
-        works in :class:`UnfoldedGD`. Default: ``False``.
+    :param torch.nn.Module network: :math:`f_\theta`, from shape `(B, ...)` to the same shape;
+        called as ``network(x)``, or ``network(x, y)`` with ``reads_y``.
+    :param bool reads_y: whether the network also reads the measurements, as the paper's seismic
+        one does. Such a prior works in :class:`UnfoldedGD`. Default: ``False``.
     :raises TypeError: if ``network`` is not a module.
 
     |sep|
@@ -107,15 +111,15 @@ class GradientPrior(NetworkPrior):
 
 
 class ProximalPrior(NetworkPrior):
-    r"""
-    A network as the proximal operator of a prior, :math:`\operatorname{prox}_{r}(x) = f_\theta(x)`: eq. (12).
+    r"""A network as the proximal operator of a prior, :math:`\operatorname{prox}_{r}(x) =
+    f_\theta(x)`: eq. (12).
 
     Used by algorithms that take a proximal step on the prior (PGD, FISTA, HQS, ADMM, DRS).
 
-    :param torch.nn.Module network: :math:`f_\theta`, from shape `(B, ...)` to the same shape; called as
-        ``network(x)``, or ``network(x, y)`` with ``reads_y``.
-    :param bool reads_y: whether the network also reads the measurements, as the paper's seismic one does. Such a prior
-        works in :class:`UnfoldedPGD`. Default: ``False``.
+    :param torch.nn.Module network: :math:`f_\theta`, from shape `(B, ...)` to the same shape;
+        called as ``network(x)``, or ``network(x, y)`` with ``reads_y``.
+    :param bool reads_y: whether the network also reads the measurements, as the paper's seismic
+        one does. Such a prior works in :class:`UnfoldedPGD`. Default: ``False``.
     :raises TypeError: if ``network`` is not a module.
 
     |sep|

@@ -1,21 +1,29 @@
-r"""deepinv's Trainer for jittered models: noise-free evaluation and exact resume."""
+r"""deepinv's Trainer for robust training: noise-free evaluation, exact resume, perturbed data."""
 
 from __future__ import annotations
 
+import math
 import random
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
 from deepinv import Trainer
+from deepinv.datasets.base import batch_as_dict
 from deepinv.loss import Loss, SupLoss
 from deepinv.loss.metric import MSE
+from deepinv.physics import Physics
 
+from .attacks import Attack
+from .budgets import L2Ball
 from .iterators import no_jitter
 
-#: Histories that the host saves in a checkpoint but does not load: attribute, key in the checkpoint.
+#: Histories that the host saves but does not load: attribute, key in the checkpoint.
 HISTORIES = {
     "loss_history": "loss",
     "eval_loss_history": "eval_loss",
@@ -29,28 +37,31 @@ class JitterTrainer(Trainer):
     r"""
     Trainer for jittered models: SGD and SPGD jittering, eq. (8) and (12) of the paper.
 
-    It is a :class:`deepinv.Trainer`, with the same arguments and two other defaults. A plain :class:`deepinv.Trainer`
-    trains a jittered model as well; this one adds
+    It is a :class:`deepinv.Trainer`, with the same arguments and two other defaults. A plain
+    :class:`deepinv.Trainer` trains a jittered model as well; this one adds
 
-    - evaluation free of noise: losses on the evaluation data, validation metrics, early stopping and the choice of the
-      best model. (The host computes evaluation losses in training mode, where the model is jittered.)
-    - exact resume: with ``ckpt_pretrained`` set to a ``ckp_{epoch}.pth.tar`` file, training goes on as if it had never
-      stopped, bit for bit on one machine. Checkpoints hold the state of the global random generators of torch, CUDA,
-      numpy and python, of every :class:`torch.Generator` of the model, physics, physics generators, losses and data
-      loaders, and of the gradient scaler; the histories are taken up again, so early stopping counts right.
+    - evaluation free of noise: losses on the evaluation data, validation metrics, early stopping
+      and the choice of the best model. (The host computes evaluation losses in training mode,
+      where the model is jittered.)
+    - exact resume: with ``ckpt_pretrained`` set to a ``ckp_{epoch}.pth.tar`` file, training goes
+      on as if it had never stopped, bit for bit on one machine. Checkpoints hold the state of the
+      global random generators of torch, CUDA, numpy and python, of every :class:`torch.Generator`
+      of the model, physics, physics generators, losses, data loaders and data sets, and of the
+      gradient scaler; the histories are taken up again, so early stopping counts right.
     - checkpoints that load with ``torch.load(..., weights_only=True)``, and no others are loaded.
     - one folder per training: ``test()`` makes none, and ``load_best_model()`` works after it.
 
-    Metrics on training batches are off by default: they would score the jittered output, in training mode.
+    Metrics on training batches are off by default: they would score the jittered output, in
+    training mode.
 
-    :param bool compute_train_metrics: also compute metrics on training batches, on the jittered output. Default:
-        ``False``.
-    :param deepinv.loss.Loss, list losses: training loss. Default: :class:`deepinv.loss.SupLoss` with the mean squared
-        error of each sample, so that an uneven last batch is averaged right.
-    :param float, None grad_clip: largest gradient norm; the norm is then also reported, as with ``check_grad``.
-        Default: ``None``.
-    :raises ValueError: in ``train`` and ``test``, if a data loader has ``drop_last=True``, with which the host loses
-        one full batch per epoch.
+    :param bool compute_train_metrics: also compute metrics on training batches, on the jittered
+        output. Default: ``False``.
+    :param deepinv.loss.Loss, list losses: training loss. Default: :class:`deepinv.loss.SupLoss`
+        with the mean squared error of each sample, so that an uneven last batch is averaged right.
+    :param float, None grad_clip: largest gradient norm; the norm is then also reported, as with
+        ``check_grad``. Default: ``None``.
+    :raises ValueError: in ``train`` and ``test``, if a data loader has ``drop_last=True``, with
+        which the host loses one full batch per epoch.
 
     The other parameters are those of :class:`deepinv.Trainer`.
 
@@ -62,9 +73,10 @@ class JitterTrainer(Trainer):
     >>> from torch.utils.data import DataLoader
     >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
     >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5, jitter=0.1)
-    >>> trainer = dj.JitterTrainer(model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
-    ...                            DataLoader(dj.PointDataset(200), batch_size=100), epochs=2, device="cpu",
-    ...                            online_measurements=True, save_path=None, verbose=False)
+    >>> trainer = dj.JitterTrainer(
+    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
+    ...     DataLoader(dj.PointDataset(200), batch_size=100), epochs=2, device="cpu",
+    ...     online_measurements=True, save_path=None, verbose=False)
     >>> model = trainer.train()
     """
 
@@ -89,8 +101,8 @@ class JitterTrainer(Trainer):
         for loader in self._loaders():
             if getattr(loader, "drop_last", False):
                 raise ValueError(
-                    "Data loaders must have drop_last=False, got True: the host would lose one full batch per epoch "
-                    "on top. Let the last batch be smaller."
+                    "Data loaders must have drop_last=False, got True: the host would lose one "
+                    "full batch per epoch on top. Let the last batch be smaller."
                 )
         self._resume = None
         if train:
@@ -103,26 +115,48 @@ class JitterTrainer(Trainer):
             super().setup_train(train=False, **kwargs)
             self.save_path = run_path
 
-    def compute_loss(self, physics, x, y, train: bool = True, epoch=None, step: bool = False):
+    def compute_loss(
+        self, physics, x, y, train: bool = True, epoch=None, step: bool = False
+    ):
         """
-        Losses of a batch, and in training the backward pass, see :meth:`deepinv.Trainer.compute_loss`.
+        Losses of a batch, and in training the backward pass.
 
         In evaluation, no noise and no gradients: the host runs the model in training mode there.
         """
         if train:
-            return super().compute_loss(physics, x, y, train=True, epoch=epoch, step=step)
+            y = self.perturb(x, y, physics)
+            return super().compute_loss(
+                physics, x, y, train=True, epoch=epoch, step=step
+            )
         with no_jitter(self.model), torch.no_grad():
-            return super().compute_loss(physics, x, y, train=False, epoch=epoch, step=step)
+            return super().compute_loss(
+                physics, x, y, train=False, epoch=epoch, step=step
+            )
+
+    def perturb(
+        self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
+    ) -> torch.Tensor:
+        r"""
+        The measurements that a training batch is made of; here, as they are.
+
+        :param torch.Tensor, None x: truth, shape `(B, ...)`; ``None`` without ground truth.
+        :param torch.Tensor y: measurements, shape `(B, ...)`.
+        :param deepinv.physics.Physics physics: the physics of this batch.
+        :return: (:class:`torch.Tensor`) measurements, of the shape of ``y``.
+        """
+        return y
 
     def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
-        """
-        Save a checkpoint from which training can go on exactly, see :meth:`deepinv.Trainer.save_model`.
+        """Save a checkpoint from which training can go on exactly, see
+        :meth:`deepinv.Trainer.save_model`.
 
         :param str filename: name of the file in ``save_path``.
         :param int epoch: current epoch, from 0.
         :param dict, None state: more to save, of tensors and builtins.
         """
-        rng = _global_rng_state() | {"generators": [g.get_state() for g in self._generators()]}
+        rng = _global_rng_state() | {
+            "generators": [g.get_state() for g in self._generators()]
+        }
         extra = {"rng": rng, "scaler": self.scaler.state_dict()}
         super().save_model(filename, epoch, (state or {}) | extra)
 
@@ -132,8 +166,8 @@ class JitterTrainer(Trainer):
         """
         Load a checkpoint, see :meth:`deepinv.Trainer.load_model`.
 
-        :param str, pathlib.Path, None ckpt_pretrained: file; ``None`` means the trainer's ``ckpt_pretrained``, from
-            which training then resumes.
+        :param str, pathlib.Path, None ckpt_pretrained: file; ``None`` means the trainer's
+            ``ckpt_pretrained``, from which training then resumes.
         :param bool strict: whether all weights must be there, and no others.
         :return: (:class:`dict`) the checkpoint, or ``None`` if there is none to load.
         :raises pickle.UnpicklingError: if the file holds more than tensors and builtins.
@@ -149,7 +183,8 @@ class JitterTrainer(Trainer):
         return checkpoint
 
     def _restore(self, checkpoint: dict) -> None:
-        """What the host leaves out when it resumes; the random state last, as setting up draws from it."""
+        """What the host leaves out when it resumes; the random state last, as setting up draws
+        from it."""
         for name, key in HISTORIES.items():
             saved = checkpoint.get(key, {})
             if saved.keys() == getattr(self, name).keys():
@@ -161,8 +196,9 @@ class JitterTrainer(Trainer):
             generators = list(self._generators())
             if len(generators) != len(rng["generators"]):
                 raise ValueError(
-                    f"A run resumes with the random generators it was saved with, got {len(generators)} in this "
-                    f"trainer and {len(rng['generators'])} in the checkpoint: build model, physics and loaders alike."
+                    "A run resumes with the random generators it was saved with, got "
+                    f"{len(generators)} in this trainer and {len(rng['generators'])} in the "
+                    "checkpoint: build model, physics and loaders alike."
                 )
             for generator, state in zip(generators, rng["generators"], strict=True):
                 generator.set_state(state)
@@ -173,7 +209,8 @@ class JitterTrainer(Trainer):
             yield from _as_list(loaders)
 
     def _generators(self) -> Iterator[torch.Generator]:
-        """Every generator of the model, physics, physics generators, losses and loaders, once each."""
+        """Every generator of the model, physics, physics generators, losses and loaders, once
+        each."""
         modules = [
             module
             for owner in (self.model, self.physics, self.physics_generator, self.losses)
@@ -181,9 +218,9 @@ class JitterTrainer(Trainer):
             for module in root.modules()
         ]
         loaders = list(self._loaders())
-        datasets = [loader.dataset for loader in loaders if hasattr(loader, "dataset")]
+        datasets = [part for loader in loaders for part in _datasets(loader)]
         seen = set()
-        for owner in modules + loaders + datasets:
+        for owner in [self, *modules, *loaders, *datasets]:
             for value in getattr(owner, "__dict__", {}).values():
                 # a generator, or an object that has one, such as a GaussianJitter
                 generator = getattr(value, "generator", value)
@@ -192,10 +229,298 @@ class JitterTrainer(Trainer):
                     yield generator
 
 
+@dataclass
+class InputJitterTrainer(JitterTrainer):
+    r"""
+    Trainer with noise on the measurements, :math:`y \leftarrow y + w`: input jittering, eq. (7).
+
+    The noise is white Gaussian, drawn anew for every training batch, on measured entries only;
+    evaluation is on the measurements as they are. All else is :class:`JitterTrainer`'s, and a
+    jittered model gets both noises.
+
+    :param float, None sigma: standard deviation of each measured entry of :math:`w`, in the unit of
+        the measurements.
+    :param float, None eps: instead of ``sigma``, the :math:`\ell_2` radius to be robust against;
+        ``sigma`` then follows in closed form from the first training batch, see
+        :func:`input_jitter_sigma`.
+    :param torch.Generator, None generator: source of the noise. Default: the global generator of
+        the device.
+    :raises ValueError: unless exactly one of ``sigma`` and ``eps`` is given, finite and not
+        negative.
+
+    The other parameters are those of :class:`JitterTrainer`.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> from torch.utils.data import DataLoader
+    >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+    >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5)
+    >>> trainer = dj.InputJitterTrainer(
+    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
+    ...     DataLoader(dj.PointDataset(200), batch_size=100), epochs=2, device="cpu",
+    ...     online_measurements=True, save_path=None, verbose=False, sigma=0.05)
+    >>> model = trainer.train()
+    """
+
+    sigma: float | None = field(default=None, kw_only=True)
+    eps: float | None = field(default=None, kw_only=True)
+    generator: torch.Generator | None = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        given = [v for v in (self.sigma, self.eps) if v is not None]
+        if len(given) != 1 or not 0 <= given[0] < float("inf"):
+            raise ValueError(
+                "exactly one of sigma and eps must be given, finite and not negative, got "
+                f"sigma={self.sigma!r}, eps={self.eps!r}."
+            )
+        super().__post_init__()
+
+    def perturb(
+        self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
+    ) -> torch.Tensor:
+        r""":math:`y + w`, see :meth:`JitterTrainer.perturb`."""
+        if self.sigma is None:
+            self.sigma = input_jitter_sigma(self.eps, y, physics)
+        device = y.device if self.generator is None else self.generator.device
+        w = torch.randn(y.shape, generator=self.generator, device=device, dtype=y.dtype)
+        return y + self.sigma * w.to(y.device) * L2Ball(0.0).support(y, physics)
+
+
+@dataclass
+class AttackTrainer(JitterTrainer):
+    r"""
+    Trainer with attacked measurements: adversarial training (AT), eq. (6) of the paper.
+
+    Every training batch is attacked first, :math:`y \leftarrow y + \arg\max_{\|e\| \leq
+    \varepsilon} \|x - H(y+e)\|^2`; evaluation is on the measurements as they are. All else is
+    :class:`JitterTrainer`'s; a jittered model is attacked without its noise and trained with it.
+    It is no GAN training, which deepinv calls ``AdversarialTrainer``.
+
+    Costs, in training steps without attack: ``n`` gradients of an attack add about :math:`2n/3`.
+    The usual choice is ``PowerAttack(L2Ball(eps), steps=3)``, the paper's ``PGDAttack.paper(eps)``.
+    Without ground truth, for self-supervised losses, take an attack with ``objective="deviation"``.
+
+    :param Attack attack: the attack on training batches.
+    :param bool persistent: start each sample's attack from where its last one ended, which makes up
+        for few steps: one per epoch. The perturbations of all samples are kept in memory and in the
+        checkpoints. Needs a data set that tells the index of a sample, see :class:`IndexedDataset`.
+        Default: ``False``.
+    :param Attack, None monitor: a stronger attack, run after each epoch on the first batch of the
+        training and compared with ``attack``. The ratio of their excess losses is appended to the
+        attribute ``monitor_history``; a warning tells when it exceeds 1.5 times its median so far,
+        the sign of catastrophic overfitting: the model learns to withstand the weak attack alone.
+        Default: ``None``.
+    :raises TypeError: if ``attack`` or ``monitor`` is no :class:`Attack`.
+    :raises ValueError: if ``persistent`` meets an image-domain budget, or in training a data set
+        without indices.
+
+    The other parameters are those of :class:`JitterTrainer`.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> from torch.utils.data import DataLoader
+    >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+    >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5)
+    >>> trainer = dj.AttackTrainer(
+    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
+    ...     DataLoader(dj.PointDataset(200), batch_size=100), epochs=2, device="cpu",
+    ...     online_measurements=True, save_path=None, verbose=False,
+    ...     attack=dj.PowerAttack(dj.L2Ball(0.01), steps=3))
+    >>> model = trainer.train()
+    """
+
+    attack: Attack = field(kw_only=True)
+    persistent: bool = field(default=False, kw_only=True)
+    monitor: Attack | None = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        for name in ("attack", "monitor"):
+            attack = getattr(self, name)
+            if not isinstance(attack, Attack) and (name, attack) != ("monitor", None):
+                raise TypeError(
+                    f"{name} must be an Attack such as PowerAttack(L2Ball(1.0)), got "
+                    f"{type(attack).__name__}."
+                )
+        if self.persistent and self.attack.budget.domain != "measurement":
+            raise ValueError(
+                "persistent keeps perturbations of the measurements, got a budget in the "
+                f"{self.attack.budget.domain} domain."
+            )
+        super().__post_init__()
+        self.monitor_history = []
+        self._deltas = {}  # (loader, sample) -> its last perturbation
+        self._samples = None  # the keys of the current batch
+        self._monitored = None  # the monitor's batch
+
+    def perturb(
+        self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
+    ) -> torch.Tensor:
+        r""":math:`y + \delta`, see :meth:`JitterTrainer.perturb`."""
+        if self.monitor is not None and self._monitored is None:
+            self._monitored = {
+                "x": x,
+                "y": y,
+                "physics": [p is physics for p in self.physics].index(True),
+                "buffers": {
+                    n: b.clone() for n, b in physics.named_buffers(recurse=False)
+                },
+            }
+        init = self._last_deltas(y) if self.persistent else None
+        with self.get_autocast_context():
+            delta = self.attack(self.model, x, y, physics, init=init)
+        if self.persistent:
+            self._deltas |= zip(self._samples, delta.cpu(), strict=True)
+        return y + delta
+
+    def get_samples(self, iterators, g):
+        """A batch, see :meth:`deepinv.Trainer.get_samples`; remembers which samples are in it."""
+        if not self.persistent:
+            return super().get_samples(iterators, g)
+        batch = batch_as_dict(next(iterators[g]))
+        self._samples = [(int(g), int(i)) for i in batch.get("index", [])]
+        return super().get_samples({g: iter([batch])}, g)
+
+    def step(
+        self, epoch, *args, train: bool = True, last_batch: bool = False, **kwargs
+    ):
+        """A batch, see :meth:`deepinv.Trainer.step`, and the monitor after the last of an epoch."""
+        super().step(epoch, *args, train=train, last_batch=last_batch, **kwargs)
+        if train and last_batch and self.monitor is not None:
+            self._check_overfitting(epoch)
+
+    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
+        """Save a checkpoint, see :meth:`JitterTrainer.save_model`."""
+        attacks = {
+            "deltas": self._deltas,
+            "monitored": self._monitored,
+            "monitor_history": self.monitor_history,
+        }
+        super().save_model(filename, epoch, (state or {}) | attacks)
+
+    def _restore(self, checkpoint: dict) -> None:
+        self._deltas = dict(checkpoint.get("deltas", {}))
+        self._monitored = checkpoint.get("monitored")
+        self.monitor_history = list(checkpoint.get("monitor_history", []))
+        super()._restore(checkpoint)
+
+    def _last_deltas(self, y: torch.Tensor) -> torch.Tensor:
+        if len(self._samples) != len(y):
+            raise ValueError(
+                "persistent needs the index of every sample, got "
+                f"{len(self._samples)} for a batch of {len(y)}: wrap the data set in "
+                "IndexedDataset."
+            )
+        zero = torch.zeros_like(y[0], device="cpu")
+        return torch.stack([self._deltas.get(key, zero) for key in self._samples]).to(y)
+
+    def _check_overfitting(self, epoch: int) -> None:
+        batch, physics = self._monitored, self.physics[self._monitored["physics"]]
+        x, y = (
+            None if t is None else t.to(self.device) for t in (batch["x"], batch["y"])
+        )
+
+        def excess(attack: Attack) -> float:
+            result = attack.run(self.model, x, y, physics)
+            return float((result.loss - result.loss_clean).mean())
+
+        with _buffers_set(physics, batch["buffers"]):
+            strong, weak = excess(self.monitor), excess(self.attack)
+        ratio = strong / max(weak, torch.finfo(torch.float32).tiny)
+        if len(self.monitor_history) > 1 and ratio > 1.5 * median(self.monitor_history):
+            warnings.warn(
+                f"Epoch {epoch}: the monitor attack harms {ratio:.2f} times as much as the "
+                f"training attack, up from {median(self.monitor_history):.2f}: catastrophic "
+                "overfitting. "
+                "Train with more steps, or go back to an earlier checkpoint.",
+                stacklevel=2,
+            )
+        self.monitor_history.append(ratio)
+
+
+def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
+    r"""
+    Input-jitter level that gives the worst-case robustness of an :math:`\ell_2` ball, in closed
+    form.
+
+    After Krainovic et al. (NeurIPS 2023), who show that a linear denoiser trained with the right
+    jitter is the one optimal in the worst case. For measurements :math:`y = s + z` with signal
+    energy :math:`c = \mathbb{E}\|s\|^2` and noise energy :math:`q = \mathbb{E}\|z\|^2`, and the
+    estimator :math:`\alpha y`, the worst case over :math:`\|e\| \leq \varepsilon` is, in high
+    dimension, :math:`(\sqrt{\alpha^2 q + (1-\alpha)^2 c} + \alpha\varepsilon)^2`. With
+    :math:`a = c + q` it is least at
+
+    .. math::
+        \alpha^* = \frac{1}{a} \left( c - \varepsilon \sqrt{\frac{cq}{a - \varepsilon^2}} \right),
+
+    and training with jitter of energy :math:`\sigma^2 n` on the :math:`n` measured entries gives
+    :math:`\alpha = c / (a + \sigma^2 n)`. Equal for :math:`\sigma^2 = (c/\alpha^* - a)/n`. For
+    networks this is a starting point, not a law.
+
+    :param float eps: radius :math:`\varepsilon` of the ball, in the unit of the measurements; below
+        the norm of the signal.
+    :param torch.Tensor y: measurements, shape `(B, ...)`, from which the energy is estimated.
+    :param deepinv.physics.Physics physics: the physics, with deepinv's Gaussian noise.
+    :return: (:class:`float`) standard deviation of each measured entry.
+    :raises ValueError: if the physics has no Gaussian noise, or ``eps`` is negative or not below
+        the norm of the signal.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+    >>> y = physics(torch.ones(50, 1, 16, 16))
+    >>> round(dj.input_jitter_sigma(1.6, y, physics), 2)
+    0.1
+    """
+    budget = L2Ball(1.0, relative_to="noise")
+    noise = budget.radii(y, physics).double().square().mean().item()
+    energy = y.detach().abs().double().square().flatten(1).sum(1).mean().item()
+    signal = energy - noise
+    if not 0 <= eps < math.sqrt(max(signal, 0)):
+        raise ValueError(
+            "eps must be at least 0 and below the norm of the signal, here "
+            f"{math.sqrt(max(signal, 0)):.3g}, got {eps!r}."
+        )
+    shrinkage = (signal - eps * math.sqrt(signal * noise / (energy - eps**2))) / energy
+    entries = budget.support(y, physics).flatten(1).sum(1).double().mean().item()
+    return math.sqrt(max(signal / shrinkage - energy, 0) / entries)
+
+
 def _as_list(value) -> list:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+@contextmanager
+def _buffers_set(
+    module: torch.nn.Module, buffers: dict[str, torch.Tensor]
+) -> Iterator[None]:
+    # Not physics.update, which may treat what it is given, such as normalising it
+    before = {name: getattr(module, name) for name in buffers}
+    try:
+        for name, buffer in buffers.items():
+            setattr(module, name, buffer.to(before[name].device))
+        yield
+    finally:
+        for name, buffer in before.items():
+            setattr(module, name, buffer)
+
+
+def _datasets(owner) -> Iterator:
+    """The data sets of a loader, or inside a data set such as a subset."""
+    for name in ("dataset", "datasets"):
+        for dataset in _as_list(getattr(owner, name, None)):
+            yield dataset
+            yield from _datasets(dataset)
 
 
 def _global_rng_state() -> dict:

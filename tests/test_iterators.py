@@ -42,7 +42,9 @@ def test_training_step_is_the_equation(name):
     """Eq. (8) and (12) of the paper and their extensions, with the same noise, to 1e-12."""
     model, p, y = jittered(name), physics(), measurements()
     generator = torch.Generator().manual_seed(0)
-    noise = [0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype) for _ in range(K)]
+    noise = [
+        0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype) for _ in range(K)
+    ]
     network = model.prior[0].network
     expected = ALGORITHMS[name].reference(y, p, network, noise)
     plain = ALGORITHMS[name].reference(y, p, network, [0.0 * w for w in noise])
@@ -90,7 +92,9 @@ def test_noise_is_fresh_at_every_iteration_and_every_call(name):
     assert not torch.equal(first, second)
     assert len(draws) == 2 * K
     assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
-    assert all(not torch.equal(w[0], w[1]) for w in draws)  # nor shared by the samples of a batch
+    assert all(
+        not torch.equal(w[0], w[1]) for w in draws
+    )  # nor shared by the samples of a batch
 
 
 @every_algorithm
@@ -169,13 +173,19 @@ def test_one_level_per_iteration(name):
         model.init_params_algo["stepsize"][0].fill_(ETA)
     generator = torch.Generator().manual_seed(0)
     last = 0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype)
-    expected = ALGORITHMS[name].reference(y, p, network, [0.0 * last] * (K - 1) + [last])
+    expected = ALGORITHMS[name].reference(
+        y, p, network, [0.0 * last] * (K - 1) + [last]
+    )
     assert (model(y, p) - expected).abs().max() < 1e-12
 
 
 @every_algorithm
 def test_bfloat16_autocast(name):
-    model, p, y = jittered(name, dtype=torch.float32), physics(torch.float32), measurements()
+    model, p, y = (
+        jittered(name, dtype=torch.float32),
+        physics(torch.float32),
+        measurements(),
+    )
     y = y.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = model(y, p)
@@ -193,7 +203,9 @@ def test_checkpointing_gives_identical_gradients_under_noise(name):
     model = jittered(name)
     torch.manual_seed(0)
     checkpointed = ALGORITHMS[name].build()
-    checkpointed.fixed_point.iterator = dj.CheckpointedIterator(checkpointed.fixed_point.iterator)
+    checkpointed.fixed_point.iterator = dj.CheckpointedIterator(
+        checkpointed.fixed_point.iterator
+    )
     law = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(0))
     dj.jitter(checkpointed, law)
     out, grads = output_and_gradients(model, p, y)
@@ -207,7 +219,9 @@ def test_checkpointing_gives_identical_gradients_under_noise(name):
 def test_scales_in_a_model(scale, checkpoint):
     model = dj.UnfoldedGD(Network(), max_iter=3, stepsize=0.4, checkpoint=checkpoint)
     dj.jitter(model, dj.GaussianJitter(0.3, scale, torch.Generator().manual_seed(0)))
-    out, grads = output_and_gradients(model, physics(torch.float32), measurements(torch.float32))
+    out, grads = output_and_gradients(
+        model, physics(torch.float32), measurements(torch.float32)
+    )
     assert torch.isfinite(out).all() and all(torch.isfinite(g).all() for g in grads)
 
 
@@ -222,7 +236,11 @@ def test_official_scale_is_the_paper_s_code():
     m, x, network = p.mask, p.mask * y, model.prior[0].network
     for _ in range(K):
         stepped = x - ETA * m * (m * x - y)
-        w = stepped.max() * 0.2 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        w = (
+            stepped.max()
+            * 0.2
+            * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        )
         x = stepped - ETA * (network(x) + w)
     assert (model(y, p) - x).abs().max() < 1e-12
 
@@ -270,7 +288,9 @@ def test_iterator_pickles_and_serves_a_hand_built_model():
     p, y = physics(), measurements()
     network = model.prior[0].network
     generator = torch.Generator().manual_seed(0)
-    noise = [0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype) for _ in range(K)]
+    noise = [
+        0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype) for _ in range(K)
+    ]
     with torch.no_grad():
         model.init_params_algo["stepsize"][0].fill_(ETA)
     expected = ALGORITHMS["GD"].reference(y, p, network, noise)
@@ -279,13 +299,20 @@ def test_iterator_pickles_and_serves_a_hand_built_model():
 
 def host_gd(**kwargs):
     kwargs = {"unfold": True, "max_iter": 3, "trainable_params": ["stepsize"]} | kwargs
-    return dinv.optim.GD(data_fidelity=dinv.optim.L2(), prior=dinv.optim.Tikhonov(), **kwargs)
+    return dinv.optim.GD(
+        data_fidelity=dinv.optim.L2(), prior=dinv.optim.Tikhonov(), **kwargs
+    )
 
 
 @pytest.mark.parametrize(
     "model, sigma, error, message",
     [
-        (lambda: host_gd(unfold=False), 0.1, ValueError, "unfold=False.*build it with unfold=True"),
+        (
+            lambda: host_gd(unfold=False),
+            0.1,
+            ValueError,
+            "unfold=False.*build it with unfold=True",
+        ),
         (lambda: host_gd(DEQ=True), 0.1, ValueError, "not defined with DEQ"),
         (
             lambda: host_gd(anderson_acceleration=True),
@@ -293,20 +320,43 @@ def host_gd(**kwargs):
             ValueError,
             "not defined with anderson_acceleration",
         ),
-        (lambda: host_gd(backtracking=True), 0.1, ValueError, "not defined with backtracking"),
-        (lambda: host_gd(early_stop=True), 0.1, ValueError, "not defined with early_stop"),
+        (
+            lambda: host_gd(backtracking=True),
+            0.1,
+            ValueError,
+            "not defined with backtracking",
+        ),
+        (
+            lambda: host_gd(early_stop=True),
+            0.1,
+            ValueError,
+            "not defined with early_stop",
+        ),
         (
             lambda: dinv.optim.PDCP(
-                data_fidelity=dinv.optim.L2(), prior=dinv.optim.Tikhonov(), unfold=True, trainable_params=[]
+                data_fidelity=dinv.optim.L2(),
+                prior=dinv.optim.Tikhonov(),
+                unfold=True,
+                trainable_params=[],
             ),
             0.1,
             TypeError,
             "defined for the iterators of GD, PGD, FISTA, HQS, ADMM, DRS, got CPIteration",
         ),
-        (lambda: nn.Identity(), 0.1, TypeError, "needs a deepinv.optim.BaseOptim.*got Identity"),
+        (
+            lambda: nn.Identity(),
+            0.1,
+            TypeError,
+            "needs a deepinv.optim.BaseOptim.*got Identity",
+        ),
         (host_gd, -1, ValueError, "finite and non-negative, got -1"),
         (host_gd, float("inf"), ValueError, "finite and non-negative, got inf"),
-        (host_gd, [0.1, 0.1], ValueError, "one per iteration, got 2 levels for max_iter=3"),
+        (
+            host_gd,
+            [0.1, 0.1],
+            ValueError,
+            "one per iteration, got 2 levels for max_iter=3",
+        ),
         (
             lambda: ALGORITHMS["HQS"].build(),
             dj.GaussianJitter(0.1, "official"),
@@ -326,5 +376,7 @@ def test_wrong_nesting_is_refused():
         dj.CheckpointedIterator(dj.JitteredIterator(GDIteration(), 0.1))
     with pytest.raises(TypeError, match="jittered already"):
         dj.JitteredIterator(dj.JitteredIterator(GDIteration(), 0.1), 0.1)
-    with pytest.raises(TypeError, match="unjitter needs a deepinv.optim.BaseOptim, got Identity"):
+    with pytest.raises(
+        TypeError, match="unjitter needs a deepinv.optim.BaseOptim, got Identity"
+    ):
         dj.unjitter(nn.Identity())

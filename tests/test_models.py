@@ -47,7 +47,9 @@ PRIORS = {
 def test_is_the_host_s_model(name, kind):
     build, wrap, sigma = PRIORS[kind][name]
     prior, y = build(), torch.randn(2, 1, 9, 7)
-    model = MODELS[name](prior, stepsize=0.5, max_iter=K, lambda_reg=0.7, sigma_denoiser=sigma)
+    model = MODELS[name](
+        prior, stepsize=0.5, max_iter=K, lambda_reg=0.7, sigma_denoiser=sigma
+    )
     host = HOSTS[name](
         data_fidelity=dinv.optim.L2(),
         prior=wrap(prior),
@@ -75,15 +77,23 @@ def test_one_prior_per_iteration(name):
 
 
 @every_model
-@pytest.mark.parametrize("stepsize", [0.5, [0.5], [0.5, 0.4, 0.3, 0.2], torch.tensor(0.5)])
+@pytest.mark.parametrize(
+    "stepsize", [0.5, [0.5], [0.5, 0.4, 0.3, 0.2], torch.tensor(0.5)]
+)
 @pytest.mark.parametrize("trainable", [["stepsize"], [], ["stepsize", "lambda_reg"]])
 def test_step_sizes_fixed_and_learned(name, stepsize, trainable):
     model = MODELS[name](
-        Network(), stepsize=stepsize, max_iter=K, trainable_params=trainable, sigma_denoiser=0.1
+        Network(),
+        stepsize=stepsize,
+        max_iter=K,
+        trainable_params=trainable,
+        sigma_denoiser=0.1,
     )
     names = [n for n, _ in model.named_parameters()]
     steps = len(stepsize) if isinstance(stepsize, list) else 1
-    assert sum("stepsize" in n for n in names) == (steps if "stepsize" in trainable else 0)
+    assert sum("stepsize" in n for n in names) == (
+        steps if "stepsize" in trainable else 0
+    )
     assert sum("lambda" in n for n in names) == ("lambda_reg" in trainable)
 
 
@@ -144,7 +154,10 @@ def test_checkpoint_keeps_fewer_activations():
 
 @every_model
 def test_jitter_argument(name):
-    assert MODELS[name](Network()).fixed_point.iterator.__class__.__name__ == f"{name}Iteration"
+    assert (
+        MODELS[name](Network()).fixed_point.iterator.__class__.__name__
+        == f"{name}Iteration"
+    )
     law = dj.GaussianJitter([0.1, 0.2], "norm")
     model = MODELS[name](Network(), max_iter=2, jitter=law)
     assert model.fixed_point.iterator.jitter is law
@@ -156,21 +169,53 @@ def test_jitter_argument(name):
         ({"step_size": 0.3}, TypeError, "unexpected keyword argument 'step_size'"),
         ({"max_iter": 0}, ValueError, "max_iter must be a positive integer, got 0"),
         ({"max_iter": 2.5}, ValueError, "max_iter must be a positive integer, got 2.5"),
-        ({"stepsize": [0.1, 0.2]}, ValueError, "stepsize must hold one value .* got 2 for max_iter=10"),
-        ({"trainable_params": ["step"]}, ValueError, r"names in .*'stepsize'.* got \['step'\]"),
+        (
+            {"stepsize": [0.1, 0.2]},
+            ValueError,
+            "stepsize must hold one value .* got 2 for max_iter=10",
+        ),
+        (
+            {"trainable_params": ["step"]},
+            ValueError,
+            r"names in .*'stepsize'.* got \['step'\]",
+        ),
         ({"trainable_params": "stepsize"}, ValueError, "must be a list of names"),
-        ({"trainable_params": ["sigma_denoiser"]}, ValueError, "needs a start: pass sigma_denoiser"),
-        ({"positive_stepsize": True, "stepsize": -1.0}, ValueError, "from a positive start, got stepsize=-1"),
-        ({"positive_stepsize": True, "trainable_params": []}, ValueError, "a learned stepsize positive"),
-        ({"prior": [Network(), Network()]}, ValueError, "one per iteration, got 2 for max_iter=10"),
-        ({"prior": Shrink()}, ValueError, "needs the noise level it removes, got Shrink"),
+        (
+            {"trainable_params": ["sigma_denoiser"]},
+            ValueError,
+            "needs a start: pass sigma_denoiser",
+        ),
+        (
+            {"positive_stepsize": True, "stepsize": -1.0},
+            ValueError,
+            "from a positive start, got stepsize=-1",
+        ),
+        (
+            {"positive_stepsize": True, "trainable_params": []},
+            ValueError,
+            "a learned stepsize positive",
+        ),
+        (
+            {"prior": [Network(), Network()]},
+            ValueError,
+            "one per iteration, got 2 for max_iter=10",
+        ),
+        (
+            {"prior": Shrink()},
+            ValueError,
+            "needs the noise level it removes, got Shrink",
+        ),
         ({"prior": "DnCNN"}, TypeError, "a network x -> f.x., got str"),
         (
             {"prior": dinv.models.ArtifactRemoval(nn.Identity())},
             TypeError,
             "a network x -> f.x., got ArtifactRemoval",
         ),
-        ({"init": torch.zeros(1)}, TypeError, r"callable as init\(y, physics\), got Tensor"),
+        (
+            {"init": torch.zeros(1)},
+            TypeError,
+            r"callable as init\(y, physics\), got Tensor",
+        ),
         ({"jitter": -0.1}, ValueError, "finite and non-negative"),
         ({"jitter": [0.1, 0.2]}, ValueError, "got 2 levels for max_iter=10"),
     ],

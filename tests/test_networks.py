@@ -49,7 +49,10 @@ def test_untrained_images_networks_are_the_plain_algorithm():
     [
         (lambda: dj.PointMLP(layers=1), "layers must be at least 2, got 1"),
         (lambda: dj.UnrolledDnCNN(1, depth=2), "depth must be at least 3, got 2"),
-        (lambda: dj.UnrolledDnCNN(1, width=6), "groups must divide width, got groups=4 and width=6"),
+        (
+            lambda: dj.UnrolledDnCNN(1, width=6),
+            "groups must divide width, got groups=4 and width=6",
+        ),
     ],
 )
 def test_refused(build, message):

@@ -14,7 +14,10 @@ LAWS = [
     ("std", [0.1, 0.1]),
     ("norm", [0.1 / 6000**0.5] * 2),
     ("relative", [0.05, 0.4]),
-    ("official", [0.1 * 0.7, 0.1 * 0.7]),  # 0.7 = the batch's largest value after the data step
+    (
+        "official",
+        [0.1 * 0.7, 0.1 * 0.7],
+    ),  # 0.7 = the batch's largest value after the data step
 ]
 
 
@@ -58,7 +61,12 @@ def test_a_seed_means_the_same_noise_in_any_memory_layout():
 
 def test_samples_of_a_batch_do_not_influence_each_other():
     """Only the official scale couples them, which is what it reproduces."""
-    for scale, coupled in [("std", False), ("norm", False), ("relative", False), ("official", True)]:
+    for scale, coupled in [
+        ("std", False),
+        ("norm", False),
+        ("relative", False),
+        ("official", True),
+    ]:
         w = []
         for factor in (1, 100):
             x = X.abs() * torch.tensor([1.0, factor]).reshape(2, 1, 1, 1)
@@ -74,7 +82,9 @@ def test_only_the_official_scale_is_part_of_the_graph():
         assert w.requires_grad is (scale == "official")
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda law: pickle.loads(pickle.dumps(law))])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda law: pickle.loads(pickle.dumps(law))]
+)
 def test_a_copy_goes_on_with_the_same_noise(copied):
     law = dj.GaussianJitter([0.1, 0.2], "relative", torch.Generator().manual_seed(5))
     law(X)
@@ -83,7 +93,9 @@ def test_a_copy_goes_on_with_the_same_noise(copied):
     assert torch.equal(other(X, 1), law(X, 1))
 
 
-@pytest.mark.parametrize("sigma", [0.1, torch.tensor(0.1), [0.1], (0.1,), torch.tensor([0.1])])
+@pytest.mark.parametrize(
+    "sigma", [0.1, torch.tensor(0.1), [0.1], (0.1,), torch.tensor([0.1])]
+)
 def test_one_level(sigma):
     assert dj.GaussianJitter(sigma).sigma_at(7) == pytest.approx(0.1)
 
@@ -91,7 +103,9 @@ def test_one_level(sigma):
 def test_one_level_per_iteration():
     law = dj.GaussianJitter([0.0, 1.0])
     assert [law.sigma_at(0), law.sigma_at(1)] == [0.0, 1.0]
-    with pytest.raises(ValueError, match="sigma has 2 levels but iteration 3 was reached"):
+    with pytest.raises(
+        ValueError, match="sigma has 2 levels but iteration 3 was reached"
+    ):
         law.sigma_at(2)
 
 
@@ -102,10 +116,22 @@ def test_one_level_per_iteration():
         ({"sigma": float("nan")}, ValueError, "finite and non-negative, got nan"),
         ({"sigma": [0.1, float("inf")]}, ValueError, "finite and non-negative"),
         ({"sigma": []}, ValueError, "at least one level, got an empty sequence"),
-        ({"sigma": "small"}, TypeError, "a number or one number per iteration, got 'small'"),
+        (
+            {"sigma": "small"},
+            TypeError,
+            "a number or one number per iteration, got 'small'",
+        ),
         ({"sigma": None}, TypeError, "a number or one number per iteration, got None"),
-        ({"sigma": 0.1, "scale": "var"}, ValueError, "scale must be one of .* got 'var'"),
-        ({"sigma": 0.1, "generator": 0}, TypeError, "generator must be a torch.Generator or None"),
+        (
+            {"sigma": 0.1, "scale": "var"},
+            ValueError,
+            "scale must be one of .* got 'var'",
+        ),
+        (
+            {"sigma": 0.1, "generator": 0},
+            TypeError,
+            "generator must be a torch.Generator or None",
+        ),
     ],
 )
 def test_refused(arguments, error, message):

@@ -6,13 +6,15 @@ import re
 import warnings
 from pathlib import Path
 
+import deepinv
+
 import deepinv_jitter as dj
 
 ROOT = Path(dj.__file__).parent
 LAYERS = [
-    {"noise", "physics", "networks", "datasets"},
-    {"iterators", "priors"},
-    {"models", "trainers"},
+    {"noise", "physics", "networks", "datasets", "shifts", "metrics", "budgets"},
+    {"iterators", "priors", "attacks"},
+    {"models", "trainers", "risks", "evaluation"},
     {"__init__"},
 ]
 MODULES = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
@@ -23,8 +25,14 @@ def relative_imports(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             yield node.module
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-            assert not any(name.startswith("deepinv_jitter") for name in names), "imports the root"
+            names = (
+                [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else [a.name for a in node.names]
+            )
+            assert not any(
+                name.startswith("deepinv_jitter") for name in names
+            ), "imports the root"
 
 
 def test_every_module_has_its_layer_and_imports_run_downwards():
@@ -38,13 +46,22 @@ def test_every_module_has_its_layer_and_imports_run_downwards():
 def test_no_litter():
     for name, tree in MODULES.items():
         for node in ast.walk(tree):
-            assert not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"), name
-            assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == "*"), name
+            assert not (
+                isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+            ), name
+            assert not (
+                isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+            ), name
         assert ast.get_docstring(tree), f"{name} has no docstring"
 
 
 def test_the_public_face_is_what_the_map_names():
-    imported = {a.name for n in MODULES["__init__"].body if isinstance(n, ast.ImportFrom) for a in n.names}
+    imported = {
+        a.name
+        for n in MODULES["__init__"].body
+        if isinstance(n, ast.ImportFrom)
+        for a in n.names
+    }
     assert dj.__all__ == sorted(dj.__all__) and set(dj.__all__) == imported
     modules = set(re.findall(r"deepinv_jitter\.(\w+)`", dj.__doc__))
     assert modules == set(MODULES) - {"__init__"}
@@ -52,19 +69,38 @@ def test_the_public_face_is_what_the_map_names():
     assert set(re.findall(r"deepinv_jitter/(\w+)\.py", readme)) == modules
 
 
+def documentation(thing):
+    """The docstring, with those it refers to for the other parameters."""
+    doc = inspect.getdoc(thing) or ""
+    for name in re.findall(r"are those of\s+:class:`(?:\w+\.)*(\w+)`", doc):
+        doc += documentation(getattr(dj, name, None) or getattr(deepinv, name))
+    return doc
+
+
+def hosts(thing):
+    """The parameters which a trainer takes over from deepinv's."""
+    inherits = inspect.isclass(thing) and issubclass(thing, deepinv.Trainer)
+    return inspect.signature(deepinv.Trainer).parameters if inherits else ()
+
+
 def test_public_things_are_documented_typed_and_have_an_example():
     for name in dj.__all__:
         thing = getattr(dj, name)
-        doc = inspect.getdoc(thing)
+        doc = documentation(thing)
         call = thing.__init__ if inspect.isclass(thing) else thing
         for parameter in inspect.signature(call).parameters.values():
-            if parameter.name in ("self", "args", "kwargs"):
+            if parameter.name in ("self", "args", "kwargs") or parameter.name in hosts(
+                thing
+            ):
                 continue
-            assert parameter.annotation is not parameter.empty, f"{name}: {parameter} has no type"
-            inherited = name in ("JitterTrainer", "UnfoldedPGD")
-            assert inherited or f" {parameter.name}:" in doc, f"{name}: {parameter} undocumented"
+            assert (
+                parameter.annotation is not parameter.empty
+            ), f"{name}: {parameter} has no type"
+            assert f" {parameter.name}:" in doc, f"{name}: {parameter} undocumented"
         wrapper = name in ("CheckpointedIterator", "ConditionedIterator")
-        assert wrapper or ">>>" in doc, f"{name} has no example"
+        base = inspect.isabstract(thing)
+        result = name in ("ConvergenceBound", "Risk")
+        assert wrapper or base or result or ">>>" in doc, f"{name} has no example"
 
 
 def test_import_is_silent():

@@ -11,7 +11,9 @@ class Affine(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.a, self.b = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(0.2))
+        self.a, self.b = nn.Parameter(torch.tensor(0.3)), nn.Parameter(
+            torch.tensor(0.2)
+        )
 
     def forward(self, x, y):
         return self.a * x + self.b * y
@@ -34,7 +36,11 @@ def pgd(x, y, f, eta):
 def test_network_that_reads_the_measurements(model, prior, step, jitter, checkpoint):
     f, physics = Affine(), dinv.physics.Denoising()
     model = model(
-        prior(f, reads_y=True), stepsize=0.5, max_iter=3, jitter=jitter, checkpoint=checkpoint
+        prior(f, reads_y=True),
+        stepsize=0.5,
+        max_iter=3,
+        jitter=jitter,
+        checkpoint=checkpoint,
     ).eval()
     y1, y2 = torch.randn(2, 4, 2)
     # both forward passes before the backward passes: no measurements may be kept in between
@@ -45,7 +51,9 @@ def test_network_that_reads_the_measurements(model, prior, step, jitter, checkpo
             x = step(x, y, f, 0.5)
         assert torch.allclose(out, x, atol=1e-6)
         expected = torch.autograd.grad(x.sum(), f.b, retain_graph=True)
-        assert torch.allclose(torch.autograd.grad(out.sum(), f.b)[0], expected[0], atol=1e-5)
+        assert torch.allclose(
+            torch.autograd.grad(out.sum(), f.b)[0], expected[0], atol=1e-5
+        )
 
 
 def test_network_without_measurements():
@@ -63,10 +71,14 @@ def test_plain_host_model_cannot_show_the_measurements():
         trainable_params=[],
         max_iter=2,
     )
-    with pytest.raises(ValueError, match="reads the measurements, .* build the model with UnfoldedGD"):
+    with pytest.raises(
+        ValueError, match="reads the measurements, .* build the model with UnfoldedGD"
+    ):
         model(torch.randn(3, 2), dinv.physics.Denoising())
 
 
 def test_network_must_be_a_module():
-    with pytest.raises(TypeError, match="network must be a torch.nn.Module, got function"):
+    with pytest.raises(
+        TypeError, match="network must be a torch.nn.Module, got function"
+    ):
         dj.GradientPrior(lambda x: x)

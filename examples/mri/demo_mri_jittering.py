@@ -2,22 +2,23 @@ r"""
 SGD and SPGD jittering on brain MRI
 ===================================
 
-Single-coil MRI, 4x accelerated, of real brain anatomy. Two unrolled networks, gradient descent (GD) and proximal
-gradient descent (PGD), are each trained twice from the same start: with the mean squared error (MSE), and with
-jittering, that is, with noise on every gradient step in training and none in evaluation. All are then judged on slices
-they never saw, on the same measurements: clean, with more noise on the measured part of k-space than in training, and on
-coronal slices, an orientation that was not in the training data.
+Single-coil MRI, 4x accelerated, of real brain anatomy. Two unrolled networks, gradient descent (GD)
+and proximal gradient descent (PGD), are each trained twice from the same start: with the mean
+squared error (MSE), and with jittering, that is, with noise on every gradient step in training and
+none in evaluation. All are then judged on slices they never saw, on the same measurements: clean,
+with more noise on the measured part of k-space than in training, and on coronal slices, an
+orientation that was not in the training data.
 
-The default size takes a few minutes on two CPU cores. Networks of this kind need longer than that to train from
-nothing, so training starts from the two small checkpoints beside this file; ``--retrain`` makes them anew (MSE training,
-about half an hour on two cores).
+The default size takes a few minutes on two CPU cores. Networks of this kind need longer than that
+to train from nothing, so training starts from the two small checkpoints beside this file, trained
+with MSE by this same script; ``--retrain`` makes them anew, in about half an hour.
 """
 
 # %%
 # Settings
 # --------
-# ``--data`` takes a folder of fastMRI single-coil files instead of the brain; the brain is then what the networks were
-# not trained on.
+# ``--data`` takes a folder of fastMRI single-coil files instead of the brain; the brain is then
+# what the networks were not trained on.
 
 import argparse
 import csv
@@ -33,11 +34,15 @@ import deepinv_jitter as dj
 
 parser = argparse.ArgumentParser(description="SGD and SPGD jittering on brain MRI")
 parser.add_argument("--device", default="cpu")
-parser.add_argument("--epochs", type=int, default=4, help="of each of the four trainings")
+parser.add_argument(
+    "--epochs", type=int, default=3, help="of each of the four trainings"
+)
 parser.add_argument("--size", type=int, default=96, help="pixels along each side")
 parser.add_argument("--data", help="folder of fastMRI single-coil .h5 files")
 parser.add_argument("--out", type=Path, default=Path("results"))
-parser.add_argument("--retrain", action="store_true", help="train the start from nothing first")
+parser.add_argument(
+    "--retrain", action="store_true", help="train the start from nothing first"
+)
 args = parser.parse_args()
 
 HERE = Path(__file__).parent
@@ -53,7 +58,8 @@ args.out.mkdir(parents=True, exist_ok=True)
 # %%
 # Data
 # ----
-# Axial slices of the MNI152 brain, train and test at least 5 mm apart, and coronal slices for the shift.
+# Axial slices of the MNI152 brain, train and test at least 5 mm apart, and coronal slices for the
+# shift.
 
 size = (args.size, args.size)
 
@@ -66,7 +72,9 @@ def brain(split, plane="axial", **kwargs):
 
 if args.data:
     slices = dj.fastmri_slices(args.data, img_size=size)
-    cut = int(0.8 * len(slices))  # files are in order: the last ones are kept for the test
+    cut = int(
+        0.8 * len(slices)
+    )  # files are in order: the last ones are kept for the test
     train, test = Subset(slices, range(cut)), Subset(slices, range(cut, len(slices)))
     shifted, shift_name = brain("test"), "brain"
 else:
@@ -74,22 +82,26 @@ else:
     test, shifted, shift_name = brain("test"), brain("test", "coronal"), "coronal"
 
 test_sets = {
-    name: torch.stack([data[i]["x"] for i in torch.linspace(0, len(data) - 1, 12).int()])
+    name: torch.stack(
+        [data[i]["x"] for i in torch.linspace(0, len(data) - 1, 12).int()]
+    )
     for name, data in {"test": test, "shift": shifted}.items()
 }
 
 # %%
 # Physics
 # -------
-# Masks of the fastMRI challenge, a new one for every image. Training data are measured anew in every epoch; the test
-# data are measured once, so that all methods see the same masks and the same noise.
+# Masks of the fastMRI challenge, a new one for every image. Training data are measured anew in
+# every epoch; the test data are measured once, so that all methods see the same masks and noise.
 
 
 def acquisition(seed):
     rng = torch.Generator(args.device).manual_seed(seed)
     noise = dinv.physics.GaussianNoise(NOISE, rng=rng)
     physics = dj.SingleCoilMRI(img_size=size, noise_model=noise, device=args.device)
-    return physics, dj.FastMRIMaskGenerator(size, acceleration=4, seed=seed, device=args.device)
+    return physics, dj.FastMRIMaskGenerator(
+        size, acceleration=4, seed=seed, device=args.device
+    )
 
 
 def measure(x, more_noise=0.0):
@@ -110,13 +122,15 @@ columns = {
 # %%
 # Models and training
 # -------------------
-# The two networks of a pair share their start, their batches, masks and measurement noise; the jitter is all that
-# differs. One argument makes the model a jittered one.
+# The two networks of a pair share their start, their batches, masks and measurement noise; the
+# jitter is all that differs. One argument makes the model a jittered one.
 
 
 def build(model, jitter=None):
     network = dj.UnrolledDnCNN(2, depth=4, width=32, residual=model is dj.UnfoldedPGD)
-    return model(network, stepsize=1.0, max_iter=ITERATIONS, jitter=jitter).to(args.device)
+    return model(network, stepsize=1.0, max_iter=ITERATIONS, jitter=jitter).to(
+        args.device
+    )
 
 
 def fit(model, epochs, lr):
@@ -146,20 +160,29 @@ methods = {
     "PGD, MSE": (dj.UnfoldedPGD, None),
     "PGD, SPGD jittering": (dj.UnfoldedPGD, JITTER),
 }
+
+
+def slug(name):
+    return name.lower().replace(",", "").replace(" ", "_")
+
+
 models = {}
 for name, (model, jitter) in methods.items():
     checkpoint = HERE / f"start_{model.__name__.lower()}.pt"
     if args.retrain and jitter is None:
         print(f"\nThe start of {model.__name__}")
-        torch.save(fit(build(model), RETRAIN_EPOCHS, lr=2e-3).cpu().state_dict(), checkpoint)
+        torch.save(
+            fit(build(model), RETRAIN_EPOCHS, lr=2e-3).cpu().state_dict(), checkpoint
+        )
     print(f"\n{name}")
     models[name] = build(model, jitter)
     models[name].load_state_dict(torch.load(checkpoint, weights_only=True))
     models[name] = fit(models[name], args.epochs, lr=5e-4)
+    torch.save(models[name].state_dict(), args.out / f"{slug(name)}.pt")
 
 # %%
-# Reference rows: the zero-filled reconstruction :math:`A^\top y`, and total variation with the best weight of a few on
-# training slices.
+# Reference rows: the zero-filled reconstruction :math:`A^\top y`, and total variation with the best
+# weight of a few on training slices.
 
 
 def total_variation(weight):
@@ -211,7 +234,8 @@ with open(args.out / "mri_jittering.csv", "w", newline="") as file:
     writer.writerows(rows)
 
 # %%
-# One slice, clean and under the stronger noise. All images share one grey scale, all error maps another.
+# One slice, clean and under the stronger noise. All images share one grey scale, all error maps
+# another.
 
 shown = ["clean", f"noise +{MORE_NOISE[-1]}"]
 names = [*references, *models]
@@ -234,4 +258,6 @@ for ax in axes.flat:
     ax.set_axis_off()
 figure.tight_layout(pad=0.4)
 figure.savefig(args.out / "mri_jittering.png", dpi=110)
-print(f"\nTable and figure in {args.out}, {time.perf_counter() - start_time:.0f} s in all")
+print(
+    f"\nTable and figure in {args.out}, {time.perf_counter() - start_time:.0f} s in all"
+)
