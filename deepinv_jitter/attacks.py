@@ -393,26 +393,8 @@ class PowerAttack(SearchAttack):
     tensor([0.1000, 0.1000, 0.1000, 0.1000, 0.1000])
     """
 
-    def __init__(
-        self,
-        budget: Budget,
-        *,
-        steps: int = 3,
-        start: str | None = None,
-        keep: str = "best",
-        objective: Objective = "error",
-        seed: int = 0,
-        checks: bool = True,
-    ):
-        super().__init__(
-            budget,
-            steps=steps,
-            start=start,
-            keep=keep,
-            objective=objective,
-            seed=seed,
-            checks=checks,
-        )
+    def __init__(self, budget: Budget, *, steps: int = 3, **kwargs):
+        super().__init__(budget, steps=steps, **kwargs)
 
     def search(self, problem, delta):
         for _ in range(self.steps):
@@ -457,26 +439,8 @@ class APGDAttack(SearchAttack):
     60
     """
 
-    def __init__(
-        self,
-        budget: Budget,
-        *,
-        steps: int = 100,
-        start: str | None = None,
-        keep: str = "best",
-        objective: Objective = "error",
-        seed: int = 0,
-        checks: bool = True,
-    ):
-        super().__init__(
-            budget,
-            steps=steps,
-            start=start,
-            keep=keep,
-            objective=objective,
-            seed=seed,
-            checks=checks,
-        )
+    def __init__(self, budget: Budget, *, steps: int = 100, **kwargs):
+        super().__init__(budget, steps=steps, **kwargs)
 
     def search(self, problem, delta):
         step, previous, alpha = 2 * problem.eps, delta, 1.0

@@ -22,6 +22,8 @@ from deepinv.datasets.base import batch_as_dict
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from . import checks
+
 PLANES = ("sagittal", "coronal", "axial")
 # Of every 40 mm along an axis, those of each split, 5 mm apart within a period and across periods
 PERIOD = 40
@@ -56,9 +58,9 @@ class PointDataset(ImageDataset):
 
     def __init__(self, length: int, *, center: Iterable[float] = (0.0, 0.0)):
         super().__init__(use_dict_output=True)
-        self.length = _checked("length", length, Integral, 1)
+        self.length = checks.number("length", length, Integral, 1)
         center = tuple(center) if isinstance(center, Iterable) else (center,)
-        self.center = tuple(_checked("center", c, Real) for c in center)
+        self.center = tuple(checks.number("center", c, Real) for c in center)
         if len(center) != 2:
             raise ValueError(f"center must hold two numbers, got {len(center)}.")
 
@@ -134,15 +136,17 @@ class ReflectivityDataset(ImageDataset):
         throw: float = 24.0,
     ):
         super().__init__(use_dict_output=True)
-        self.length = _checked("length", length, Integral, 1)
+        self.length = checks.number("length", length, Integral, 1)
         self.img_size = _checked_size(img_size)
-        self.seed = _checked("seed", seed, Integral, 0)
-        self.thickness = _checked("thickness", thickness, Real, 1, self.img_size[0])
-        self.dip = _checked("dip", dip, Real, 0)
-        self.fold = _checked("fold", fold, Real, 0)
-        self.pinch_out = _checked("pinch_out", pinch_out, Real, 0, 1)
-        self.faults = _checked("faults", faults, Integral, 0)
-        self.throw = _checked("throw", throw, Real, 1)
+        self.seed = checks.number("seed", seed, Integral, 0)
+        self.thickness = checks.number(
+            "thickness", thickness, Real, 1, self.img_size[0]
+        )
+        self.dip = checks.number("dip", dip, Real, 0)
+        self.fold = checks.number("fold", fold, Real, 0)
+        self.pinch_out = checks.number("pinch_out", pinch_out, Real, 0, 1)
+        self.faults = checks.number("faults", faults, Integral, 0)
+        self.throw = checks.number("throw", throw, Real, 1)
         # Faults bring in rock from above and from the sides: sections are cut from a larger canvas
         slide = self.faults * math.ceil(self.throw)
         self._margin = (slide, math.ceil(0.7 * slide))
@@ -302,13 +306,13 @@ class BrainSliceDataset(ImageDataset):
         if plane not in PLANES:
             raise ValueError(f"plane must be one of {PLANES}, got {plane!r}.")
         img_size = _checked_size(img_size)
-        resolution = _checked("resolution", resolution, Real, 0.1, 10)
-        spacing = _checked("spacing", spacing, Integral, 1)
-        copies = _checked("copies", copies, Integral, 1)
+        resolution = checks.number("resolution", resolution, Real, 0.1, 10)
+        spacing = checks.number("spacing", spacing, Integral, 1)
+        copies = checks.number("copies", copies, Integral, 1)
         self.contrast, self.flip = contrast, flip
         # The template is its own mirror image from left to right
         self._mirrored_axis = -1 if plane == "sagittal" else -2
-        self.seed = _checked("seed", seed, Integral, 0)
+        self.seed = checks.number("seed", seed, Integral, 0)
 
         volume, positions = _brain()
         axis = PLANES.index(plane)
@@ -481,20 +485,7 @@ def _from_zero(index: int, length: int) -> int:
     return i % length
 
 
-def _checked(
-    name: str, value: float, kind: type, low: float = -math.inf, high: float = math.inf
-) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, kind):
-        noun = "a whole number" if kind is Integral else "a number"
-        raise TypeError(f"{name} must be {noun}, got {value!r}.")
-    if not (math.isfinite(value) and low <= value <= high):
-        raise ValueError(
-            f"{name} must be finite and lie from {low} to {high}, got {value}."
-        )
-    return int(value) if kind is Integral else float(value)
-
-
 def _checked_size(img_size: tuple[int, int]) -> tuple[int, int]:
     if not isinstance(img_size, Iterable) or len(size := tuple(img_size)) != 2:
         raise ValueError(f"img_size must hold two whole numbers, got {img_size!r}.")
-    return tuple(_checked("img_size", n, Integral, 1) for n in size)
+    return tuple(checks.number("img_size", n, Integral, 1) for n in size)

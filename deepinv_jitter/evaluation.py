@@ -821,7 +821,8 @@ def _fill(
                 if y is None:
                     y = _measured(physics, x, params, protocol.seed, start)
                 physics.update(**params)
-                bench = _Bench(protocol, model, physics, x, y, start)
+                with _seeded(_seed(protocol.seed, "clean", start), device):
+                    bench = _Bench(protocol, model, physics, x, y, start)
                 ledger.content["metrics"] = _best_values(
                     bench.metrics, protocol.conditions
                 )

@@ -21,6 +21,7 @@ from deepinv.optim.optim_iterators import GDIteration
 from deepinv.physics import Denoising, LinearPhysics, Physics
 from torch import nn
 
+from . import checks
 from .budgets import L2Ball
 from .iterators import IteratorWrapper, JitteredIterator, TiltedFidelity, jitter
 from .noise import GaussianJitter
@@ -385,14 +386,14 @@ def convergence_bound(
     >>> dj.convergence_bound(1.0, 2.0, 100, f_start=3.0, f_inf=1.0, delta=1.0)
     ConvergenceBound(value=1.0, stepsize=0.1)
     """
-    max_iter = _checked("max_iter", max_iter, Integral, 1)
-    lipschitz = _checked("lipschitz", lipschitz, Real)
+    max_iter = checks.number("max_iter", max_iter, Integral, 1)
+    lipschitz = checks.number("lipschitz", lipschitz, Real)
     if lipschitz <= 0:
         raise ValueError(f"lipschitz must be positive, got {lipschitz}.")
-    lipschitz_max = _checked("lipschitz_max", lipschitz_max, Real, lipschitz)
-    f_inf = _checked("f_inf", f_inf, Real)
-    gap = _checked("f_start", f_start, Real, f_inf) - f_inf
-    delta = _checked("delta", delta, Real, 0)
+    lipschitz_max = checks.number("lipschitz_max", lipschitz_max, Real, lipschitz)
+    f_inf = checks.number("f_inf", f_inf, Real)
+    gap = checks.number("f_start", f_start, Real, f_inf) - f_inf
+    delta = checks.number("delta", delta, Real, 0)
     stepsize = math.sqrt(2 / (lipschitz * lipschitz_max * max_iter))
     value = math.sqrt(2 * lipschitz * lipschitz_max / max_iter) * (2 * gap + delta)
     return ConvergenceBound(value, stepsize)
@@ -400,7 +401,7 @@ def convergence_bound(
 
 def _risk(model: nn.Module, samples: int, draw: Callable[[], torch.Tensor]) -> Risk:
     """Mean and standard error of draws of shape `(B,)`, with the model in evaluation mode."""
-    samples = _checked("samples", samples, Integral, 2)
+    samples = checks.number("samples", samples, Integral, 2)
     with _evaluation(model), torch.no_grad():
         errors = torch.stack([draw() for _ in range(samples)])
     return Risk(errors.mean(0), errors.std(0) / math.sqrt(samples))
@@ -448,7 +449,7 @@ def _support_weight(y: torch.Tensor, physics: Physics) -> torch.Tensor:
 
 
 def _law(name: str, sigma: float, generator: torch.Generator | None) -> GaussianJitter:
-    return GaussianJitter(_checked(name, sigma, Real, 0), "norm", generator)
+    return GaussianJitter(checks.number(name, sigma, Real, 0), "norm", generator)
 
 
 class _Step(NamedTuple):
@@ -542,15 +543,3 @@ def _check_tensors(**tensors: torch.Tensor) -> None:
             raise TypeError(
                 f"{name} must be a torch.Tensor, got {type(tensor).__name__}."
             )
-
-
-def _checked(
-    name: str, value: float, kind: type, low: float = -math.inf
-) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, kind):
-        noun = "a whole number" if kind is Integral else "a number"
-        raise TypeError(f"{name} must be {noun}, got {value!r}.")
-    if not (math.isfinite(value) and value >= low):
-        bound = "" if low == -math.inf else f" and at least {low}"
-        raise ValueError(f"{name} must be finite{bound}, got {value}.")
-    return int(value) if kind is Integral else float(value)

@@ -17,6 +17,8 @@ from random import Random
 
 import torch
 
+from . import checks
+
 # The object: where an image exceeds this share of its largest magnitude
 OBJECT_LEVEL = 0.1
 
@@ -56,7 +58,7 @@ class Shift(ABC):
                 f"x must be a batch of shape (B, ...), got {tuple(x.shape)}: add the batch "
                 "dimension, for example x[None]."
             )
-        start = _checked("start", start, Integral, 0)
+        start = checks.number("start", start, Integral, 0)
         # A string is hashed, so neighbouring seeds and numbers give unrelated streams
         edited = torch.stack(
             [
@@ -161,10 +163,10 @@ class HorizontalLayer(Shift):
         position: tuple[int, int] | None = None,
         seed: int = 0,
     ):
-        self.height = _checked("height", height, Real)
-        self.length = _checked("length", length, Integral, 1)
+        self.height = checks.number("height", height, Real)
+        self.length = checks.number("length", length, Integral, 1)
         self.position = _checked_position(position)
-        self.seed = _checked("seed", seed, Integral, 0)
+        self.seed = checks.number("seed", seed, Integral, 0)
 
     def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
         """The layer, see :meth:`Shift.detail`."""
@@ -224,10 +226,10 @@ class Lesion(Shift):
         position: tuple[int, int] | None = None,
         seed: int = 0,
     ):
-        self.radius = _checked("radius", radius, Real, 1)
-        self.contrast = _checked("contrast", contrast, Real)
+        self.radius = checks.number("radius", radius, Real, 1)
+        self.contrast = checks.number("contrast", contrast, Real)
         self.position = _checked_position(position)
-        self.seed = _checked("seed", seed, Integral, 0)
+        self.seed = checks.number("seed", seed, Integral, 0)
 
     def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
         """The disc, see :meth:`Shift.detail`."""
@@ -352,18 +354,6 @@ def _check_same_shape(*tensors: torch.Tensor) -> None:
         )
 
 
-def _checked(
-    name: str, value: float, kind: type, low: float = -math.inf
-) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, kind):
-        noun = "a whole number" if kind is Integral else "a number"
-        raise TypeError(f"{name} must be {noun}, got {value!r}.")
-    if not (math.isfinite(value) and value >= low):
-        bound = "" if low == -math.inf else f" and at least {low}"
-        raise ValueError(f"{name} must be finite{bound}, got {value}.")
-    return int(value) if kind is Integral else float(value)
-
-
 def _checked_position(position: tuple[int, int] | None) -> tuple[int, int] | None:
     if position is None:
         return None
@@ -371,4 +361,4 @@ def _checked_position(position: tuple[int, int] | None) -> tuple[int, int] | Non
         raise ValueError(
             f"position must be None or two whole numbers, got {position!r}."
         )
-    return tuple(_checked("position", p, Integral, 0) for p in place)
+    return tuple(checks.number("position", p, Integral, 0) for p in place)

@@ -1,8 +1,6 @@
 import copy
-import random
 
 import deepinv as dinv
-import numpy as np
 import pytest
 import torch
 from deepinv.loss.metric import MSE, NMSE, PSNR, SSIM
@@ -296,7 +294,7 @@ def test_more_restarts_are_never_weaker(problem, name):
     model, x, y, physics, eps = build(problem)
     attack = ATTACKS[name](dj.L2Ball(3 * eps))
     losses = [attack.run(model, x, y, physics).loss] + [
-        attack.repeat(n).run(model, x, y, physics).loss for n in (1, 2, 4)
+        attack.repeat(n).run(model, x, y, physics).loss for n in (1, 3)
     ]
     assert torch.equal(losses[0], losses[1])
     for weak, strong in zip(losses, losses[1:], strict=False):
@@ -321,12 +319,10 @@ def test_stronger_than_random_single_step_and_transfer(problem, name):
     ball = dj.L2Ball(eps)
     attack = ATTACKS[name](ball, steps=30)
     loss = attack.run(model, x, y, physics).loss
-    assert (
-        loss >= dj.RandomAttack(ball, checks=False).run(model, x, y, physics).loss
-    ).all()
-    assert (
-        loss >= 0.999 * ATTACKS["power"](ball, steps=1).run(model, x, y, physics).loss
-    ).all()
+    rivals = dj.RandomAttack(ball, checks=False), ATTACKS["power"](ball, steps=1)
+    for rival in rivals:
+        # in the plane, the best of 100 directions is the worst case to five digits
+        assert (loss >= 0.9999 * rival.run(model, x, y, physics).loss).all()
     surrogate = copy.deepcopy(model).eval()
     with torch.no_grad():
         for p in surrogate.parameters():
@@ -338,7 +334,7 @@ def test_stronger_than_random_single_step_and_transfer(problem, name):
 @every_problem
 def test_without_bound_the_reconstruction_is_worse_than_none(problem):
     model, x, y, physics, _ = build(problem)
-    result = dj.PowerAttack(dj.L2Ball(1e3)).run(model, x, y, physics)
+    result = ATTACKS["power"](dj.L2Ball(1e3)).run(model, x, y, physics)
     assert (result.loss > x.square().flatten(1).sum(1)).all()
 
 
@@ -391,7 +387,6 @@ class Fragile(nn.Module):
         self.calls += 1
         if self.calls == self.fails:
             raise ArithmeticError("failed")
-        np.zeros(1)
         out = self.layer(self.norm(y)) * self.frozen
         return nn.functional.dropout(out, 0.1, training=True)
 
@@ -528,10 +523,10 @@ def test_region_of_interest_and_functions():
     def inside(x_net, x):
         return ((x_net - x) * region).square().flatten(1).sum(1)
 
-    by_mask = dj.PGDAttack(ball, objective=region).run(model, x, y, physics)
-    by_function = dj.PGDAttack(ball, objective=inside).run(model, x, y, physics)
+    by_mask = ATTACKS["PGD"](ball, objective=region).run(model, x, y, physics)
+    by_function = ATTACKS["PGD"](ball, objective=inside).run(model, x, y, physics)
     assert torch.allclose(by_mask.loss, by_function.loss, rtol=1e-4)
-    overall = dj.PGDAttack(ball)(model, x, y, physics)
+    overall = ATTACKS["PGD"](ball)(model, x, y, physics)
     model.eval()
     with torch.no_grad():
         assert (by_mask.loss > inside(model(y + overall, physics), x)).all()
@@ -540,7 +535,7 @@ def test_region_of_interest_and_functions():
 def test_image_domain():
     """The perturbation is an image; the measurements move by what the physics makes of it."""
     model, x, y, physics, eps = build("mri")
-    attack = dj.PGDAttack(dj.L2Ball(eps, domain="image"))
+    attack = ATTACKS["PGD"](dj.L2Ball(eps, domain="image"))
     result = attack.run(model, x, y, physics)
     assert result.perturbation.shape == x.shape
     assert (result.perturbation.flatten(1).norm(dim=1) <= eps * (1 + 1e-6)).all()
@@ -591,8 +586,10 @@ def test_zero_gradients_give_no_nan(name):
 def test_worst_case_takes_the_worst_for_each_sample():
     model, x, y, physics, eps = build("mri", batch=6)
     ball = dj.L2Ball(eps)
-    members = [dj.PowerAttack(ball, steps=1, start="random", seed=s) for s in range(4)]
-    members.append(dj.PGDAttack(ball, steps=1, rel_step=1.0, objective="deviation"))
+    members = [
+        ATTACKS["power"](ball, steps=1, start="random", seed=seed) for seed in range(4)
+    ]
+    members.append(ATTACKS["PGD"](ball, steps=1, rel_step=1.0, objective="deviation"))
     result = dj.WorstCase(members).run(model, x, y, physics)
     losses = []
     for member in members:
@@ -632,7 +629,7 @@ APGD = dj.APGDAttack(dj.L2Ball(1.0), steps=30)
 
 @every_problem
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("factor", [1e-3, 1.0, 5.0])
+@pytest.mark.parametrize("factor", [1e-3, 0.3, 5.0])
 @pytest.mark.parametrize("objective", ["error", "deviation", NMSE()])
 def test_a_healthy_model_raises_no_flag(problem, dtype, factor, objective):
     model, x, y, physics, eps = build(problem, dtype=dtype)
@@ -936,4 +933,3 @@ def test_attacks_are_stateless_modules():
     attack(model, x, y, physics)
     assert attack.__dict__.keys() == before and not attack.state_dict()
     assert "L2Ball(1.0" in repr(attack) and "steps=7" in repr(attack)
-    assert isinstance(random.choice([attack]), nn.Module)

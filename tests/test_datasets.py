@@ -521,7 +521,7 @@ def test_fastmri_errors(volumes, tmp_path):
 
 
 ERRORS = [
-    (dj.PointDataset, dict(length=0), ValueError, "length must be .* from 1 .* got 0"),
+    (dj.PointDataset, dict(length=0), ValueError, "length must be .* at least 1.* got 0"),
     (
         dj.PointDataset,
         dict(length=2.0),
@@ -553,7 +553,7 @@ ERRORS = [
         ValueError,
         "center must be finite",
     ),
-    (reflectivity, dict(n=0), ValueError, "length must be .* from 1"),
+    (reflectivity, dict(n=0), ValueError, "length must be .* at least 1"),
     (
         reflectivity,
         dict(img_size=64),
@@ -561,14 +561,14 @@ ERRORS = [
         "img_size must hold two whole numbers, got 64",
     ),
     (reflectivity, dict(img_size=(1, 64, 64)), ValueError, "img_size must hold two"),
-    (reflectivity, dict(img_size=(64, 0)), ValueError, "img_size must be .* from 1"),
+    (reflectivity, dict(img_size=(64, 0)), ValueError, "img_size must be .* at least 1"),
     (
         reflectivity,
         dict(img_size=(64, 6.5)),
         TypeError,
         "img_size must be a whole number",
     ),
-    (reflectivity, dict(seed=-1), ValueError, "seed must be .* from 0"),
+    (reflectivity, dict(seed=-1), ValueError, "seed must be .* at least 0"),
     (reflectivity, dict(seed=None), TypeError, "seed must be a whole number, got None"),
     (
         reflectivity,
@@ -577,11 +577,11 @@ ERRORS = [
         "thickness .* from 1 to 64, got 0.5",
     ),
     (reflectivity, dict(thickness=65), ValueError, "thickness .* from 1 to 64, got 65"),
-    (reflectivity, dict(dip=-0.1), ValueError, "dip must be .* from 0"),
+    (reflectivity, dict(dip=-0.1), ValueError, "dip must be .* at least 0"),
     (reflectivity, dict(fold="8"), TypeError, "fold must be a number, got '8'"),
     (reflectivity, dict(pinch_out=1.1), ValueError, "pinch_out .* from 0 to 1"),
     (reflectivity, dict(faults=1.5), TypeError, "faults must be a whole number"),
-    (reflectivity, dict(throw=0), ValueError, "throw .* from 1"),
+    (reflectivity, dict(throw=0), ValueError, "throw .* at least 1"),
     (
         reflectivity,
         dict(fold=200),
@@ -604,8 +604,8 @@ ERRORS = [
         ValueError,
         "spacing must leave a test slice, 40 mm",
     ),
-    (brain, dict(copies=0), ValueError, "copies must be .* from 1"),
-    (brain, dict(seed=-3), ValueError, "seed must be .* from 0"),
+    (brain, dict(copies=0), ValueError, "copies must be .* at least 1"),
+    (brain, dict(seed=-3), ValueError, "seed must be .* at least 0"),
     (brain, dict(img_size=(64,)), ValueError, "img_size must hold two"),
 ]
 

@@ -12,6 +12,7 @@ import deepinv_jitter as dj
 
 ROOT = Path(dj.__file__).parent
 LAYERS = [
+    {"checks"},
     {"noise", "physics", "networks", "datasets", "shifts", "metrics", "budgets"},
     {"iterators", "priors", "attacks"},
     {"models", "trainers", "risks", "evaluation"},

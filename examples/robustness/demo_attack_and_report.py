@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 parser = argparse.ArgumentParser(description="Attack two networks, and report")
 parser.add_argument("--models", type=Path, default=HERE / "models")
 parser.add_argument("--slices", type=int, default=6)
-parser.add_argument("--steps", type=int, default=12, help="of the attack")
+parser.add_argument("--steps", type=int, default=20, help="of the attack")
 parser.add_argument("--out", type=Path, default=Path("results"))
 args = parser.parse_args()
 
@@ -105,7 +105,7 @@ for name, report in reports.items():
 # it is added, in k-space, and as the image :math:`A^\top\delta` that it amounts to.
 
 k = len(x) // 2
-figure, axes = plt.subplots(2, 5, figsize=(12.5, 5.4))
+figure, axes = plt.subplots(2, 5, figsize=(12.5, 5.9))
 for row, (name, model) in zip(axes, models.items()):
     delta = attack(model, x, y, physics)
     with torch.no_grad():
@@ -113,7 +113,7 @@ for row, (name, model) in zip(axes, models.items()):
     k_space = delta[k].norm(dim=0)
     panels = {
         "truth": (x[k], "gray", 1.0),
-        f"{name},\nclean measurements": (clean[k], "gray", 1.0),
+        f"{name},\nas measured": (clean[k], "gray", 1.0),
         "under attack": (attacked[k], "gray", 1.0),
         "perturbation in k-space": (delta[k], "viridis", k_space.max()),
         "and as an image,\nscale 0 to 0.25": (
@@ -126,7 +126,7 @@ for row, (name, model) in zip(axes, models.items()):
         ax.imshow(image.norm(dim=0), cmap=cmap, vmin=0, vmax=largest)
         ax.set_title(title, fontsize=9)
         ax.set_axis_off()
-figure.tight_layout(pad=0.5)
+figure.tight_layout(pad=0.5, h_pad=1.5)
 figure.savefig(args.out / "attack.png", dpi=110)
 print(
     f"\nTables and figures in {args.out}, {time.perf_counter() - start_time:.0f} s in all"
