@@ -18,6 +18,8 @@ Layer 1, the pieces of an unrolled network, and what attacks it:
 - :mod:`~deepinv_jitter.iterators`: where the jitter enters an iteration, and how to silence it.
 - :mod:`~deepinv_jitter.priors`: a network as the gradient or the proximal operator of a prior.
 - :mod:`~deepinv_jitter.attacks`: worst-case perturbations of the measurements, self-checking.
+- :mod:`~deepinv_jitter.states`: what an interrupted evaluation goes on from.
+- :mod:`~deepinv_jitter.reports`: the robustness report, its statistics, tables and curves.
 
 Layer 2, what a training script uses:
 
@@ -25,7 +27,7 @@ Layer 2, what a training script uses:
 - :mod:`~deepinv_jitter.trainers`: the host's Trainer, with noise-free evaluation and exact resume;
   with input jittering; with attacks, which is adversarial training.
 - :mod:`~deepinv_jitter.risks`: average-case, worst-case and generalisation risk; the theory.
-- :mod:`~deepinv_jitter.evaluation`: the robustness report.
+- :mod:`~deepinv_jitter.evaluation`: measures how robust a model is, sample by sample.
 """
 
 from .attacks import (
@@ -45,7 +47,7 @@ from .datasets import (
     ReflectivityDataset,
     fastmri_slices,
 )
-from .evaluation import RobustnessReport, evaluate_robustness
+from .evaluation import evaluate_robustness
 from .iterators import (
     CheckpointedIterator,
     ConditionedIterator,
@@ -60,6 +62,7 @@ from .networks import PointMLP, UnrolledDnCNN
 from .noise import GaussianJitter
 from .physics import FastMRIMaskGenerator, SeismicConvolution, SingleCoilMRI, ricker
 from .priors import GradientPrior, ProximalPrior
+from .reports import RobustnessComparison, RobustnessReport
 from .risks import (
     ConvergenceBound,
     Risk,
@@ -119,6 +122,7 @@ __all__ = [
     "RandomAttack",
     "ReflectivityDataset",
     "Risk",
+    "RobustnessComparison",
     "RobustnessReport",
     "SeismicConvolution",
     "Shift",

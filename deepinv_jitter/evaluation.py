@@ -9,23 +9,16 @@ the seed alone: not on the batch it is in, nor on what was evaluated before it.
 from __future__ import annotations
 
 import copy
-import csv
-import hashlib
-import io
 import math
 import operator
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from numbers import Integral, Real
-from pathlib import Path
 from random import Random
-from statistics import NormalDist
 
-import deepinv
 import torch
 from deepinv.datasets.base import batch_as_dict
 from deepinv.loss.metric import NMSE, PSNR, SSIM, Metric
@@ -33,17 +26,19 @@ from deepinv.physics import GaussianNoise, LinearPhysics, Physics
 from torch import nn
 from tqdm import tqdm
 
+from . import checks
 from .attacks import APGDAttack, Attack, PGDAttack, PowerAttack, RandomAttack, WorstCase
 from .budgets import Budget, L2Ball, column
 from .iterators import no_jitter
 from .metrics import PaperPSNR, PaperSSIM
+from .reports import ERROR, UNITS, Columns, Condition, RobustnessReport
 from .shifts import Shift, contrast_recovery, error_outside
+from .states import Ledger, describe, digests, fingerprint, row
 
-ERROR = "squared error"
 RECOVERY = "contrast recovery"
 OUTSIDE = "error outside"
 WORST_DRAW = "worst draw"
-UNITS = ("eps", "eps/|y|", "eps/|noise|")
+
 
 #: The attacks that have a name. The radius is set by the sweep.
 PRESETS: dict[str, Callable[[Budget], Attack]] = {
@@ -53,27 +48,6 @@ PRESETS: dict[str, Callable[[Budget], Attack]] = {
     ),
     "paper": lambda ball: PGDAttack.paper(ball.radius),
 }
-
-RESAMPLES = 2000
-#: With fewer samples a difference of the same sign in all of them is likelier than 5 % by chance.
-FEWEST = 6
-FORMATS = ("text", "markdown", "csv")
-
-Columns = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One way to treat all samples: its kind, and the radius or the edit that belongs to it."""
-
-    kind: str
-    eps: float | None = None
-    shift: Shift | None = field(default=None, compare=False)
-
-    @property
-    def label(self) -> str:
-        """The name of the condition, unique in a report."""
-        return self.kind if self.eps is None else f"{self.kind}, eps={self.eps:.12g}"
 
 
 def evaluate_robustness(
@@ -178,12 +152,12 @@ def evaluate_robustness(
         conditions=_conditions(epsilons, shifts, physics),
         attack=_attack(attacks),
         metrics=_checked_metrics(metrics),
-        draws=_checked("draws", draws, 1),
-        seed=_checked("seed", seed, 0),
+        draws=checks.number("draws", draws, Integral, 1),
+        seed=checks.number("seed", seed, Integral, 0),
     )
     tensors = chain(model.parameters(), physics.buffers(), [torch.empty(0)])
     device = torch.device(next(tensors).device if device is None else device)
-    ledger = _Ledger(state, protocol.description(model, physics, device))
+    ledger = Ledger(state, protocol.description(model, physics, device))
     in_train_mode = model.training
     with _untouched(model, physics), torch.no_grad():
         _fill(ledger, protocol, model, physics, dataloader, device, verbose)
@@ -196,363 +170,6 @@ def evaluate_robustness(
         model_in_train_mode=in_train_mode,
         seconds=ledger.content["seconds"],
     )
-
-
-@dataclass(repr=False, eq=False)
-class RobustnessReport:
-    r"""
-    The values of every sample under every condition, as :func:`evaluate_robustness` gives them.
-
-    Beside the metrics there are, for radii, columns ``eps``, ``eps/|y|`` and ``eps/|noise|``: the
-    radius as it is, relative to the norm of the sample's measurements, and to the expected norm of
-    the physics' Gaussian noise on the measured entries (NaN for other noise), all in the norm of
-    the budget. ``worst draw`` is the largest squared error of the average case; ``|delta|`` the
-    norm of the perturbation found, and ``gradients`` how many the search for it took.
-
-    Printing a report prints its :meth:`table`.
-
-    :param list conditions: the conditions, each with ``label``, ``kind`` and ``eps``.
-    :param dict values: label to column to values, shape `(N,)` for :math:`N` samples.
-    :param dict metrics: name of each metric to its best value: infinity if higher is better, minus
-        infinity if lower is, and 1 for the contrast recovery.
-    :param dict description: what was evaluated, in words and fingerprints.
-    :param list digests: fingerprint of each sample's data.
-    :param bool model_in_train_mode: whether the model came in training mode.
-    :param float seconds: time that the evaluation took, interruptions left out.
-
-    |sep|
-
-    :Examples:
-
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
-    >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=3)
-    >>> report = dj.evaluate_robustness(
-    ...     model, [torch.zeros(50, 2)], physics, epsilons=[0.1], attacks="quick", verbose=False)
-    >>> bool((report.values["worst case, eps=0.1"]["squared error"]
-    ...     > report.values["clean"]["squared error"]).all())
-    True
-    """
-
-    conditions: list[Condition]
-    values: dict[str, Columns]
-    metrics: dict[str, float]
-    description: dict[str, str]
-    digests: list[str]
-    model_in_train_mode: bool
-    seconds: float
-
-    @property
-    def flags(self) -> dict[str, dict[str, int]]:
-        r"""
-        What should make one doubt the numbers: name to condition to number of samples.
-
-        The names are those of :class:`AttackResult`, of the search that won for a sample; also
-        ``random_beats_attack``, a random perturbation of the average case harms more than what the
-        attack found, and ``model_in_train_mode``, a warning only, as the model was evaluated in
-        evaluation mode. Only flags that were raised are listed.
-        """
-        raised: dict[str, dict[str, int]] = {}
-        if self.model_in_train_mode:
-            raised["model_in_train_mode"] = {"all": len(self.digests)}
-        for label, columns in self.values.items():
-            for name, values in columns.items():
-                if values.dtype == torch.bool and values.any():
-                    raised.setdefault(name, {})[label] = int(values.sum())
-        return raised
-
-    @property
-    def records(self) -> list[dict[str, str | int | float | bool]]:
-        """One dictionary for each condition and sample."""
-        return [
-            {"condition": label, "sample": i}
-            | {name: values[i].item() for name, values in columns.items()}
-            for label, columns in self.values.items()
-            for i in range(len(self.digests))
-        ]
-
-    def summary(self) -> list[dict[str, str | float]]:
-        r"""
-        The statistics of each metric under each condition.
-
-        ``percentile`` is the value that 5 % of the samples are worse than, ``worst`` the worst, and
-        ``low`` and ``high`` the 95 % bootstrap interval of the mean over the samples: percentiles
-        of 2000 means, expanded for small samples after Hesterberg (The American Statistician 69,
-        2015). For a single sample it is NaN.
-
-        :return: (:class:`list`) of dictionaries with ``metric``, ``condition``, the mean radius in
-            three units, and the five statistics.
-        """
-        rows = []
-        for name, best in self.metrics.items():
-            for condition in self.conditions:
-                columns = self.values[condition.label]
-                if name not in columns:
-                    continue
-                values = columns[name]
-                order = values[_badness(values, best).argsort()]
-                low, high = bootstrap_interval(values)
-                rows.append(
-                    {"metric": name, "better": _better(best)}
-                    | {"condition": condition.kind}
-                    | {u: _mean(columns[u]) for u in UNITS if u in columns}
-                    | {"mean": _mean(values), "low": low, "high": high}
-                    | {"percentile": order[math.ceil(0.95 * (len(order) - 1))].item()}
-                    | {"worst": order[-1].item()}
-                )
-        return rows
-
-    def table(self, format: str = "text") -> str:
-        r"""
-        The statistics of :meth:`summary` with what they rest on and the flags; for ``"csv"`` the
-        statistics alone.
-
-        :param str format: ``"text"``, ``"markdown"`` or ``"csv"``. Default: ``"text"``.
-        :return: (:class:`str`) the table.
-        :raises ValueError: if the format is unknown.
-        """
-
-        def shown(row: dict) -> dict[str, str]:
-            return {u: f"{row[u]:.4g}" if u in row else "" for u in UNITS} | {
-                "mean": f"{row['mean']:.4g}",
-                "95% interval": _interval(row),
-                "5% are worse than": f"{row['percentile']:.4g}",
-                "worst": f"{row['worst']:.4g}",
-            }
-
-        table = _rendered(self.summary(), shown, format)
-        if format == "csv":
-            return table
-        bullet = "- " if format == "markdown" else ""
-        notes = [bullet + note for note in self._notes()]
-        return "\n".join([table, "", *notes])
-
-    def plot(
-        self,
-        path: str | os.PathLike | None = None,
-        metrics: Sequence[str] = (ERROR, "PSNR"),
-    ):
-        r"""
-        The security curves: each metric against the radius, worst case and random perturbations of
-        the same norm, with the 95 % interval of the mean.
-
-        :param str, os.PathLike, None path: file to write. Default: ``None``, none.
-        :param Sequence[str] metrics: names of metrics; those the report has not are left out.
-            Default: squared error and PSNR.
-        :return: (:class:`matplotlib.figure.Figure`) the figure.
-        :raises ValueError: if no radius was evaluated, or the report has none of the metrics.
-        """
-        # Matplotlib is an optional extra, and slow to import
-        import matplotlib.pyplot as plt
-
-        names = [name for name in metrics if name in self.metrics]
-        if not names:
-            raise ValueError(
-                f"metrics must be among {list(self.metrics)}, got {list(metrics)}."
-            )
-        if all(condition.eps is None for condition in self.conditions):
-            raise ValueError("plot needs radii: evaluate with epsilons, got none.")
-        figure, axes = plt.subplots(
-            1,
-            len(names),
-            figsize=(4.4 * len(names), 3.4),
-            squeeze=False,
-            layout="constrained",
-        )
-        summary = self.summary()
-        for ax, name in zip(axes[0], names, strict=True):
-            rows = [row for row in summary if row["metric"] == name]
-            # Okabe and Ito's colours, and markers for those who see none
-            for kind, color, style in (
-                ("average case", "#0072B2", "s--"),
-                ("worst case", "#D55E00", "o-"),
-            ):
-                curve = [row for row in rows if row["condition"] == kind]
-                if all(row["eps"] > 0 for row in curve):
-                    curve.insert(0, rows[0] | {"eps": 0.0})
-                eps, mean, low, high = (
-                    [row[key] for row in curve]
-                    for key in ("eps", "mean", "low", "high")
-                )
-                legend = "random, equal norm" if kind == "average case" else kind
-                ax.plot(eps, mean, style, color=color, label=legend, markersize=4)
-                ax.fill_between(eps, low, high, color=color, alpha=0.2, linewidth=0)
-            ax.set(
-                xlabel=r"radius $\varepsilon$ of the perturbation",
-                ylabel=f"{name} [dB]" if "PSNR" in name else name,
-            )
-            ax.margins(x=0.02)
-            ax.grid(alpha=0.3)
-            ax.spines[["top", "right"]].set_visible(False)
-        axes[0, 0].legend(frameon=False)
-        figure.suptitle(
-            f"{len(self.digests)} samples, mean and 95% interval", fontsize="medium"
-        )
-        if path is not None:
-            figure.savefig(path, dpi=150)
-        return figure
-
-    def to_csv(self, path: str | os.PathLike) -> None:
-        r"""
-        Write :attr:`records`, all digits of them; flags as 0 and 1, and nothing where a condition
-        has no such column.
-
-        :param str, os.PathLike path: file to write.
-        """
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            _write_csv(file, self.records)
-
-    def compare(self, other: RobustnessReport) -> RobustnessComparison:
-        r"""
-        Compare with another model, on the same data under the same conditions: a paired bootstrap
-        over the samples.
-
-        ``"better"`` means that the 95 % interval of the mean difference lies on this report's side
-        of zero, ``"worse"`` on the other's, and anything else is ``"undecided"``, also fewer than 6
-        samples. Both models are taken as they are: what another training seed would give, only more
-        training seeds tell. No correction is made for the number of rows.
-
-        :param RobustnessReport other: the other model's report.
-        :return: (:class:`RobustnessComparison`) the differences, this report's values minus the
-            other's; for the contrast recovery, of its distance to 1.
-        :raises TypeError: if ``other`` is no report.
-        :raises ValueError: if the data, the conditions, the attack, the metrics or the seed differ.
-        """
-        if not isinstance(other, RobustnessReport):
-            raise TypeError(
-                f"other must be a RobustnessReport, got {type(other).__name__}."
-            )
-        ours, theirs = self.description, other.description
-        differ = [k for k in ours if k not in PER_MODEL and ours[k] != theirs[k]]
-        if self.digests != other.digests:
-            differ.append("data")
-        if differ:
-            raise ValueError(
-                "reports must be of the same data, conditions and attack, but they differ in "
-                f"{', '.join(differ)}: evaluate both models with the same arguments."
-            )
-        rows = []
-        for name, best in self.metrics.items():
-            for label, columns in self.values.items():
-                if name in columns:
-                    a, b = columns[name], other.values[label][name]
-                    row = {"metric": name, "better": _better(best), "condition": label}
-                    rows.append(row | _paired(a, b, best))
-        return RobustnessComparison(rows)
-
-    def _notes(self) -> list[str]:
-        """What the numbers rest on, and what casts doubt on them."""
-        count = len(self.digests)
-        cost = {
-            label: int(columns["gradients"].max())
-            for label, columns in self.values.items()
-            if "gradients" in columns
-        }
-        notes = [
-            f"{count} samples, {self.seconds:.1f} s on {self.description['device']}"
-        ]
-        notes += [f"{k}: {self.description[k]}" for k in ("attack", "draws", "seed")]
-        if cost:
-            each = ", ".join(f"{n} ({label})" for label, n in cost.items())
-            notes.append(f"gradients per sample: {each}")
-        notes.append(f"deepinv {deepinv.__version__}, torch {torch.__version__}")
-        for name, where in self.flags.items():
-            counts = ", ".join(f"{n} of {count} ({at})" for at, n in where.items())
-            notes.append(f"FLAG {name}: {counts}")
-        return notes if self.flags else [*notes, "no flags raised"]
-
-    def __str__(self) -> str:
-        return self.table()
-
-    def __repr__(self) -> str:
-        return (
-            f"RobustnessReport({len(self.digests)} samples, "
-            f"conditions={[condition.label for condition in self.conditions]}, "
-            f"metrics={list(self.metrics)}, flags={list(self.flags)})"
-        )
-
-
-@dataclass(repr=False, eq=False)
-class RobustnessComparison:
-    r"""
-    Differences between two reports, see :meth:`RobustnessReport.compare`; printing shows them.
-
-    :param list rows: dictionaries with ``metric``, ``condition``, ``difference`` of the means,
-        ``low`` and ``high`` of its 95 % interval, and ``verdict``.
-
-    |sep|
-
-    :Examples:
-
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
-    >>> first, second = (
-    ...     dj.evaluate_robustness(
-    ...         dj.UnfoldedGD(dj.PointMLP(), stepsize=s, max_iter=3), [torch.zeros(50, 2)], physics,
-    ...         epsilons=[], verbose=False)
-    ...     for s in (0.5, 0.5))
-    >>> print(sorted(first.compare(second)["clean", "squared error"]))
-    ['better', 'condition', 'difference', 'high', 'low', 'metric', 'verdict']
-    """
-
-    rows: list[dict[str, str | float]]
-
-    def __getitem__(self, key: tuple[str, str]) -> dict[str, str | float]:
-        """The row of a condition and a metric."""
-        for row in self.rows:
-            if (row["condition"], row["metric"]) == key:
-                return row
-        raise KeyError(key)
-
-    def table(self, format: str = "text") -> str:
-        r"""
-        The rows as a table.
-
-        :param str format: ``"text"``, ``"markdown"`` or ``"csv"``. Default: ``"text"``.
-        :return: (:class:`str`) the table.
-        :raises ValueError: if the format is unknown.
-        """
-
-        def shown(row: dict) -> dict[str, str]:
-            return {
-                "difference": f"{row['difference']:.4g}",
-                "95% interval": _interval(row),
-                "verdict": row["verdict"],
-            }
-
-        return _rendered(self.rows, shown, format)
-
-    def __str__(self) -> str:
-        return self.table()
-
-    def __repr__(self) -> str:
-        return f"RobustnessComparison({len(self.rows)} rows)"
-
-
-def bootstrap_interval(
-    values: torch.Tensor, *, seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    r"""
-    The 95 % interval of a mean: expanded percentiles of the means of resamples.
-
-    :param torch.Tensor values: shape `(N,)`.
-    :param int seed: seed of the resamples. Default: 0.
-    :param int resamples: how many. Default: 2000.
-    :return: (:class:`tuple`) both ends; NaN if there is one value only, or one that is not finite.
-    """
-    count = len(values)
-    if count < 2 or not values.isfinite().all():
-        return math.nan, math.nan
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(count, (resamples, count), generator=generator)
-    means = values.double()[picks].mean(1)
-    tail = _tail(count)
-    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype))
-    return low.item(), high.item()
-
-
-# What belongs to one model, and may differ between reports that are compared
-PER_MODEL = ("model", "device")
 
 
 @dataclass
@@ -575,14 +192,14 @@ class _Protocol:
         """Everything that the results depend on except the data, as text."""
         return {
             "conditions": ", ".join(condition.label for condition in self.conditions),
-            "shifts": _describe([c.shift for c in self.conditions if c.shift]),
+            "shifts": describe([c.shift for c in self.conditions if c.shift]),
             "attack": _names(self.attack),
-            "attack settings": _describe(self.attack),
-            "metrics": _describe(self.metrics),
+            "attack settings": describe(self.attack),
+            "metrics": describe(self.metrics),
             "draws": str(self.draws),
             "seed": str(self.seed),
-            "physics": _fingerprint(physics),
-            "model": _fingerprint(model),
+            "physics": fingerprint(physics),
+            "model": fingerprint(model),
             "device": device.type,
         }
 
@@ -715,89 +332,8 @@ class _Bench:
         return {u: v.double().cpu() for u, v in zip(UNITS, values, strict=True)}
 
 
-class _Ledger:
-    """The results so far, in memory and, if there is a path, in a file."""
-
-    def __init__(self, path: str | os.PathLike | None, description: dict[str, str]):
-        self.path = None if path is None else Path(path)
-        self.content = {
-            "description": description,
-            "metrics": {},
-            "batches": [],
-            "point": {},
-            "seconds": 0.0,
-        }
-        self.saved = time.monotonic()
-        if self.path is not None and not self.path.parent.is_dir():
-            raise ValueError(
-                f"state must be a file in a folder that exists, got {str(path)!r}."
-            )
-        if self.path is not None and self.path.exists():
-            self.content = _loaded(self.path, description)
-
-    @property
-    def batches(self) -> list[dict]:
-        return self.content["batches"]
-
-    def open(self, index: int, digests: list[str]) -> dict[str, Columns]:
-        """What is known of a batch."""
-        if index == len(self.batches):
-            self.batches.append({"digests": digests, "results": {}})
-            self.content["point"] = {}
-        elif self.batches[index]["digests"] != digests:
-            raise self.refusal(f"batch {index} holds other samples")
-        return self.batches[index]["results"]
-
-    def save(self) -> None:
-        now = time.monotonic()
-        self.content["seconds"] += now - self.saved
-        self.saved = now
-        if self.path is not None:
-            # Another name in the same folder: replacing the file is one step, or none
-            draft = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-            torch.save(self.content, draft)
-            os.replace(draft, self.path)
-
-    def values(self) -> dict[str, Columns]:
-        first = self.batches[0]["results"]
-        return {
-            label: {
-                name: torch.cat(
-                    [batch["results"][label][name] for batch in self.batches]
-                )
-                for name in columns
-            }
-            for label, columns in first.items()
-        }
-
-    def refusal(self, reason: str) -> ValueError:
-        return ValueError(
-            f"state must be of this very evaluation, but in {str(self.path)!r} {reason}: use the "
-            "same arguments and data to resume, or another file."
-        )
-
-
-def _loaded(path: Path, description: dict[str, str]) -> dict:
-    """The content of a state, if it is of the evaluation so described."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        before = content["description"]
-    except Exception as error:
-        raise ValueError(
-            f"state must be a file that evaluate_robustness wrote, got {str(path)!r}: delete it or "
-            "use another name."
-        ) from error
-    differ = [key for key in description if before.get(key) != description[key]]
-    if differ:
-        raise ValueError(
-            f"state must be of this very evaluation, but {str(path)!r} differs in "
-            f"{', '.join(differ)}: use the same arguments to resume, or another file."
-        )
-    return content
-
-
 def _fill(
-    ledger: _Ledger,
+    ledger: Ledger,
     protocol: _Protocol,
     model: nn.Module,
     physics: Physics,
@@ -814,7 +350,7 @@ def _fill(
     ):
         for index, batch in enumerate(dataloader):
             x, y, params = _unpacked(batch, device)
-            done = ledger.open(index, _digests(x, y, params))
+            done = ledger.open(index, digests(x, y, params))
             todo = [c for c in protocol.conditions if c.label not in done]
             bar.update(count - len(todo))
             if todo:
@@ -886,7 +422,7 @@ def _measured(
     measurements = []
     for i in range(len(x)):
         physics.update(
-            **{name: _row(value, i, len(x)) for name, value in params.items()}
+            **{name: row(value, i, len(x)) for name, value in params.items()}
         )
         own = _seed(seed, "noise", start + i)
         for generator in _generators(physics):
@@ -901,12 +437,6 @@ def _measured(
             )
         measurements.append(y)
     return torch.cat(measurements)
-
-
-def _row(value: object, i: int, count: int) -> object:
-    """The share of one sample in a parameter of a batch."""
-    batched = isinstance(value, torch.Tensor) and value.ndim and len(value) == count
-    return value[i : i + 1] if batched else value
 
 
 def _generators(physics: Physics) -> Iterator[torch.Generator]:
@@ -941,65 +471,6 @@ def _unpacked(
             f"x and y must have one batch size, got {len(x)} and {len(y)} samples."
         )
     return x.to(device), None if y is None else y.to(device), params
-
-
-def _digests(x: torch.Tensor, y: torch.Tensor | None, params: dict) -> list[str]:
-    """A fingerprint of the data of each sample."""
-    return [
-        _digest(
-            x[i],
-            *([] if y is None else [y[i]]),
-            *(_row(params[name], i, len(x)) for name in sorted(params)),
-        )
-        for i in range(len(x))
-    ]
-
-
-def _digest(*things: object) -> str:
-    sha = hashlib.sha256()
-    for thing in things:
-        if isinstance(thing, torch.Tensor):
-            sha.update(f"{tuple(thing.shape)} {thing.dtype}".encode())
-            flat = thing.detach().cpu().contiguous().flatten()
-            sha.update(flat.view(torch.uint8).numpy().tobytes())
-        else:
-            sha.update(repr(thing).encode())
-    return sha.hexdigest()[:16]
-
-
-def _fingerprint(module: nn.Module) -> str:
-    """The kind of a module and its weights or buffers, as text."""
-    # The host saves where a generator began; here all are seeded anew
-    state = {
-        name: value
-        for name, value in module.state_dict().items()
-        if not name.endswith("initial_random_state")
-    }
-    pairs = chain.from_iterable(sorted(state.items(), key=lambda item: item[0]))
-    return f"{type(module).__name__} {_digest(str(module), *pairs)}"
-
-
-def _describe(thing: object) -> str:
-    """What something is made of, as text that is the same in another process."""
-    if isinstance(thing, torch.Tensor):
-        return _digest(thing)
-    if isinstance(thing, dict):
-        return f"{{{', '.join(f'{k}: {_describe(thing[k])}' for k in thing)}}}"
-    if isinstance(thing, (list, tuple)):
-        return f"[{', '.join(map(_describe, thing))}]"
-    if isinstance(thing, nn.Module):
-        parts = {k: v for k, v in vars(thing).items() if not k.startswith("_")}
-        parts |= dict(thing.named_children()) | {
-            "state": [*thing.state_dict().values()]
-        }
-        del parts["training"]
-    elif isinstance(thing, (Budget, Shift)):
-        parts = vars(thing)
-    elif thing is None or isinstance(thing, (Real, str)):
-        return repr(thing)
-    else:
-        return getattr(thing, "__qualname__", type(thing).__qualname__)
-    return type(thing).__qualname__ + _describe(parts)
 
 
 def _conditions(
@@ -1105,43 +576,6 @@ def _best_values(
     return best
 
 
-def _badness(values: torch.Tensor, best: float) -> torch.Tensor:
-    """The larger the worse."""
-    if math.isfinite(best):
-        return (values - best).abs()
-    return -values if best > 0 else values
-
-
-def _paired(a: torch.Tensor, b: torch.Tensor, best: float) -> dict[str, str | float]:
-    """The difference of two models on the same samples, and what it allows to say."""
-    worse_by = _badness(a, best) - _badness(b, best)
-    low, high = bootstrap_interval(worse_by)
-    verdict = "undecided"
-    if len(a) >= FEWEST:
-        verdict = "better" if high < 0 else "worse" if low > 0 else verdict
-    if best == math.inf:
-        worse_by, low, high = -worse_by, 0.0 - high, 0.0 - low
-    return {
-        "difference": _mean(worse_by),
-        "low": low,
-        "high": high,
-        "verdict": verdict,
-    }
-
-
-def _tail(count: int) -> float:
-    """The share of resamples beyond each end of the interval, smaller for few samples."""
-    normal = NormalDist()
-    z, nu = normal.inv_cdf(0.975), count - 1
-    # Student's quantile by its expansion in 1 / nu (Abramowitz and Stegun, 26.7.5)
-    t = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
-    return normal.cdf(-t * math.sqrt(count / nu))
-
-
-def _mean(values: torch.Tensor) -> float:
-    return values.mean().item()
-
-
 def _squared_error(x_net: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return (x_net - x).abs().double().square().flatten(1).sum(1)
 
@@ -1154,66 +588,3 @@ def _where(chosen: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tens
 def _seed(seed: int, purpose: str, number: int) -> int:
     """A seed for one purpose, unrelated to its neighbours."""
     return Random(f"{seed}, {purpose}, {number}").getrandbits(62)
-
-
-def _checked(name: str, value: int, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r}.")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}.")
-    return int(value)
-
-
-def _better(best: float) -> str:
-    if math.isfinite(best):
-        return f"closer to {best:g}"
-    return "higher" if best > 0 else "lower"
-
-
-def _rendered(
-    rows: list[dict], shown: Callable[[dict], dict[str, str]], format: str
-) -> str:
-    """A table for each metric, of the columns shown of each row; all of them for csv."""
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {FORMATS}, got {format!r}.")
-    if format == "csv":
-        file = io.StringIO()
-        _write_csv(file, rows)
-        return file.getvalue()
-    tables: dict[str, list[list[str]]] = {}
-    for row in rows:
-        cells = shown(row)
-        table = tables.setdefault(row["metric"], [])
-        if not table:
-            table.append([f"{row['metric']} ({row['better']} is better)", *cells])
-        table.append([row["condition"], *cells.values()])
-    left, between, right = "", "  ", ""
-    if format == "markdown":
-        left, between, right = "| ", " | ", " |"
-        for table in tables.values():
-            # The bars of a norm would be columns
-            table[0] = [cell.replace("|", "\\|") for cell in table[0]]
-            table.insert(1, ["---", *["--:"] * (len(table[0]) - 1)])
-    lines = [line for table in tables.values() for line in table]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-
-    def aligned(line: list[str]) -> str:
-        first, *numbers = zip(line, widths, strict=True)
-        cells = [first[0].ljust(first[1]), *(n.rjust(width) for n, width in numbers)]
-        return left + between.join(cells) + right
-
-    return "\n\n".join("\n".join(map(aligned, table)) for table in tables.values())
-
-
-def _interval(row: dict) -> str:
-    return f"[{row['low']:.4g}, {row['high']:.4g}]"
-
-
-def _write_csv(file: io.TextIOBase, records: list[dict]) -> None:
-    names = list(dict.fromkeys(name for record in records for name in record))
-    writer = csv.DictWriter(file, names, lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        writer.writerow(
-            {k: int(v) if isinstance(v, bool) else v for k, v in record.items()}
-        )

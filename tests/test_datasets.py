@@ -521,7 +521,12 @@ def test_fastmri_errors(volumes, tmp_path):
 
 
 ERRORS = [
-    (dj.PointDataset, dict(length=0), ValueError, "length must be .* at least 1.* got 0"),
+    (
+        dj.PointDataset,
+        dict(length=0),
+        ValueError,
+        "length must be .* at least 1.* got 0",
+    ),
     (
         dj.PointDataset,
         dict(length=2.0),
@@ -561,7 +566,12 @@ ERRORS = [
         "img_size must hold two whole numbers, got 64",
     ),
     (reflectivity, dict(img_size=(1, 64, 64)), ValueError, "img_size must hold two"),
-    (reflectivity, dict(img_size=(64, 0)), ValueError, "img_size must be .* at least 1"),
+    (
+        reflectivity,
+        dict(img_size=(64, 0)),
+        ValueError,
+        "img_size must be .* at least 1",
+    ),
     (
         reflectivity,
         dict(img_size=(64, 6.5)),

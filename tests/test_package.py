@@ -14,7 +14,7 @@ ROOT = Path(dj.__file__).parent
 LAYERS = [
     {"checks"},
     {"noise", "physics", "networks", "datasets", "shifts", "metrics", "budgets"},
-    {"iterators", "priors", "attacks"},
+    {"iterators", "priors", "attacks", "states", "reports"},
     {"models", "trainers", "risks", "evaluation"},
     {"__init__"},
 ]
@@ -24,7 +24,7 @@ MODULES = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}
 def relative_imports(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
-            yield node.module
+            yield from [node.module] if node.module else [a.name for a in node.names]
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             names = (
                 [node.module]
