@@ -42,7 +42,9 @@ size = (96, 96)
 def load(name):
     network = dj.UnrolledDnCNN(2, depth=4, width=32, residual=True)
     model = dj.UnfoldedPGD(network, max_iter=5)
-    model.load_state_dict(torch.load(args.models / f"{name}.pt", weights_only=True))
+    model.load_state_dict(
+        torch.load(args.models / f"{name}.pt", map_location="cpu", weights_only=True)
+    )
     return model.eval()
 
 
