@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,12 +98,7 @@ class JitterTrainer(Trainer):
         :param bool train: whether the model is trained.
         :raises ValueError: if a data loader has ``drop_last=True``.
         """
-        for loader in self._loaders():
-            if getattr(loader, "drop_last", False):
-                raise ValueError(
-                    "Data loaders must have drop_last=False, got True: the host would lose one "
-                    "full batch per epoch on top. Let the last batch be smaller."
-                )
+        _check_last_batch(self._loaders())
         self._resume = None
         if train:
             super().setup_train(train=True, **kwargs)
@@ -114,6 +109,17 @@ class JitterTrainer(Trainer):
             run_path, self.save_path = self.save_path, None
             super().setup_train(train=False, **kwargs)
             self.save_path = run_path
+
+    def test(self, test_dataloader, *args, **kwargs) -> dict:
+        """
+        Test the model, see :meth:`deepinv.Trainer.test`.
+
+        :param torch.utils.data.DataLoader, list test_dataloader: test data.
+        :return: (:class:`dict`) mean and standard deviation of the metrics.
+        :raises ValueError: if a data loader has ``drop_last=True``.
+        """
+        _check_last_batch(_as_list(test_dataloader))
+        return super().test(test_dataloader, *args, **kwargs)
 
     def compute_loss(
         self, physics, x, y, train: bool = True, epoch=None, step: bool = False
@@ -147,8 +153,8 @@ class JitterTrainer(Trainer):
         return y
 
     def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
-        """Save a checkpoint from which training can go on exactly, see
-        :meth:`deepinv.Trainer.save_model`.
+        """
+        Save a checkpoint from which training can go on exactly.
 
         :param str filename: name of the file in ``save_path``.
         :param int epoch: current epoch, from 0.
@@ -183,8 +189,7 @@ class JitterTrainer(Trainer):
         return checkpoint
 
     def _restore(self, checkpoint: dict) -> None:
-        """What the host leaves out when it resumes; the random state last, as setting up draws
-        from it."""
+        """What the host leaves out when it resumes; the random state last, as the set-up draws."""
         for name, key in HISTORIES.items():
             saved = checkpoint.get(key, {})
             if saved.keys() == getattr(self, name).keys():
@@ -299,9 +304,10 @@ class AttackTrainer(JitterTrainer):
     :class:`JitterTrainer`'s; a jittered model is attacked without its noise and trained with it.
     It is no GAN training, which deepinv calls ``AdversarialTrainer``.
 
-    Costs, in training steps without attack: ``n`` gradients of an attack add about :math:`2n/3`.
-    The usual choice is ``PowerAttack(L2Ball(eps), steps=3)``, the paper's ``PGDAttack.paper(eps)``.
-    Without ground truth, for self-supervised losses, take an attack with ``objective="deviation"``.
+    Costs, in training steps without attack: ``n`` gradients of an attack add about :math:`2n/3`,
+    and ``keep="best"`` one more forward pass than ``keep="last"``. The usual choice is
+    ``PowerAttack(L2Ball(eps), steps=3)``, the paper's ``PGDAttack.paper(eps)``. Without ground
+    truth, for self-supervised losses, take an attack with ``objective="deviation"``.
 
     :param Attack attack: the attack on training batches.
     :param bool persistent: start each sample's attack from where its last one ended, which makes up
@@ -492,6 +498,15 @@ def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
     shrinkage = (signal - eps * math.sqrt(signal * noise / (energy - eps**2))) / energy
     entries = budget.support(y, physics).flatten(1).sum(1).double().mean().item()
     return math.sqrt(max(signal / shrinkage - energy, 0) / entries)
+
+
+def _check_last_batch(loaders: Iterable) -> None:
+    for loader in loaders:
+        if getattr(loader, "drop_last", False):
+            raise ValueError(
+                "Data loaders must have drop_last=False, got True: the host would lose one full "
+                "batch per epoch on top. Let the last batch be smaller."
+            )
 
 
 def _as_list(value) -> list:

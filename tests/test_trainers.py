@@ -259,14 +259,14 @@ def test_uneven_batches_are_averaged_right(tmp_path):
     assert trainer.logs_losses_eval[0].avg == pytest.approx(0.8)
 
 
-@pytest.mark.parametrize("which", ["train_dataloader", "eval_dataloader"])
+@pytest.mark.parametrize("which", ["train_dataloader", "eval_dataloader", "test"])
 def test_drop_last_is_refused(tmp_path, which):
     loader = DataLoader(NoisyPoints(torch.Generator()), 6, drop_last=True)
-    trainer = build(tmp_path, 1, **{which: loader})
+    trainer = build(tmp_path, 1, **({} if which == "test" else {which: loader}))
     with pytest.raises(
         ValueError, match="drop_last=False, got True: the host would lose"
     ):
-        trainer.train()
+        trainer.test(loader) if which == "test" else trainer.train()
 
 
 def test_no_warning_of_a_default(tmp_path, recwarn):
