@@ -70,7 +70,8 @@ y = physics(x)
 # The report
 # ----------
 # Radii are given relative to the norm of the measurement noise: at 1, the perturbation is as large
-# as the noise that is there anyway. A lesion, not in the training data, is the shift.
+# as the noise that is there anyway. A lesion, not in the training data, is the shift. The flag
+# ``not_converged`` says that the worst case is worse still: with more ``--steps`` it is found.
 
 attack = dj.APGDAttack(dj.L2Ball(1.0, relative_to="noise"), steps=args.steps)
 reports = {
