@@ -263,6 +263,7 @@ class _Bench:
             x_net = self.reconstruct(result.delta)
             found = {
                 "perturbation": result.perturbation,
+                "delta": result.delta,
                 "x_net": x_net,
                 "error": _squared_error(x_net, self.x),
             } | {name: flag for name, flag in result.flags.items()}
@@ -273,6 +274,7 @@ class _Bench:
         point["eps"] = eps
         columns = self.score(point["x_net"], self.x) | self.units(radii)
         columns["|delta|"] = budget.norm(point["perturbation"]).double().cpu()
+        columns |= self.sizes(point["delta"])
         columns["gradients"] = torch.full_like(columns[ERROR], gradients)
         rival = done[Condition("average case", eps).label][WORST_DRAW]
         columns["random_beats_attack"] = rival > columns[ERROR]
@@ -282,6 +284,17 @@ class _Bench:
             if getattr(v, "dtype", None) == torch.bool
         }
         return columns | flags
+
+    def sizes(self, delta: torch.Tensor) -> Columns:
+        """What was added to the measurements, measured again there and in the image."""
+
+        def norm(v: torch.Tensor) -> torch.Tensor:
+            return v.abs().double().flatten(1).norm(dim=1).cpu()
+
+        columns = {"|dy|/|y|": norm(delta) / norm(self.y)}
+        if isinstance(self.physics, LinearPhysics):
+            columns["|A'dy|"] = norm(self.physics.A_adjoint(delta))
+        return columns
 
     def shifted(self, shift: Shift) -> Columns:
         x, region = shift(self.x, start=self.start)

@@ -46,8 +46,10 @@ class RobustnessReport:
     Beside the metrics there are, for radii, columns ``eps``, ``eps/|y|`` and ``eps/|noise|``: the
     radius as it is, relative to the norm of the sample's measurements, and to the expected norm of
     the physics' Gaussian noise on the measured entries (NaN for other noise), all in the norm of
-    the budget. ``worst draw`` is the largest squared error of the average case; ``|delta|`` the
-    norm of the perturbation found, and ``gradients`` how many the search for it took.
+    the budget. ``worst draw`` is the largest squared error of the average case. Of the perturbation
+    found, ``|delta|`` is the norm, ``|dy|/|y|`` the :math:`\ell_2` norm of what it adds to the
+    measurements, relative to theirs, ``|A'dy|`` the :math:`\ell_2` norm of the image it amounts to
+    (linear physics only), and ``gradients`` how many the search for it took.
 
     Printing a report prints its :meth:`table`.
 

@@ -137,6 +137,9 @@ def test_perturbations_are_as_large_as_they_claim(case):
         columns = case.values[condition.label]
         if condition.kind == "worst case":
             assert torch.allclose(columns["|delta|"], columns["eps"], rtol=1e-5)
+            assert torch.allclose(columns["|dy|/|y|"], columns["eps/|y|"], rtol=1e-5)
+            # all our physics have an operator norm of 1 at most
+            assert (columns["|A'dy|"] <= columns["|delta|"] * (1 + 1e-5)).all()
         if condition.eps is not None:
             expected = torch.full_like(columns["eps"], condition.eps)
             assert torch.allclose(columns["eps"], expected)
