@@ -48,8 +48,8 @@ class PointMLP(nn.Sequential):
 
 
 class UnrolledDnCNN(nn.Module):
-    r"""DnCNN body with group normalisation, for images: the paper's network for MRI and seismic
-    sections (App. G).
+    r"""
+    DnCNN body with group normalisation: the paper's network for MRI and seismic sections (App. G).
 
     ``depth`` convolutions of size 3x3, the inner ones followed by group normalisation, all but the
     last by a ReLU. The last one starts at zero, so that an untrained unrolled network is the plain

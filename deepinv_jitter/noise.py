@@ -11,8 +11,8 @@ SCALES = ("std", "norm", "relative", "official")
 
 
 class GaussianJitter:
-    r"""Gaussian noise :math:`w_k \sim \mathcal{N}(0, s_k^2 I)` added to the gradient of iteration
-    :math:`k`.
+    r"""
+    Gaussian noise :math:`w_k \sim \mathcal{N}(0, s_k^2 I)` added to the gradient of iteration k.
 
     The per-entry standard deviation :math:`s_k` follows from :math:`\sigma_k` and the scale:
 

@@ -69,8 +69,8 @@ class PriorGivenY:
 
 
 class GradientPrior(NetworkPrior):
-    r"""A network as the gradient of a prior, :math:`\nabla r(x) = f_\theta(x)`: eq. (4), (8) of
-    the paper.
+    r"""
+    A network as the gradient of a prior, :math:`\nabla r(x) = f_\theta(x)`: eq. (4) and (8).
 
     Used by algorithms that take a gradient step on the prior (GD).
 
@@ -111,8 +111,8 @@ class GradientPrior(NetworkPrior):
 
 
 class ProximalPrior(NetworkPrior):
-    r"""A network as the proximal operator of a prior, :math:`\operatorname{prox}_{r}(x) =
-    f_\theta(x)`: eq. (12).
+    r"""
+    A network as the proximal map of a prior, :math:`\operatorname{prox}_r = f_\theta`: eq. (12).
 
     Used by algorithms that take a proximal step on the prior (PGD, FISTA, HQS, ADMM, DRS).
 

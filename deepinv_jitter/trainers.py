@@ -214,8 +214,7 @@ class JitterTrainer(Trainer):
             yield from _as_list(loaders)
 
     def _generators(self) -> Iterator[torch.Generator]:
-        """Every generator of the model, physics, physics generators, losses and loaders, once
-        each."""
+        """Every generator of the trainer, its modules, loaders and data sets, once each."""
         modules = [
             module
             for owner in (self.model, self.physics, self.physics_generator, self.losses)
