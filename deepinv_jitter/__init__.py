@@ -28,6 +28,11 @@ Layer 2, what a training script uses:
   with input jittering; with attacks, which is adversarial training.
 - :mod:`~deepinv_jitter.risks`: average-case, worst-case and generalisation risk; the theory.
 - :mod:`~deepinv_jitter.evaluation`: measures how robust a model is, sample by sample.
+- :mod:`~deepinv_jitter.selection`: how to choose a noise level, on validation data.
+
+Layer 3, what to compare with:
+
+- :mod:`~deepinv_jitter.baselines`: spectral normalisation, and a conditional DDPM with its trainer.
 """
 
 from .attacks import (
@@ -38,6 +43,12 @@ from .attacks import (
     PowerAttack,
     RandomAttack,
     WorstCase,
+)
+from .baselines import (
+    ConditionalDDPM,
+    DDPMTrainer,
+    DenoisingLoss,
+    spectral_normalize,
 )
 from .budgets import Budget, L2Ball, LinfBall
 from .datasets import (
@@ -73,6 +84,7 @@ from .risks import (
     trajectory_deviation,
     worst_case_risk,
 )
+from .selection import choose_sigma
 from .shifts import (
     Bias,
     HorizontalLayer,
@@ -99,8 +111,11 @@ __all__ = [
     "BrainSliceDataset",
     "Budget",
     "CheckpointedIterator",
+    "ConditionalDDPM",
     "ConditionedIterator",
     "ConvergenceBound",
+    "DDPMTrainer",
+    "DenoisingLoss",
     "FastMRIMaskGenerator",
     "GaussianJitter",
     "GradientPrior",
@@ -132,6 +147,7 @@ __all__ = [
     "UnrolledDnCNN",
     "WorstCase",
     "average_case_risk",
+    "choose_sigma",
     "contrast_recovery",
     "convergence_bound",
     "error_outside",
@@ -143,6 +159,7 @@ __all__ = [
     "jitter",
     "no_jitter",
     "ricker",
+    "spectral_normalize",
     "trajectory_deviation",
     "unjitter",
     "worst_case_risk",

@@ -15,7 +15,8 @@ LAYERS = [
     {"checks"},
     {"noise", "physics", "networks", "datasets", "shifts", "metrics", "budgets"},
     {"iterators", "priors", "attacks", "states", "reports"},
-    {"models", "trainers", "risks", "evaluation"},
+    {"models", "trainers", "risks", "evaluation", "selection"},
+    {"baselines"},
     {"__init__"},
 ]
 MODULES = {path.stem: ast.parse(path.read_text()) for path in ROOT.glob("*.py")}

@@ -1,0 +1,57 @@
+r"""Means with 95 % intervals over training seeds and test images, and what they allow to say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the half width of its 95 % interval (NaN where nothing can be said)."""
+
+    mean: float
+    half: float
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half
+
+    @property
+    def decided(self) -> bool:
+        """Whether zero lies outside."""
+        return math.isfinite(self.half) and (self.low > 0 or self.high < 0)
+
+
+def crossed(values) -> Interval:
+    r"""
+    The mean over seeds and images, both of which are random: another training would give other
+    values, and so would other images.
+
+    The variance of the mean is that of the means of the seeds plus that of the means of the images,
+    each over its number, which counts the part that belongs to single values twice and is therefore
+    on the safe side; degrees of freedom after Satterthwaite. With one seed only the images count.
+
+    :param values: shape `(seeds, images)`, or the difference of two methods on the same images.
+    :return: (:class:`Interval`) mean and half width.
+    """
+    values = np.asarray(values, dtype=float)
+    parts = [means for means in (values.mean(1), values.mean(0)) if len(means) > 1]
+    variances = [means.var(ddof=1) / len(means) for means in parts]
+    total = sum(variances)
+    if not parts or not math.isfinite(total):
+        return Interval(float(values.mean()), math.nan)
+    if total == 0:
+        return Interval(float(values.mean()), 0.0)
+    freedom = total**2 / sum(
+        v**2 / (len(means) - 1) for v, means in zip(variances, parts, strict=True)
+    )
+    half = student.ppf(0.975, freedom) * math.sqrt(total)
+    return Interval(float(values.mean()), float(half))

@@ -1,0 +1,149 @@
+r"""The paper's seven training methods: what each changes about the model, and about the trainer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import deepinv_jitter as dj
+import torch
+from problems import Problem
+
+ALGORITHMS = ("gd", "pgd")
+
+
+def unrolled(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
+    return problem.model(algorithm, **options)
+
+
+def jittered(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
+    return problem.model(algorithm, jitter=problem.settings.jitter, **options)
+
+
+def normalised(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
+    return dj.spectral_normalize(problem.model(algorithm, **options))
+
+
+def diffusion(problem: Problem, algorithm: str) -> torch.nn.Module:
+    return problem.diffusion()
+
+
+def plain(problem: Problem) -> Callable:
+    return dj.JitterTrainer
+
+
+def noisy(problem: Problem) -> Callable:
+    return partial(dj.InputJitterTrainer, sigma=problem.settings.input_sigma)
+
+
+def attacked(problem: Problem) -> Callable:
+    return partial(dj.AttackTrainer, attack=problem.training_attack)
+
+
+def denoising(problem: Problem) -> Callable:
+    return dj.DDPMTrainer
+
+
+@dataclass(frozen=True)
+class Method:
+    """A model and a trainer: a training method is the two together."""
+
+    label: str
+    model: Callable = unrolled
+    trainer: Callable = plain
+    epochs: float = 1.0  # of those of the preset
+    labels: dict[str, str] = field(default_factory=dict)  # where an algorithm has its own
+
+    def label_for(self, algorithm: str) -> str:
+        return self.labels.get(algorithm, self.label)
+
+
+METHODS = {
+    "mse": Method("MSE training"),
+    "at": Method("AT", trainer=attacked),
+    "input": Method("Input jittering", trainer=noisy),
+    "jitter": Method("SGD jittering", model=jittered, labels={"pgd": "SPGD jittering"}),
+    "sn": Method("Spectral normalisation", model=normalised),
+    # A step of the U-Net takes about 4 of the unrolled network's: this is the time of AT
+    "ddpm": Method("DDPM", model=diffusion, trainer=denoising, epochs=0.5),
+}
+
+
+@dataclass
+class NormalisedStepTrainer(dj.JitterTrainer):
+    r"""
+    SGD jittering with :math:`\eta w_k` of fixed size: the noise is divided by the learned step.
+
+    The optimiser can then no longer reduce the noise by reducing the step.
+
+    :param float stepsize: step size for which :math:`w_k` has the level of the model's jitter.
+    """
+
+    stepsize: float = field(kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.law = self.model.fixed_point.iterator.jitter
+
+    def perturb(self, x, y, physics):
+        factor = self.stepsize / stepsizes(self.model)[0]
+        levels = [factor * sigma for sigma in self.law.sigma]
+        dj.jitter(self.model, dj.GaussianJitter(levels, self.law.scale, self.law.generator))
+        return y
+
+
+def stepsizes(model: torch.nn.Module) -> list[float]:
+    """The step sizes of an unrolled network as they are applied; none for other models."""
+    if not hasattr(model, "update_params_fn"):
+        return []
+    count = len(model.init_params_algo["stepsize"])
+    with torch.no_grad():
+        return [float(model.update_params_fn(k)["stepsize"]) for k in range(count)]
+
+
+def build(problem: Problem, algorithm: str, method: str, step: str = "learned"):
+    """The untrained model."""
+    fixed = {"trainable_params": [], "positive_stepsize": False} if step == "fixed" else {}
+    return METHODS[method].model(problem, algorithm, **fixed)
+
+
+def fit(
+    problem: Problem,
+    algorithm: str,
+    method: str,
+    *,
+    seed: int,
+    step: str = "learned",
+    device: str = "cpu",
+    verbose: bool = True,
+) -> tuple[torch.nn.Module, float]:
+    """Train from nothing; the model in evaluation mode, and the seconds it took."""
+    settings = problem.settings
+    torch.manual_seed(seed)
+    model = build(problem, algorithm, method, step).to(device)
+    trainer = METHODS[method].trainer(problem)
+    if step == "normalised":
+        trainer = partial(NormalisedStepTrainer, stepsize=problem.stepsize)
+    epochs = max(1, round(METHODS[method].epochs * settings.epochs))
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    loader = problem.loader(seed)
+    measured = "y" in next(iter(loader))
+    trainer = trainer(
+        model,
+        problem.physics(seed).to(device),
+        optimizer,
+        loader,
+        epochs=epochs,
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
+        online_measurements=not measured,
+        physics_generator=None if measured else problem.masks(seed + 1000),
+        grad_clip=1.0,
+        device=device,
+        save_path=None,
+        show_progress_bar=verbose,
+        verbose=verbose,
+    )
+    start = time.perf_counter()
+    return trainer.train().eval(), time.perf_counter() - start

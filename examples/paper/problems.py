@@ -1,0 +1,416 @@
+r"""The paper's three problems, each composed of the library's pieces, with its presets."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import deepinv as dinv
+import torch
+from torch.utils.data import DataLoader
+
+import deepinv_jitter as dj
+
+
+#: Of the random vectors e and g in the risks of the toy problem: sigma^2 = E||.||^2.
+RISK_LEVELS = [0.01, 0.03, 0.1, 0.3]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The numbers of a preset; those of ``paper`` are from its App. G and H, and its code."""
+
+    size: tuple[int, ...]
+    train: int  # samples
+    test: int
+    iterations: int  # K
+    width: int
+    depth: int
+    batch: int
+    epochs: int
+    lr: float
+    noise: float  # standard deviation of the measurement noise
+    input_sigma: float  # input jittering: standard deviation of each entry
+    jitter: dj.GaussianJitter  # SGD and SPGD jittering
+    radius: float  # of the attack in training and in the tables
+    relative_to: str | None  # the unit of the radius: None is absolute
+    radii: tuple[float, ...]  # all that are evaluated
+    train_attack: str  # "power" is 3 full steps, "paper" the paper's own attack
+    steps: int  # of APGD in the evaluation
+    solver_steps: int = 100  # iterations of the classical reference
+    repeat: int = 1  # passes over the training set in one epoch of the trainer
+
+    @property
+    def ball(self) -> dj.L2Ball:
+        return dj.L2Ball(self.radius, relative_to=self.relative_to)
+
+
+class Problem(ABC):
+    """
+    A forward operator with data, networks, shifts and reference methods.
+
+    Measurements are made by :func:`deepinv_jitter.evaluate_robustness` for the test and by the
+    trainer in training; nothing here draws from a global generator.
+    """
+
+    name: str
+    presets: dict[str, Settings]
+    paper_attack = {"steps": 20, "step": 0.1}
+
+    def __init__(self, preset: str, data: str | None = None):
+        self.settings = self.presets[preset]
+        self.data = data
+
+    def at_noise(self, sigma: float | None) -> Problem:
+        """The problem with another level of SGD and of input jittering, or as it is."""
+        if sigma is None:
+            return self
+        other = copy.copy(self)
+        law = dj.GaussianJitter(sigma, self.settings.jitter.scale)
+        other.settings = replace(self.settings, jitter=law, input_sigma=sigma)
+        return other
+
+    @abstractmethod
+    def samples(self, split: str) -> torch.Tensor:
+        """All truths of ``"train"``, ``"validation"`` or ``"test"``."""
+
+    @abstractmethod
+    def physics(self, seed: int) -> dinv.physics.LinearPhysics:
+        """The forward operator, with a noise generator of its own."""
+
+    @abstractmethod
+    def network(self, algorithm: str) -> torch.nn.Module:
+        """The paper's network body, freshly initialised by the global generator."""
+
+    @property
+    @abstractmethod
+    def shifts(self) -> dict[str, dj.Shift]:
+        """The out-of-distribution edits; the first is the tables'."""
+
+    @property
+    @abstractmethod
+    def references(self) -> dict[str, torch.nn.Module]:
+        """Methods without training."""
+
+    reads_y = False
+    stepsize = 1.0
+    lambda_reg = 1.0
+    init = staticmethod(dj.models.adjoint)
+
+    def model(self, algorithm: str, jitter: dj.GaussianJitter | None = None, **options):
+        """The unrolled network of the paper: ``"gd"`` is eq. (8), ``"pgd"`` eq. (12)."""
+        unfolded, prior = {
+            "gd": (dj.UnfoldedGD, dj.GradientPrior),
+            "pgd": (dj.UnfoldedPGD, dj.ProximalPrior),
+        }[algorithm]
+        arguments = {
+            "stepsize": self.stepsize,
+            "max_iter": self.settings.iterations,
+            "jitter": jitter,
+            "lambda_reg": self.lambda_reg,
+            "positive_stepsize": True,
+            "init": self.init,
+        }
+        network = prior(self.network(algorithm), reads_y=self.reads_y)
+        return unfolded(network, **arguments | options)
+
+    def masks(self, seed: int) -> dinv.physics.generator.PhysicsGenerator | None:
+        """What draws the parameters of the physics for each batch, if anything does."""
+        return None
+
+    def loader(self, seed: int) -> DataLoader:
+        """Training batches, in an order that follows from the seed."""
+        truths = dinv.datasets.TensorDataset(x=self.truths["train"], use_dict_output=True)
+        order = torch.Generator().manual_seed(seed)
+        return DataLoader(truths, self.settings.batch, shuffle=True, generator=order)
+
+    @cached_property
+    def truths(self) -> dict[str, torch.Tensor]:
+        return {split: self.samples(split) for split in ("train", "validation", "test")}
+
+    def batches(self, split: str) -> list[dict]:
+        """All samples of a split in one batch, with parameters that are always the same."""
+        x, masks = self.truths[split], self.masks(seed=1)
+        return [{"x": x, "params": masks.step(len(x)) if masks else {}}]
+
+    @property
+    def metrics(self) -> dict[str, dinv.metric.Metric] | None:
+        """For :func:`deepinv_jitter.evaluate_robustness`; ``None`` is its choice."""
+        return None
+
+    def risks(self, model: torch.nn.Module) -> dict:
+        """What else is measured of a trained model."""
+        return {}
+
+    @property
+    def attack(self) -> dj.Attack:
+        """The strong attack of the evaluation."""
+        ball, steps = self.settings.ball, self.settings.steps
+        return dj.WorstCase([dj.APGDAttack(ball, steps=steps), dj.PowerAttack(ball, steps=10)])
+
+    def attack_of_the_paper(self, radius: float) -> dj.Attack:
+        """Projected gradient ascent with the paper's number and length of steps, from zero."""
+        ball = dj.L2Ball(radius, relative_to=self.settings.relative_to)
+        steps, step = self.paper_attack["steps"], self.paper_attack["step"]
+        return dj.PGDAttack(ball, steps=steps, rel_step=step, keep="last", checks=False)
+
+    @property
+    def training_attack(self) -> dj.Attack:
+        if self.settings.train_attack == "paper":
+            return self.attack_of_the_paper(self.settings.radius)
+        return dj.PowerAttack(self.settings.ball, steps=3, keep="last")
+
+
+class Points(Problem):
+    """2-D point denoising: the truth is the origin, measured with noise of variance 0.01."""
+
+    name = "points"
+    stepsize = 0.5
+    # 50 steps of 0.05 in a ball of radius 0.01
+    paper_attack = {"steps": 50, "step": 5.0}
+    _common = {
+        "size": (2,), "train": 200, "test": 50, "width": 32, "depth": 3, "batch": 200,
+        "noise": 0.1, "input_sigma": 0.1, "jitter": dj.GaussianJitter(0.1, "norm"),
+        "radius": 0.01, "relative_to": None, "radii": (0.01, 0.02, 0.05, 0.1),
+    }  # fmt: skip
+    presets = {
+        "smoke": Settings(**_common | {"test": 8, "radii": (0.01, 0.05)}, iterations=2, epochs=1,
+                          repeat=2, lr=1e-3, train_attack="power", steps=2),
+        "cpu": Settings(**_common, iterations=10, epochs=20, repeat=50, lr=1e-3,
+                        train_attack="power", steps=20),
+        "paper": Settings(**_common, iterations=10, epochs=100, repeat=50, lr=1e-4,
+                          train_attack="paper", steps=100),
+    }  # fmt: skip
+
+    def samples(self, split):
+        count = self.settings.train if split == "train" else self.settings.test
+        return torch.zeros(count, 2)
+
+    def physics(self, seed):
+        rng = torch.Generator().manual_seed(seed)
+        return dinv.physics.Denoising(dinv.physics.GaussianNoise(self.settings.noise, rng=rng))
+
+    def network(self, algorithm):
+        return dj.PointMLP(hidden=self.settings.width, layers=self.settings.depth)
+
+    def loader(self, seed):
+        # The paper's 200 samples are measured once; one batch holds them all
+        x = self.truths["train"]
+        batch = {"x": x, "y": self.physics(seed)(x)}
+        return DataLoader([batch] * self.settings.repeat, batch_size=None)
+
+    @property
+    def shifts(self):
+        return {"bias": dj.Bias((0.005, 0.0))}
+
+    @property
+    def references(self):
+        return {"A^T y": Adjoint()}
+
+    @property
+    def metrics(self):
+        return {}
+
+    def risks(self, model):
+        """Definitions 3.1 and 3.2 on a grid of levels; every model meets the same noise."""
+        x, physics = self.truths["test"], self.physics(2)
+        y = physics(x)
+
+        def mean(risk, **level):
+            rng = torch.Generator().manual_seed(3)
+            return risk(model, x, y, physics, samples=64, generator=rng, **level).mean
+
+        return {
+            "level": RISK_LEVELS,
+            "average case": [mean(dj.average_case_risk, sigma_e=s) for s in RISK_LEVELS],
+            "generalization": [mean(dj.generalization_risk, sigma_g=s) for s in RISK_LEVELS],
+        }
+
+
+class Seismic(Problem):
+    """Deconvolution of sections, divided by the largest magnitude of their noiseless data."""
+
+    name = "seismic"
+    reads_y = True
+    presets = {
+        "smoke": Settings(
+            size=(24, 24), train=4, test=2, iterations=2, width=8, depth=3, batch=2, epochs=1,
+            lr=3e-3, noise=0.01, input_sigma=0.05, jitter=dj.GaussianJitter(0.1, "relative"),
+            radius=0.5, relative_to="noise", radii=(0.5, 1.0), train_attack="power", steps=2,
+            solver_steps=3),
+        "cpu": Settings(
+            size=(64, 64), train=256, test=12, iterations=5, width=16, depth=4, batch=4, epochs=12,
+            lr=8e-3, noise=0.01, input_sigma=0.01, jitter=dj.GaussianJitter(0.5, "relative"),
+            radius=0.5, relative_to="noise", radii=(0.5, 1.0), train_attack="power", steps=20),
+        "paper": Settings(
+            size=(352, 352), train=1000, test=100, iterations=10, width=64, depth=5, batch=16,
+            epochs=100, lr=1e-4, noise=0.01, input_sigma=0.05,
+            jitter=dj.GaussianJitter(0.1, "relative"), radius=1.0, relative_to=None,
+            radii=(1.0, 3.52), train_attack="paper", steps=100),
+    }  # fmt: skip
+
+    def __init__(self, preset, data=None):
+        super().__init__(preset, data)
+        # The layers, and the wavelet with them, shrink with the section
+        self.scale = 1.0 if preset == "paper" else 0.5
+        self.wavelet = dj.ricker() if preset == "paper" else dj.ricker(25, a=2.0)
+        gain = dj.SeismicConvolution(self.wavelet, normalize=False).compute_sqnorm(
+            torch.ones(1, 1, *self.settings.size), verbose=False
+        )
+        self.stepsize = 1 / gain.item()
+        # The network's part of a step has the unit of the image, whatever the step size
+        self.lambda_reg = gain.item()
+
+    # As in the paper's code: the sections start from themselves
+    init = staticmethod(lambda y, physics: y)
+
+    def samples(self, split):
+        count = self.settings.train if split == "train" else self.settings.test
+        seed = ("train", "validation", "test").index(split)
+        sections = dj.ReflectivityDataset(
+            count, img_size=self.settings.size, seed=seed, thickness=12 * self.scale,
+            fold=8 * self.scale, throw=24 * self.scale,
+        )  # fmt: skip
+        x = torch.stack([section["x"] for section in map(sections.__getitem__, range(count))])
+        return x / self.physics(0).A(x).abs().amax((1, 2, 3), keepdim=True)
+
+    def physics(self, seed):
+        rng = torch.Generator().manual_seed(seed)
+        noise = dinv.physics.GaussianNoise(self.settings.noise, rng=rng)
+        return dj.SeismicConvolution(self.wavelet, normalize=False, noise_model=noise)
+
+    def network(self, algorithm):
+        return dj.UnrolledDnCNN(
+            1, depth=self.settings.depth, width=self.settings.width, condition_channels=1,
+            residual=algorithm == "pgd",
+        )  # fmt: skip
+
+    @property
+    def shifts(self):
+        length = max(2, round(20 * self.scale))
+        return {
+            f"layer {height}": dj.HorizontalLayer(height, length=length) for height in (0.1, 0.3)
+        }
+
+    @property
+    def references(self):
+        sparse = partial(dinv.optim.FISTA, prior=dinv.optim.L1Prior(), lambda_reg=0.02)
+        solver = Classical(sparse, self.stepsize, self.settings.solver_steps)
+        return {"A^T y": Adjoint(self.stepsize), "l1": solver}
+
+
+class MRI(Problem):
+    """Single-coil Cartesian MRI, 4x accelerated, of brain slices or of a folder of fastMRI files."""
+
+    name = "mri"
+    presets = {
+        "smoke": Settings(
+            size=(32, 32), train=4, test=2, iterations=2, width=8, depth=3, batch=2, epochs=1,
+            lr=3e-3, noise=0.05, input_sigma=0.05, jitter=dj.GaussianJitter(0.05, "relative"),
+            radius=0.5, relative_to="noise", radii=(0.5, 1.0), train_attack="power", steps=2,
+            solver_steps=3),
+        "cpu": Settings(
+            size=(64, 64), train=225, test=12, iterations=5, width=16, depth=4, batch=4, epochs=13,
+            lr=4e-3, noise=0.05, input_sigma=0.05, jitter=dj.GaussianJitter(0.05, "relative"),
+            radius=0.5, relative_to="noise", radii=(0.5, 1.0), train_attack="power", steps=20,
+            solver_steps=30),
+        "paper": Settings(
+            size=(320, 320), train=1000, test=100, iterations=10, width=64, depth=8, batch=4,
+            epochs=130, lr=1e-4, noise=0.05, input_sigma=0.05,
+            jitter=dj.GaussianJitter(0.01, "relative"), radius=1.0, relative_to=None,
+            radii=(1.0, 11.4), train_attack="paper", steps=100),
+    }  # fmt: skip
+
+    def samples(self, split):
+        size, settings = self.settings.size, self.settings
+        count = settings.train if split == "train" else settings.test
+        if self.data is not None:
+            return self._fastmri(split, count)
+        # The head takes 192 mm; the paper's field of 320 pixels shows it at 0.6 mm
+        slices = dj.BrainSliceDataset(
+            "train" if split == "train" else "test",
+            img_size=size,
+            resolution=192 / max(size),
+            contrast=split == "train",
+            copies=-(-count // 20) if split == "train" else 1,
+        )
+        # Validation and test take turns, so that none of them sees an end of the brain only
+        first, last = {"validation": (1, -1), "test": (0, -2)}.get(split, (0, -1))
+        picks = torch.linspace(first, len(slices) + last, count).round().int().tolist()
+        return torch.stack([slices[i]["x"] for i in picks])
+
+    def _fastmri(self, split, count):
+        slices = dj.fastmri_slices(self.data, img_size=self.settings.size)
+        # Files are in order: their volumes stay in one split
+        low, high = {"train": (0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1)}[split]
+        low, high = int(low * len(slices)), int(high * len(slices))
+        picks = torch.linspace(low, high - 1, min(count, high - low)).round().int().tolist()
+        return torch.stack([slices[i]["x"] for i in picks])
+
+    def physics(self, seed):
+        rng = torch.Generator().manual_seed(seed)
+        noise = dinv.physics.GaussianNoise(self.settings.noise, rng=rng)
+        return dj.SingleCoilMRI(img_size=self.settings.size, noise_model=noise)
+
+    def masks(self, seed):
+        return dj.FastMRIMaskGenerator(self.settings.size, acceleration=4, seed=seed)
+
+    def network(self, algorithm):
+        return dj.UnrolledDnCNN(
+            2, depth=self.settings.depth, width=self.settings.width, residual=algorithm == "pgd"
+        )
+
+    def diffusion(self) -> dj.ConditionalDDPM:
+        """The DDPM of Table 5, with as many network evaluations per image as K."""
+        size = self.settings.size[0]
+        unet = dinv.models.ADMUNet(
+            img_resolution=size, in_channels=4, out_channels=2, model_channels=32,
+            channel_mult=(1, 1, 2) if size < 200 else (1, 2, 2, 4), num_blocks=1,
+            attn_resolutions=(), dropout=0.0, pretrained=None,
+        )  # fmt: skip
+        return dj.ConditionalDDPM(unet, steps=self.settings.iterations)
+
+    @property
+    def shifts(self):
+        return {"lesion": dj.Lesion(radius=max(2, self.settings.size[0] // 16), contrast=0.3)}
+
+    @property
+    def references(self):
+        steps = self.settings.solver_steps
+        smooth = partial(dinv.optim.FISTA, lambda_reg=0.04)
+        solver = Classical(smooth, 1.0, steps, partial(dinv.optim.TVPrior, n_it_max=10))
+        return {"A^T y": Adjoint(), "TV": solver}
+
+
+PROBLEMS: dict[str, type[Problem]] = {p.name: p for p in (Points, Seismic, MRI)}
+
+
+class Adjoint(dinv.models.Reconstructor):
+    r"""The backprojection :math:`\eta A^\top y`."""
+
+    def __init__(self, stepsize: float = 1.0):
+        super().__init__()
+        self.stepsize = stepsize
+
+    def forward(self, y, physics, **kwargs):
+        return self.stepsize * physics.A_adjoint(y)
+
+
+class Classical(dinv.models.Reconstructor):
+    """A variational method that gradients pass through, so that it can be attacked like the rest."""
+
+    def __init__(self, algorithm, stepsize: float, max_iter: int, prior=None):
+        super().__init__()
+        self.algorithm, self.prior = algorithm, prior
+        self.stepsize, self.max_iter = stepsize, max_iter
+
+    def forward(self, y, physics, **kwargs):
+        # Built anew at each call: the host's TV denoiser starts from where its last call ended
+        prior = {"prior": self.prior()} if self.prior else {}
+        algorithm = self.algorithm(
+            data_fidelity=dinv.optim.L2(), stepsize=self.stepsize, max_iter=self.max_iter,
+            unfold=True, trainable_params=[], **prior,
+        )  # fmt: skip
+        return algorithm(y, physics)

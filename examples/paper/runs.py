@@ -1,0 +1,167 @@
+r"""One run: a method trained with one seed and evaluated, kept as a JSON file and its weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import deepinv
+import deepinv_jitter as dj
+import torch
+from methods import build, fit, stepsizes
+from problems import PROBLEMS, Problem
+
+SCHEMA = 1
+DRAWS = 8  # random perturbations of each sample and radius
+#: What the evaluation of every model on the same data starts from.
+EVALUATION_SEED = 7
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained. The algorithm is "gd" or "pgd", "unet" for DDPM, "reference" for none."""
+
+    problem: str
+    algorithm: str
+    method: str
+    seed: int = 0
+    sigma: float | None = None  # of input, SGD and SPGD jittering, instead of the preset's
+    step: str = "learned"  # the step size: "learned", "fixed" or "normalised"
+    split: str = "test"  # what it is evaluated on
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        options = [] if self.sigma is None else [f"sigma{self.sigma:g}"]
+        options += [] if self.step == "learned" else [self.step]
+        options += [] if self.split == "test" else [self.split]
+        method = "".join(c if c.isalnum() else "_" for c in self.method)
+        return "-".join([self.problem, self.algorithm, method, *options, str(self.seed)])
+
+
+class Archive:
+    """
+    The runs of a preset in a folder. What is asked for and is not there is trained or evaluated.
+
+    Both files of a run are written in one step, the weights before the evaluation: a run that was
+    interrupted starts at what is missing.
+    """
+
+    def __init__(self, folder: Path, preset: str, *, data=None, device="cpu", verbose=True):
+        self.folder, self.preset = folder / preset, preset
+        self.data, self.device, self.verbose = data, device, verbose
+        self._problems: dict[str, Problem] = {}
+        for name in ("runs", "weights"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    def problem(self, name: str) -> Problem:
+        if name not in self._problems:
+            self._problems[name] = PROBLEMS[name](self.preset, self.data)
+        return self._problems[name]
+
+    def record(self, run: Run) -> dict:
+        """The results of a run."""
+        path = self.folder / "runs" / f"{run.name}.json"
+        return self.kept(path, lambda: self._evaluated(run))
+
+    def kept(self, path: Path, make: Callable[[], dict]) -> dict:
+        """What a file holds, made and written first if it is not there."""
+        if not path.exists():
+            draft = path.with_suffix(".tmp")
+            draft.write_text(json.dumps(make(), indent=1) + "\n")
+            os.replace(draft, path)
+        return json.loads(path.read_text())
+
+    def model(self, run: Run) -> torch.nn.Module:
+        """The trained model of a run, in evaluation mode."""
+        return self._trained(run)[0]
+
+    def _trained(self, run: Run) -> tuple[torch.nn.Module, float]:
+        problem = self.problem(run.problem).at_noise(run.sigma)
+        if run.algorithm == "reference":
+            return problem.references[run.method].to(self.device), 0.0
+        path = self.folder / "weights" / f"{replace(run, split='test').name}.pt"
+        if path.exists():
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+            model = build(problem, run.algorithm, run.method, run.step).to(self.device)
+            model.load_state_dict(saved["model"])
+            return model.eval(), saved["seconds"]
+        model, seconds = fit(
+            problem, run.algorithm, run.method, seed=run.seed, step=run.step, device=self.device,
+            verbose=self.verbose,
+        )  # fmt: skip
+        draft = path.with_suffix(".tmp")
+        torch.save({"model": model.state_dict(), "seconds": seconds}, draft)
+        os.replace(draft, path)
+        return model, seconds
+
+    def _evaluated(self, run: Run) -> dict:
+        problem = self.problem(run.problem).at_noise(run.sigma)
+        settings = problem.settings
+        model, seconds = self._trained(run)
+        start = time.perf_counter()
+        common = {
+            "model": model,
+            "dataloader": problem.batches(run.split),
+            "physics": problem.physics(0).to(self.device),
+            "metrics": problem.metrics,
+            "seed": EVALUATION_SEED,
+            "device": self.device,
+            "verbose": self.verbose,
+        }
+        report = dj.evaluate_robustness(
+            **common, epsilons=settings.radii, attacks=problem.attack, shifts=problem.shifts,
+            draws=DRAWS,
+        )  # fmt: skip
+        conditions = {c.label: condition(report, c.label) for c in report.conditions}
+        weak = dj.evaluate_robustness(
+            **common, epsilons=[settings.radius], draws=1,
+            attacks=problem.attack_of_the_paper(settings.radius),
+        )  # fmt: skip
+        label = f"worst case, eps={settings.radius:g}"
+        conditions[label.replace("worst case", "paper attack")] = condition(weak, label)
+        return {
+            "schema": SCHEMA,
+            "run": asdict(run),
+            "preset": self.preset,
+            "settings": {k: plain(v) for k, v in asdict(settings).items()},
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "deepinv": deepinv.__version__,
+                "deepinv_jitter": dj.__version__,
+            },
+            "device": device_name(self.device),
+            "seconds": {"train": seconds, "evaluate": time.perf_counter() - start},
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "stepsize": stepsizes(model),
+            "samples": report.digests,
+            "conditions": conditions,
+            "risks": problem.risks(model),
+        }
+
+
+def condition(report: dj.RobustnessReport, label: str) -> dict:
+    """The values of every sample under a condition, with the radius and the flags."""
+    columns = report.values[label]
+    flags = {k: int(v.sum()) for k, v in columns.items() if v.dtype == torch.bool and v.any()}
+    radius = {k: columns[k].mean().item() for k in ("eps", "eps/|noise|") if k in columns}
+    metrics = {k: [float(f"{v:.6g}") for v in columns[k].tolist()]
+               for k in report.metrics if k in columns}  # fmt: skip
+    return {"metrics": metrics, "radius": radius, "flags": flags}
+
+
+def plain(value: object) -> object:
+    """A setting as JSON holds it."""
+    return repr(value) if isinstance(value, dj.GaussianJitter) else value
+
+
+def device_name(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

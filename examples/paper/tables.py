@@ -1,0 +1,205 @@
+r"""The paper's tables, made from the runs alone, beside the paper's own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import paper
+from intervals import Interval, crossed
+from methods import METHODS
+from runs import Archive, Run
+
+Cell = str | float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Which runs stand in a table of the paper."""
+
+    number: int
+    title: str
+    problem: str
+    algorithm: str
+    methods: tuple[str, ...] = ("mse", "at", "input", "jitter")
+
+    @property
+    def name(self) -> str:
+        return f"table{self.number}"
+
+    def runs(self, method: str, seeds: int) -> list[Run]:
+        algorithm = "unet" if method == "ddpm" else self.algorithm
+        return [Run(self.problem, algorithm, method, seed) for seed in range(seeds)]
+
+    def label(self, method: str) -> str:
+        return METHODS[method].label_for(self.algorithm)
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(1, "Seismic deconvolution, unrolled gradient descent", "seismic", "gd"),
+        Table(2, "Single-coil MRI, unrolled gradient descent", "mri", "gd"),
+        Table(3, "Seismic deconvolution, unrolled proximal gradient descent", "seismic", "pgd"),
+        Table(4, "Single-coil MRI, unrolled proximal gradient descent", "mri", "pgd"),
+        Table(5, "Single-coil MRI, other baselines", "mri", "gd",
+              ("mse", "at", "input", "jitter", "sn", "ddpm")),
+    )
+}  # fmt: skip
+
+
+class Results:
+    """The values of a table's methods, by condition and metric: shape `(seeds, images)`."""
+
+    def __init__(self, archive: Archive, table: Table, seeds: int):
+        self.table, self.seeds = table, seeds
+        self.problem = archive.problem(table.problem)
+        radius = f"{self.problem.settings.radius:g}"
+        largest = f"{self.problem.settings.radii[-1]:g}"
+        self.conditions = {
+            "in distribution": "clean",
+            "random": f"average case, eps={radius}",
+            "paper's attack": f"paper attack, eps={radius}",
+            "strong attack": f"worst case, eps={radius}",
+            "strong attack, largest radius": f"worst case, eps={largest}",
+            **{name: name for name in self.problem.shifts},
+        }
+        self.shift = next(iter(self.problem.shifts))
+        self.records = {m: [archive.record(r) for r in table.runs(m, seeds)] for m in table.methods}
+        self.references = {
+            name: [archive.record(Run(table.problem, "reference", name))]
+            for name in self.problem.references
+        }
+        samples = {tuple(r["samples"]) for rs in self.all.values() for r in rs}
+        if len(samples) > 1:
+            raise ValueError(
+                f"all runs of {table.name} must be evaluated on the same samples, but there are "
+                f"{len(samples)} sets: delete the runs that were made with other data."
+            )
+
+    @property
+    def all(self) -> dict[str, list[dict]]:
+        return self.references | self.records
+
+    def values(self, method: str, column: str, metric: str) -> list[list[float]]:
+        condition = self.conditions[column]
+        return [r["conditions"][condition]["metrics"][metric] for r in self.all[method]]
+
+    def mean(self, method: str, column: str, metric: str) -> Interval:
+        return crossed(self.values(method, column, metric))
+
+    def difference(self, a: str, b: str, column: str, metric: str) -> Interval:
+        """Of two methods on the same images, seed by seed."""
+        first, second = self.values(a, column, metric), self.values(b, column, metric)
+        return crossed([[u - v for u, v in zip(*s, strict=True)] for s in zip(first, second)])
+
+    def best(self, column: str, metric: str) -> set[str]:
+        """The best of the trained methods, and those whose difference from it is undecided."""
+        top = max(self.records, key=lambda m: self.mean(m, column, metric).mean)
+        return {
+            m for m in self.records
+            if m == top or not self.difference(top, m, column, metric).decided
+        }  # fmt: skip
+
+    def seconds(self, method: str) -> float:
+        return sum(r["seconds"]["train"] for r in self.records[method]) / self.seeds
+
+
+def columns(results: Results) -> list[str]:
+    """The columns of a table: those of the paper, and the strong attack beside its own."""
+    return ["in distribution", "paper's attack", "strong attack",
+            "strong attack, largest radius", results.shift]  # fmt: skip
+
+
+def rows_of(results: Results) -> list[list[Cell]]:
+    """PSNR / SSIM of every method, those not worse than the best in bold; the paper's beside."""
+    names = columns(results)
+    printed = {"in distribution": 0, "paper's attack": 1, results.shift: 2}
+    head = ["method"]
+    for name in names:
+        head += [name] + (["paper"] if name in printed else [])
+    rows = [head + ["detail kept", "training / MSE"]]
+    for method in results.all:
+        trained = method in results.records
+        row = [results.table.label(method) if trained else method]
+        for name in names:
+            cell = both(results, method, name)
+            best = trained and method in results.best(name, "PSNR")
+            row.append(f"**{cell}**" if best else cell)
+            if name in printed:
+                numbers = paper.TABLES[results.table.name].get(method)
+                row.append("%.2f / %.3f" % numbers[printed[name]] if numbers else "")
+        kept = results.mean(method, results.shift, "contrast recovery")
+        row.append(f"{kept.mean:.2f} ± {kept.half:.2f}")
+        cost = results.seconds(method) / results.seconds("mse") if trained else None
+        rows.append(row + [f"{cost:.2f}" if trained else ""])
+    return rows
+
+
+def both(results: Results, method: str, column: str) -> str:
+    psnr, ssim = (results.mean(method, column, metric) for metric in ("PSNR", "SSIM"))
+    return f"{psnr.mean:.2f} ± {psnr.half:.2f} / {ssim.mean:.3f}"
+
+
+def differences_of(results: Results) -> list[list[Cell]]:
+    """The PSNR of every method minus that of MSE training, on the same images and seeds."""
+    rows = [["PSNR minus that of MSE training", *columns(results)]]
+    for method in results.records:
+        if method != "mse":
+            row = [results.table.label(method)]
+            for column in columns(results):
+                d = results.difference(method, "mse", column, "PSNR")
+                row.append(f"{d.mean:+.2f} ± {d.half:.2f}" + ("" if d.decided else " (undecided)"))
+            rows.append(row)
+    return rows
+
+
+def render(archive: Archive, table: Table, seeds: int) -> str:
+    """The page of a table."""
+    results = Results(archive, table, seeds)
+    first = results.records["mse"][0]
+    settings = results.problem.settings
+    unit = {None: "", "noise": " times the norm of the measurement noise"}[settings.relative_to]
+    flags = flagged(results)
+    devices = sorted({r["device"] for rs in results.all.values() for r in rs})
+    notes = [
+        f"PSNR in dB / SSIM (deepinv's, peak 1), means over {seeds} training seeds and "
+        f"{len(first['samples'])} test images with 95 % intervals of the PSNR over both. Bold: the "
+        "best, and all whose paired difference from it is undecided.",
+        f"Attack radius {settings.radius:g}{unit}; the largest is {settings.radii[-1]:g}. The "
+        f"paper's attack takes {results.problem.paper_attack['steps']} steps from zero; the strong "
+        f"one is the worst of APGD ({settings.steps} steps) and 10 power steps."
+        + (f" Doubts it raises itself: {flags}." if flags else ""),
+        "The paper's columns are on its own data, for comparison of orderings only; its attack "
+        "has radius 1.",
+        f"Preset {archive.preset}, {', '.join(devices)}; "
+        + ", ".join(f"{k} {v}" for k, v in first["versions"].items())
+        + f"; {total_seconds(results) / 60:.0f} min of training and evaluation in all.",
+    ]
+    title = f"Table {table.number}: {table.title}"
+    text = [f"# {title}", markdown(rows_of(results)), markdown(differences_of(results))]
+    return "\n\n".join(text + ["\n".join(f"- {note}" for note in notes)]) + "\n"
+
+
+def flagged(results: Results) -> str:
+    counts: dict[str, int] = {}
+    condition = results.conditions["strong attack"]
+    for records in results.all.values():
+        for record in records:
+            for flag, n in record["conditions"][condition]["flags"].items():
+                counts[flag] = counts.get(flag, 0) + n
+    total = sum(len(r["samples"]) for records in results.all.values() for r in records)
+    return ", ".join(f"{flag} in {n} of {total} attacks" for flag, n in counts.items())
+
+
+def total_seconds(results: Results) -> float:
+    return sum(sum(r["seconds"].values()) for rs in results.all.values() for r in rs)
+
+
+def markdown(rows: Sequence[Sequence[Cell]]) -> str:
+    """A table with aligned columns."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
+    lines.insert(1, " | ".join("-" * max(3, w) for w in widths))
+    return "\n".join(f"| {line} |" for line in lines)
