@@ -54,6 +54,7 @@ class Method:
     model: Callable = unrolled
     trainer: Callable = plain
     epochs: float = 1.0  # of those of the preset
+    lr: float = 1.0  # of that of the preset
     labels: dict[str, str] = field(default_factory=dict)  # where an algorithm has its own
 
     def label_for(self, algorithm: str) -> str:
@@ -67,7 +68,7 @@ METHODS = {
     "jitter": Method("SGD jittering", model=jittered, labels={"pgd": "SPGD jittering"}),
     "sn": Method("Spectral normalisation", model=normalised),
     # A step of the U-Net takes about 4 of the unrolled network's: this is the time of AT
-    "ddpm": Method("DDPM", model=diffusion, trainer=denoising, epochs=0.5),
+    "ddpm": Method("DDPM", model=diffusion, trainer=denoising, epochs=0.5, lr=0.25),
 }
 
 
@@ -127,7 +128,7 @@ def fit(
     if step == "normalised":
         trainer = partial(NormalisedStepTrainer, stepsize=problem.stepsize)
     epochs = max(1, round(METHODS[method].epochs * settings.epochs))
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=METHODS[method].lr * settings.lr)
     loader = problem.loader(seed)
     measured = "y" in next(iter(loader))
     trainer = trainer(
