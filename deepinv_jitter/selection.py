@@ -16,18 +16,20 @@ def choose_sigma(
     robustness: Mapping[float, torch.Tensor],
     *,
     tolerance: float = 0.0,
+    reference: torch.Tensor | None = None,
     higher_is_better: bool = True,
 ) -> float:
     r"""
     The noise level that makes a model most robust at no cost in accuracy (section 8.2).
 
     The paper reads the level off a curve, its Fig. 6. Here the levels that are *accurate enough*
-    are those whose mean accuracy is within ``tolerance`` of the best one's, or not worse than it
-    beyond doubt, by the 95 % paired bootstrap interval of :meth:`RobustnessReport.compare`; among
-    them the one with the best mean robustness is returned, and of equals the smallest.
+    are those whose mean accuracy is below the reference's by at most ``tolerance``, or not worse
+    than it beyond doubt, by the 95 % paired bootstrap interval of
+    :meth:`RobustnessReport.compare`; among them the one with the best mean robustness is returned,
+    and of equals the smallest. The reference is the smallest level: let that be ``0.0``, training
+    without noise, which is then what comes out if no level does better.
 
-    Measure both on validation data: on the test data, the choice would flatter its own result. Let
-    ``0.0`` stand for training without noise; if no level does better, it is what comes out.
+    Measure both on validation data: on the test data, the choice would flatter its own result.
 
     :param Mapping[float, torch.Tensor] accuracy: level to the metric of each clean validation
         sample, such as ``report.values["clean"]["PSNR"]``, shape `(N,)`, the same samples for all.
@@ -35,12 +37,15 @@ def choose_sigma(
         shape `(N,)`.
     :param float tolerance: loss of mean accuracy that is accepted, in the unit of the metric, not
         negative. Default: 0.
+    :param torch.Tensor, None reference: accuracy to be kept, shape `(N,)`. Default: ``None``, that of
+        the smallest level.
     :param bool higher_is_better: whether the metric grows with quality, as PSNR does and the
         squared error does not. Default: ``True``.
     :return: (:class:`float`) the level :math:`\sigma`.
     :raises TypeError: if a level or ``tolerance`` is no number.
-    :raises ValueError: if there are no levels, those of the two mappings differ, the values of two
-        levels are not of one shape `(N,)`, a value is not finite, or a number is negative.
+    :raises ValueError: if there are no levels, those of the two mappings differ, values are not of
+        one shape `(N,)` or not finite, a number is negative, or no level is accurate enough for the
+        reference.
 
     |sep|
 
@@ -68,21 +73,25 @@ def choose_sigma(
         {level: sign * _checked(values[level]) for level in levels}
         for values in (accuracy, robustness)
     )
-    shapes = {tuple(v.shape) for v in [*clean.values(), *attacked.values()]}
+    kept = clean[levels[0]] if reference is None else sign * _checked(reference)
+    shapes = {tuple(v.shape) for v in [kept, *clean.values(), *attacked.values()]}
     if len(shapes) > 1:
         raise ValueError(
             f"all levels must be judged on the same samples, got shapes {sorted(shapes)}."
         )
-    best = max(levels, key=lambda level: clean[level].mean())
 
     def accurate_enough(level: float) -> bool:
-        loss = clean[best] - clean[level]
-        # With a single sample the interval is NaN, and no doubt can be had
+        loss = kept - clean[level]
+        # The interval of a single sample is NaN, which leaves no doubt
         return bool(loss.mean() <= tolerance) or bootstrap_interval(loss)[0] <= 0
 
-    return max(
-        filter(accurate_enough, levels), key=lambda level: attacked[level].mean()
-    )
+    candidates = [level for level in levels if accurate_enough(level)]
+    if not candidates:
+        raise ValueError(
+            f"tolerance must leave a level, {tolerance:g} leaves none of {levels}: accept a larger "
+            "loss, or try smaller levels."
+        )
+    return max(candidates, key=lambda level: attacked[level].mean())
 
 
 def _checked(values: torch.Tensor) -> torch.Tensor:

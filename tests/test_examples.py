@@ -18,6 +18,7 @@ DEMOS = {
             "pgd_spgd_jittering.pt",
         ],
     ),
+    "noise_level/demo_choose_sigma.py": (["--epochs", "1"], ["choose_sigma.png"]),
     "robustness/demo_attack_and_report.py": (
         ["--slices", "1", "--steps", "2"],
         ["robustness_pgd_mse.csv", "curve_pgd_spgd_jittering.png", "attack.png"],

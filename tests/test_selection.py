@@ -17,8 +17,9 @@ ATTACKED = psnr(s0=20.0, s0_1=22.0, s1=24.0, s10=24.5)
 CASES = {
     # The differences are the same in every sample, so that any loss is beyond doubt
     "no loss": ({}, 0.1),
-    "a small loss": ({"tolerance": 0.5}, 1.0),
+    "a small loss": ({"tolerance": 0.25}, 1.0),
     "any loss": ({"tolerance": 10.0}, 10.0),
+    "a reference of its own": ({"reference": CLEAN[1.0]}, 1.0),
 }
 
 
@@ -53,6 +54,7 @@ def test_without_gain_there_is_no_noise():
         ({-1.0: SAMPLES}, {-1.0: SAMPLES}, {}, ValueError, "a level .* at least 0"),
         ({0.0: SAMPLES}, {0.0: SAMPLES[:3]}, {}, ValueError, r"same samples, got .*\(3,"),
         ({0.0: SAMPLES.log()}, {0.0: SAMPLES}, {}, ValueError, "must be finite"),
+        (CLEAN, ATTACKED, {"reference": CLEAN[0.1] + 9}, ValueError, "tolerance .* none of"),
         ({0.0: SAMPLES[None]}, {0.0: SAMPLES}, {}, ValueError, r"got shape \(1, 12\)"),
     ],
 )  # fmt: skip

@@ -55,3 +55,11 @@ def crossed(values) -> Interval:
     )
     half = student.ppf(0.975, freedom) * math.sqrt(total)
     return Interval(float(values.mean()), float(half))
+
+
+def ratio(logarithm: Interval) -> str:
+    """A ratio with its interval, from those of its logarithm."""
+    low, mid, high = (
+        math.exp(v) for v in (logarithm.low, logarithm.mean, logarithm.high)
+    )
+    return f"{mid:.2f} [{low:.2f}, {high:.2f}]"

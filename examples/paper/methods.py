@@ -19,7 +19,9 @@ def unrolled(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
 
 
 def jittered(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
-    return problem.model(algorithm, jitter=problem.settings.jitter, **options)
+    return problem.model(
+        algorithm, jitter=problem.settings.jitter[algorithm], **options
+    )
 
 
 def normalised(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
@@ -55,7 +57,9 @@ class Method:
     trainer: Callable = plain
     epochs: float = 1.0  # of those of the preset
     lr: float = 1.0  # of that of the preset
-    labels: dict[str, str] = field(default_factory=dict)  # where an algorithm has its own
+    labels: dict[str, str] = field(
+        default_factory=dict
+    )  # where an algorithm has its own
 
     def label_for(self, algorithm: str) -> str:
         return self.labels.get(algorithm, self.label)
@@ -91,7 +95,9 @@ class NormalisedStepTrainer(dj.JitterTrainer):
     def perturb(self, x, y, physics):
         factor = self.stepsize / stepsizes(self.model)[0]
         levels = [factor * sigma for sigma in self.law.sigma]
-        dj.jitter(self.model, dj.GaussianJitter(levels, self.law.scale, self.law.generator))
+        dj.jitter(
+            self.model, dj.GaussianJitter(levels, self.law.scale, self.law.generator)
+        )
         return y
 
 
@@ -106,7 +112,9 @@ def stepsizes(model: torch.nn.Module) -> list[float]:
 
 def build(problem: Problem, algorithm: str, method: str, step: str = "learned"):
     """The untrained model."""
-    fixed = {"trainable_params": [], "positive_stepsize": False} if step == "fixed" else {}
+    fixed = (
+        {"trainable_params": [], "positive_stepsize": False} if step == "fixed" else {}
+    )
     return METHODS[method].model(problem, algorithm, **fixed)
 
 
@@ -128,7 +136,9 @@ def fit(
     if step == "normalised":
         trainer = partial(NormalisedStepTrainer, stepsize=problem.stepsize)
     epochs = max(1, round(METHODS[method].epochs * settings.epochs))
-    optimizer = torch.optim.Adam(model.parameters(), lr=METHODS[method].lr * settings.lr)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=METHODS[method].lr * settings.lr
+    )
     loader = problem.loader(seed)
     measured = "y" in next(iter(loader))
     trainer = trainer(

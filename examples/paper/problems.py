@@ -5,47 +5,19 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 
 import deepinv as dinv
-import torch
-from torch.utils.data import DataLoader
-
 import deepinv_jitter as dj
-
+import settings
+import torch
+from references import Adjoint, Classical
+from settings import Settings
+from torch.utils.data import DataLoader
 
 #: Of the random vectors e and g in the risks of the toy problem: sigma^2 = E||.||^2.
 RISK_LEVELS = [0.01, 0.03, 0.1, 0.3]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The numbers of a preset; those of ``paper`` are from its App. G and H, and its code."""
-
-    size: tuple[int, ...]
-    train: int  # samples
-    test: int
-    iterations: int  # K
-    width: int
-    depth: int
-    batch: int
-    epochs: int
-    lr: float
-    noise: float  # standard deviation of the measurement noise
-    input_sigma: float  # input jittering: standard deviation of each entry
-    jitter: dj.GaussianJitter  # SGD and SPGD jittering
-    radius: float  # of the attack in training and in the tables
-    relative_to: str | None  # the unit of the radius: None is absolute
-    radii: tuple[float, ...]  # all that are evaluated
-    train_attack: str  # "power" is 3 full steps, "paper" the paper's own attack
-    steps: int  # of APGD in the evaluation
-    solver_steps: int = 100  # iterations of the classical reference
-    repeat: int = 1  # passes over the training set in one epoch of the trainer
-
-    @property
-    def ball(self) -> dj.L2Ball:
-        return dj.L2Ball(self.radius, relative_to=self.relative_to)
 
 
 class Problem(ABC):
@@ -69,8 +41,11 @@ class Problem(ABC):
         if sigma is None:
             return self
         other = copy.copy(self)
-        law = dj.GaussianJitter(sigma, self.settings.jitter.scale)
-        other.settings = replace(self.settings, jitter=law, input_sigma=sigma)
+        laws = {
+            k: dj.GaussianJitter(sigma, v.scale)
+            for k, v in self.settings.jitter.items()
+        }
+        other.settings = replace(self.settings, jitter=laws, input_sigma=sigma)
         return other
 
     @abstractmethod
@@ -124,7 +99,9 @@ class Problem(ABC):
 
     def loader(self, seed: int) -> DataLoader:
         """Training batches, in an order that follows from the seed."""
-        truths = dinv.datasets.TensorDataset(x=self.truths["train"], use_dict_output=True)
+        truths = dinv.datasets.TensorDataset(
+            x=self.truths["train"], use_dict_output=True
+        )
         order = torch.Generator().manual_seed(seed)
         return DataLoader(truths, self.settings.batch, shuffle=True, generator=order)
 
@@ -142,9 +119,13 @@ class Problem(ABC):
         """For :func:`deepinv_jitter.evaluate_robustness`; ``None`` is its choice."""
         return None
 
-    def tuned(self, solver: Callable[[float], Classical], weights: Sequence[float]) -> Classical:
+    def tuned(
+        self, solver: Callable[[float], Classical], weights: Sequence[float]
+    ) -> Classical:
         """The classical method with the weight that is best on the validation data."""
-        batch, psnr = self.batches("validation")[0], dinv.metric.PSNR(complex_abs=self.complex)
+        batch, psnr = self.batches("validation")[0], dinv.metric.PSNR(
+            complex_abs=self.complex
+        )
         physics = self.physics(3)
         y = physics(batch["x"], **batch["params"])
 
@@ -185,19 +166,7 @@ class Points(Problem):
     stepsize = 0.5
     # 50 steps of 0.05 in a ball of radius 0.01
     paper_attack = {"steps": 50, "step": 5.0}
-    _common = {
-        "size": (2,), "train": 200, "test": 50, "width": 32, "depth": 3, "batch": 200,
-        "noise": 0.1, "input_sigma": 0.1, "jitter": dj.GaussianJitter(0.1, "norm"),
-        "radius": 0.01, "relative_to": None, "radii": (0.01, 0.02, 0.05, 0.1),
-    }  # fmt: skip
-    presets = {
-        "smoke": Settings(**_common | {"test": 8, "radii": (0.01, 0.05)}, iterations=2, epochs=1,
-                          repeat=2, lr=1e-3, train_attack="power", steps=2),
-        "cpu": Settings(**_common, iterations=10, epochs=20, repeat=50, lr=1e-3,
-                        train_attack="power", steps=20),
-        "paper": Settings(**_common, iterations=10, epochs=100, repeat=50, lr=1e-4,
-                          train_attack="paper", steps=100),
-    }  # fmt: skip
+    presets = settings.POINTS
 
     def samples(self, split):
         count = self.settings.train if split == "train" else self.settings.test
@@ -205,7 +174,9 @@ class Points(Problem):
 
     def physics(self, seed):
         rng = torch.Generator().manual_seed(seed)
-        return dinv.physics.Denoising(dinv.physics.GaussianNoise(self.settings.noise, rng=rng))
+        return dinv.physics.Denoising(
+            dinv.physics.GaussianNoise(self.settings.noise, rng=rng)
+        )
 
     def network(self, algorithm):
         return dj.PointMLP(hidden=self.settings.width, layers=self.settings.depth)
@@ -239,8 +210,12 @@ class Points(Problem):
 
         return {
             "level": RISK_LEVELS,
-            "average case": [mean(dj.average_case_risk, sigma_e=s) for s in RISK_LEVELS],
-            "generalization": [mean(dj.generalization_risk, sigma_g=s) for s in RISK_LEVELS],
+            "average case": [
+                mean(dj.average_case_risk, sigma_e=s) for s in RISK_LEVELS
+            ],
+            "generalization": [
+                mean(dj.generalization_risk, sigma_g=s) for s in RISK_LEVELS
+            ],
         }
 
 
@@ -249,22 +224,7 @@ class Seismic(Problem):
 
     name = "seismic"
     reads_y = True
-    presets = {
-        "smoke": Settings(
-            size=(24, 24), train=4, test=2, iterations=2, width=8, depth=3, batch=2, epochs=1,
-            lr=3e-3, noise=0.01, input_sigma=0.05, jitter=dj.GaussianJitter(0.1, "relative"),
-            radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
-            solver_steps=3),
-        "cpu": Settings(
-            size=(64, 64), train=256, test=12, iterations=5, width=16, depth=4, batch=4, epochs=12,
-            lr=8e-3, noise=0.01, input_sigma=0.01, jitter=dj.GaussianJitter(0.5, "relative"),
-            radius=0.5, relative_to="noise", radii=(0.5, 1.0), train_attack="power", steps=20),
-        "paper": Settings(
-            size=(352, 352), train=1000, test=100, iterations=10, width=64, depth=5, batch=16,
-            epochs=100, lr=1e-4, noise=0.01, input_sigma=0.05,
-            jitter=dj.GaussianJitter(0.1, "relative"), radius=1.0, relative_to=None,
-            radii=(1.0, 3.52), train_attack="paper", steps=100),
-    }  # fmt: skip
+    presets = settings.SEISMIC
 
     def __init__(self, preset, data=None):
         super().__init__(preset, data)
@@ -285,10 +245,16 @@ class Seismic(Problem):
         count = self.settings.train if split == "train" else self.settings.test
         seed = ("train", "validation", "test").index(split)
         sections = dj.ReflectivityDataset(
-            count, img_size=self.settings.size, seed=seed, thickness=12 * self.scale,
-            fold=8 * self.scale, throw=24 * self.scale,
-        )  # fmt: skip
-        x = torch.stack([section["x"] for section in map(sections.__getitem__, range(count))])
+            count,
+            img_size=self.settings.size,
+            seed=seed,
+            thickness=12 * self.scale,
+            fold=8 * self.scale,
+            throw=24 * self.scale,
+        )
+        x = torch.stack(
+            [section["x"] for section in map(sections.__getitem__, range(count))]
+        )
         return x / self.physics(0).A(x).abs().amax((1, 2, 3), keepdim=True)
 
     def physics(self, seed):
@@ -298,49 +264,42 @@ class Seismic(Problem):
 
     def network(self, algorithm):
         return dj.UnrolledDnCNN(
-            1, depth=self.settings.depth, width=self.settings.width, condition_channels=1,
+            1,
+            depth=self.settings.depth,
+            width=self.settings.width,
+            condition_channels=1,
             residual=algorithm == "pgd",
-        )  # fmt: skip
+        )
 
     @property
     def shifts(self):
         length = max(2, round(20 * self.scale))
         return {
-            f"layer {height}": dj.HorizontalLayer(height, length=length) for height in (0.1, 0.3)
+            f"layer {height}": dj.HorizontalLayer(height, length=length)
+            for height in (0.1, 0.3)
         }
 
     @cached_property
     def references(self):
-        sparse = partial(Classical, dinv.optim.L1Prior, self.stepsize, self.settings.solver_steps)
-        return {"A^T y": Adjoint(self.stepsize), "l1": self.tuned(sparse, (0.002, 0.005, 0.01, 0.02))}
+        sparse = partial(
+            Classical, dinv.optim.L1Prior, self.stepsize, self.settings.solver_steps
+        )
+        return {
+            "A^T y": Adjoint(self.stepsize),
+            "l1": self.tuned(sparse, (0.002, 0.005, 0.01, 0.02)),
+        }
 
 
 class MRI(Problem):
-    """Single-coil Cartesian MRI, 4x accelerated, of brain slices or of a folder of fastMRI files."""
+    """Single-coil MRI, 4x accelerated, of brain slices or of a folder of fastMRI files."""
 
     name = "mri"
     complex = True
-    presets = {
-        "smoke": Settings(
-            size=(32, 32), train=4, test=2, iterations=2, width=8, depth=3, batch=2, epochs=1,
-            lr=3e-3, noise=0.05, input_sigma=0.05, jitter=dj.GaussianJitter(0.05, "relative"),
-            radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
-            solver_steps=3),
-        "cpu": Settings(
-            size=(64, 64), train=225, test=12, iterations=5, width=16, depth=4, batch=4, epochs=13,
-            lr=4e-3, noise=0.05, input_sigma=0.05, jitter=dj.GaussianJitter(0.05, "relative"),
-            radius=0.5, relative_to="noise", radii=(0.5, 1.0), train_attack="power", steps=20,
-            solver_steps=30),
-        "paper": Settings(
-            size=(320, 320), train=1000, test=100, iterations=10, width=64, depth=8, batch=4,
-            epochs=130, lr=1e-4, noise=0.05, input_sigma=0.05,
-            jitter=dj.GaussianJitter(0.01, "relative"), radius=1.0, relative_to=None,
-            radii=(1.0, 11.4), train_attack="paper", steps=100),
-    }  # fmt: skip
+    presets = settings.MRI
 
     def samples(self, split):
-        size, settings = self.settings.size, self.settings
-        count = settings.train if split == "train" else settings.test
+        size = self.settings.size
+        count = self.settings.train if split == "train" else self.settings.test
         if self.data is not None:
             return self._fastmri(split, count)
         # The head takes 192 mm; the paper's field of 320 pixels shows it at 0.6 mm
@@ -351,18 +310,22 @@ class MRI(Problem):
             contrast=split == "train",
             copies=-(-count // 20) if split == "train" else 1,
         )
-        # Validation and test take turns, so that none of them sees an end of the brain only
-        first, last = {"validation": (1, -1), "test": (0, -2)}.get(split, (0, -1))
-        picks = torch.linspace(first, len(slices) + last, count).round().int().tolist()
-        return torch.stack([slices[i]["x"] for i in picks])
+        # Of the held-out slices every third is for validation: both see all parts of the brain
+        kept = {
+            "train": range(len(slices)),
+            "validation": range(1, len(slices), 3),
+            "test": [i for i in range(len(slices)) if i % 3 != 1],
+        }[split]
+        return torch.stack([slices[i]["x"] for i in spread(kept, count)])
 
     def _fastmri(self, split, count):
         slices = dj.fastmri_slices(self.data, img_size=self.settings.size)
-        # Files are in order: their volumes stay in one split
-        low, high = {"train": (0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1)}[split]
+        # Files are in order: at most one volume is cut by each border between two splits
+        low, high = {"train": (0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1)}[
+            split
+        ]
         low, high = int(low * len(slices)), int(high * len(slices))
-        picks = torch.linspace(low, high - 1, min(count, high - low)).round().int().tolist()
-        return torch.stack([slices[i]["x"] for i in picks])
+        return torch.stack([slices[i]["x"] for i in spread(range(low, high), count)])
 
     def physics(self, seed):
         rng = torch.Generator().manual_seed(seed)
@@ -374,22 +337,35 @@ class MRI(Problem):
 
     def network(self, algorithm):
         return dj.UnrolledDnCNN(
-            2, depth=self.settings.depth, width=self.settings.width, residual=algorithm == "pgd"
+            2,
+            depth=self.settings.depth,
+            width=self.settings.width,
+            residual=algorithm == "pgd",
         )
 
     def diffusion(self) -> dj.ConditionalDDPM:
-        """The DDPM of Table 5, with as many network evaluations per image as K."""
+        """The DDPM of Table 5, with K evaluations of its network for an image."""
         size = self.settings.size[0]
         unet = dinv.models.ADMUNet(
-            img_resolution=size, in_channels=4, out_channels=2, model_channels=32,
-            channel_mult=(1, 1, 2) if size < 200 else (1, 2, 2, 4), num_blocks=1,
-            attn_resolutions=(), dropout=0.0, pretrained=None,
-        )  # fmt: skip
+            img_resolution=size,
+            in_channels=4,
+            out_channels=2,
+            model_channels=32,
+            channel_mult=(1, 1, 2) if size < 200 else (1, 2, 2, 4),
+            num_blocks=1,
+            attn_resolutions=(),
+            dropout=0.0,
+            pretrained=None,
+        )
         return dj.ConditionalDDPM(unet, steps=self.settings.iterations)
 
     @property
     def shifts(self):
-        return {"lesion": dj.Lesion(radius=max(2, self.settings.size[0] // 16), contrast=0.3)}
+        return {
+            "lesion": dj.Lesion(
+                radius=max(2, self.settings.size[0] // 16), contrast=0.3
+            )
+        }
 
     @cached_property
     def references(self):
@@ -401,32 +377,7 @@ class MRI(Problem):
 PROBLEMS: dict[str, type[Problem]] = {p.name: p for p in (Points, Seismic, MRI)}
 
 
-class Adjoint(dinv.models.Reconstructor):
-    r"""The backprojection :math:`\eta A^\top y`."""
-
-    def __init__(self, stepsize: float = 1.0):
-        super().__init__()
-        self.stepsize = stepsize
-
-    def forward(self, y, physics, **kwargs):
-        return self.stepsize * physics.A_adjoint(y)
-
-
-class Classical(dinv.models.Reconstructor):
-    r"""
-    FISTA on :math:`\frac12\|Ax-y\|^2 + \lambda r(x)`, which gradients pass through, so that it can
-    be attacked like the rest.
-    """
-
-    def __init__(self, prior: Callable, stepsize: float, max_iter: int, weight: float):
-        super().__init__()
-        self.prior, self.weight = prior, weight
-        self.stepsize, self.max_iter = stepsize, max_iter
-
-    def forward(self, y, physics, **kwargs):
-        # Built anew at each call: the host's TV denoiser starts from where its last call ended
-        algorithm = dinv.optim.FISTA(
-            data_fidelity=dinv.optim.L2(), prior=self.prior(), lambda_reg=self.weight,
-            stepsize=self.stepsize, max_iter=self.max_iter, unfold=True, trainable_params=[],
-        )  # fmt: skip
-        return algorithm(y, physics)
+def spread(indices: Sequence[int], count: int) -> list[int]:
+    """At most so many of the indices, evenly spread, each once."""
+    picks = torch.linspace(0, len(indices) - 1, min(count, len(indices)))
+    return [indices[i] for i in picks.round().int().tolist()]

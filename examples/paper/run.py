@@ -28,10 +28,23 @@ import verdicts
 from runs import Archive
 
 TARGETS = (
-    "table1", "table2", "table3", "table4", "table5", "table6",
-    "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7",
-    "theory", "claims", "sigma",
-)  # fmt: skip
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+    "table6",
+    "figure1",
+    "figure2",
+    "figure3",
+    "figure4",
+    "figure5",
+    "figure6",
+    "figure7",
+    "theory",
+    "claims",
+    "sigma",
+)
 
 
 def make(target: str, archive: Archive, seeds: int) -> Path:
@@ -59,7 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", choices=("smoke", "cpu", "paper"), default="cpu")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each method")
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--data", help="folder of fastMRI single-coil files instead of the brain")
+    parser.add_argument(
+        "--data", help="folder of fastMRI single-coil files instead of the brain"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(arguments)
@@ -68,7 +83,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     matplotlib.use("Agg")
     archive = Archive(
-        args.out, args.preset, data=args.data, device=args.device, verbose=not args.quiet
+        args.out,
+        args.preset,
+        data=args.data,
+        device=args.device,
+        verbose=not args.quiet,
     )
     for target in TARGETS if args.target == "all" else [args.target]:
         start = time.perf_counter()

@@ -30,7 +30,9 @@ class Run:
     algorithm: str
     method: str
     seed: int = 0
-    sigma: float | None = None  # of input, SGD and SPGD jittering, instead of the preset's
+    sigma: float | None = (
+        None  # of input, SGD and SPGD jittering, instead of the preset's
+    )
     step: str = "learned"  # the step size: "learned", "fixed" or "normalised"
     split: str = "test"  # what it is evaluated on
 
@@ -41,7 +43,9 @@ class Run:
         options += [] if self.step == "learned" else [self.step]
         options += [] if self.split == "test" else [self.split]
         method = "".join(c if c.isalnum() else "_" for c in self.method)
-        return "-".join([self.problem, self.algorithm, method, *options, str(self.seed)])
+        return "-".join(
+            [self.problem, self.algorithm, method, *options, str(self.seed)]
+        )
 
 
 class Archive:
@@ -52,7 +56,9 @@ class Archive:
     interrupted starts at what is missing.
     """
 
-    def __init__(self, folder: Path, preset: str, *, data=None, device="cpu", verbose=True):
+    def __init__(
+        self, folder: Path, preset: str, *, data=None, device="cpu", verbose=True
+    ):
         self.folder, self.preset = folder / preset, preset
         self.data, self.device, self.verbose = data, device, verbose
         self._problems: dict[str, Problem] = {}
@@ -92,9 +98,14 @@ class Archive:
             model.load_state_dict(saved["model"])
             return model.eval(), saved["seconds"]
         model, seconds = fit(
-            problem, run.algorithm, run.method, seed=run.seed, step=run.step, device=self.device,
+            problem,
+            run.algorithm,
+            run.method,
+            seed=run.seed,
+            step=run.step,
+            device=self.device,
             verbose=self.verbose,
-        )  # fmt: skip
+        )
         draft = path.with_suffix(".tmp")
         torch.save({"model": model.state_dict(), "seconds": seconds}, draft)
         os.replace(draft, path)
@@ -115,14 +126,19 @@ class Archive:
             "verbose": self.verbose,
         }
         report = dj.evaluate_robustness(
-            **common, epsilons=settings.radii, attacks=problem.attack, shifts=problem.shifts,
+            **common,
+            epsilons=settings.radii,
+            attacks=problem.attack,
+            shifts=problem.shifts,
             draws=DRAWS,
-        )  # fmt: skip
+        )
         conditions = {c.label: condition(report, c.label) for c in report.conditions}
         weak = dj.evaluate_robustness(
-            **common, epsilons=[settings.radius], draws=1,
+            **common,
+            epsilons=[settings.radius],
+            draws=1,
             attacks=problem.attack_of_the_paper(settings.radius),
-        )  # fmt: skip
+        )
         label = f"worst case, eps={settings.radius:g}"
         conditions[label.replace("worst case", "paper attack")] = condition(weak, label)
         return {
@@ -146,18 +162,33 @@ class Archive:
         }
 
 
+def error(record: dict, condition: str) -> float:
+    """The mean squared error of a run under a condition."""
+    values = record["conditions"][condition]["metrics"]["squared error"]
+    return sum(values) / len(values)
+
+
 def condition(report: dj.RobustnessReport, label: str) -> dict:
     """The values of every sample under a condition, with the radius and the flags."""
     columns = report.values[label]
-    flags = {k: int(v.sum()) for k, v in columns.items() if v.dtype == torch.bool and v.any()}
-    radius = {k: columns[k].mean().item() for k in ("eps", "eps/|noise|") if k in columns}
-    metrics = {k: [float(f"{v:.6g}") for v in columns[k].tolist()]
-               for k in report.metrics if k in columns}  # fmt: skip
+    flags = {
+        k: int(v.sum()) for k, v in columns.items() if v.dtype == torch.bool and v.any()
+    }
+    radius = {
+        k: columns[k].mean().item() for k in ("eps", "eps/|noise|") if k in columns
+    }
+    metrics = {
+        k: [float(f"{v:.6g}") for v in columns[k].tolist()]
+        for k in report.metrics
+        if k in columns
+    }
     return {"metrics": metrics, "radius": radius, "flags": flags}
 
 
 def plain(value: object) -> object:
     """A setting as JSON holds it."""
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
     return repr(value) if isinstance(value, dj.GaussianJitter) else value
 
 

@@ -22,7 +22,10 @@ def measured(archive: Archive) -> dict:
     for name in PROBLEMS:
         problem = archive.problem(name)
         for algorithm in ALGORITHMS:
-            steps = {m: training_step(problem, algorithm, m, archive.device) for m in METHODS_TIMED}
+            steps = {
+                m: training_step(problem, algorithm, m, archive.device)
+                for m in METHODS_TIMED
+            }
             for step in steps.values():
                 step()  # the first one allocates
             for _ in range(ROUNDS[archive.preset]):
@@ -43,7 +46,9 @@ def training_step(problem: Problem, algorithm: str, method: str, device: str):
     physics = problem.physics(0).to(device)
     x = problem.truths["train"][: problem.settings.batch].to(device)
     masks = problem.masks(0)
-    y = physics(x, **({k: v.to(device) for k, v in masks.step(len(x)).items()} if masks else {}))
+    y = physics(
+        x, **({k: v.to(device) for k, v in masks.step(len(x)).items()} if masks else {})
+    )
     trainer = METHODS[method].trainer(problem)(
         model, physics, optimizer, [], device=device, save_path=None, verbose=False
     )
@@ -74,7 +79,12 @@ def rows_of(record: dict) -> list[list[str]]:
                 speed = record["batch"][name] / median(own)
                 theirs = paper.SPEED[algorithm, method][i]
                 base = paper.SPEED[algorithm, "mse"][i]
-                row += [f"{speed:.4g}", f"{ratio:.2f}", f"{theirs:.4g}", f"{base / theirs:.2f}"]
+                row += [
+                    f"{speed:.4g}",
+                    f"{ratio:.2f}",
+                    f"{theirs:.4g}",
+                    f"{base / theirs:.2f}",
+                ]
             rows.append(row)
     return rows
 

@@ -1,47 +1,47 @@
-r"""Numerical checks of the paper's theory on the toy problem, and of a loophole it leaves open."""
+r"""Numerical checks of the paper's theory on the toy problem."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import deepinv_jitter as dj
+import stepsize
 import torch
-from intervals import Interval, crossed
-from methods import METHODS
+from intervals import Interval, crossed, ratio
 from problems import RISK_LEVELS
 from runs import Archive, Run
-from tables import TABLES, markdown
+from tables import markdown
 from verdicts import verdict
 
 #: sigma_w of SGD jittering, sqrt(E||w_k||^2); 0 is MSE training.
-LEVELS = {"smoke": (0.1,), "cpu": (0.01, 0.03, 0.1, 0.3, 1.0), "paper": (0.01, 0.03, 0.1, 0.3, 1.0)}
-#: Levels at which the step size is also held fixed, and the noise divided by it.
-STEP_LEVELS = {"smoke": (0.1,), "cpu": (0.3, 1.0), "paper": (0.3, 1.0)}
+LEVELS = {"smoke": (0.1,), "cpu": (0.03, 0.1, 0.3, 1.0), "paper": (0.03, 0.1, 0.3, 1.0)}
 SEEDS = {"smoke": 2, "cpu": 10, "paper": 10}
-STEP_SEEDS = {"smoke": 2, "cpu": 5, "paper": 5}
-STEPS = ("learned", "fixed", "normalised")
 #: Of the prior in the check of Corollary 6.2.
 STRENGTHS = {"strong": 1.0, "weak": 0.01}
-LEARNED = ("mse", "at", "input", "jitter")
 
 
-def sweep(archive: Archive, seeds: int) -> dict[float, list[Run]]:
-    """The runs over all levels."""
+def sweep(levels: Sequence[float], seeds: int) -> dict[float, list[Run]]:
+    """The runs over the levels, MSE training first."""
     return {
         level: [
-            Run("points", "gd", "jitter", seed, sigma=level) if level else
-            Run("points", "gd", "mse", seed) for seed in range(seeds)
+            (
+                Run("points", "gd", "jitter", seed, sigma=level)
+                if level
+                else Run("points", "gd", "mse", seed)
+            )
+            for seed in range(seeds)
         ]
-        for level in (0.0, *LEVELS[archive.preset])
-    }  # fmt: skip
+        for level in (0.0, *levels)
+    }
 
 
 def theorems(archive: Archive) -> tuple[list[list[str]], list[list[str]]]:
     """Theorems 7.4 and 7.5: the risks of SGD jittering minus those of MSE training."""
     records = {
         level: [archive.record(run) for run in runs]
-        for level, runs in sweep(archive, SEEDS[archive.preset]).items()
+        for level, runs in sweep(LEVELS[archive.preset], SEEDS[archive.preset]).items()
     }
     tables = []
     for risk in ("generalization", "average case"):
@@ -71,13 +71,16 @@ def expansion(archive: Archive) -> dict[str, float]:
     gaps, values = [], []
     physics = archive.problem("points").physics(4)
     y = physics(archive.problem("points").truths["test"]).double()
-    for level, runs in sweep(archive, SEEDS[archive.preset]).items():
+    for level, runs in sweep(LEVELS[archive.preset], SEEDS[archive.preset]).items():
         for run in runs:
             model = archive.model(run).double()
             left, right = dj.trajectory_deviation(
-                model, y, physics, sigma=dj.GaussianJitter(level or 0.1, "norm"),
+                model,
+                y,
+                physics,
+                sigma=dj.GaussianJitter(level or 0.1, "norm"),
                 generator=torch.Generator().manual_seed(run.seed),
-            )  # fmt: skip
+            )
             gaps.append((left - right).abs().max().item())
             values.append(left.abs().max().item())
     return {"gap": max(gaps), "largest": max(values), "networks": len(gaps)}
@@ -89,14 +92,17 @@ def regularisers(archive: Archive) -> list[list[str]]:
     physics = archive.problem("points").physics(4)
     y = physics(archive.problem("points").truths["test"])
     means = {}
-    for sigma, runs in sweep(archive, SEEDS[archive.preset]).items():
+    for sigma, runs in sweep(LEVELS[archive.preset], SEEDS[archive.preset]).items():
         means[sigma] = [
             dj.implicit_regularization(
-                archive.model(run), y, physics, sigma=dj.GaussianJitter(level, "norm"),
+                archive.model(run),
+                y,
+                physics,
+                sigma=dj.GaussianJitter(level, "norm"),
                 generator=torch.Generator().manual_seed(5),
             ).mean
             for run in runs
-        ]  # fmt: skip
+        ]
     rows = [["σ_w in training", f"regulariser (10) at σ_w = {level:g}, / MSE training"]]
     for sigma in LEVELS[archive.preset]:
         logs = [math.log(a / b) for a, b in zip(means[sigma], means[0.0], strict=True)]
@@ -125,7 +131,10 @@ class Potential(torch.nn.Module):
 
     @property
     def lipschitz(self) -> float:
-        return torch.linalg.matrix_norm(self.w.T @ (self.a[:, None] * self.w), 2).item() / 4
+        return (
+            torch.linalg.matrix_norm(self.w.T @ (self.a[:, None] * self.w), 2).item()
+            / 4
+        )
 
 
 def corollary(archive: Archive) -> list[list[str]]:
@@ -135,7 +144,9 @@ def corollary(archive: Archive) -> list[list[str]]:
     :func:`deepinv_jitter.convergence_bound`.
     """
     draws = 50 if archive.preset == "smoke" else 2000
-    rows = [["prior", "K", "σ_w", "as printed", "least margin", "corrected", "least margin"]]
+    rows = [
+        ["prior", "K", "σ_w", "as printed", "least margin", "corrected", "least margin"]
+    ]
     for strength, iterations in product(STRENGTHS, (10, 100)):
         for sigma in (0.0, *LEVELS[archive.preset]):
             margins: dict[str, list[float]] = {"printed": [], "corrected": []}
@@ -156,14 +167,22 @@ def corollary(archive: Archive) -> list[list[str]]:
                 smooth = 1 + prior.lipschitz
                 constants = {
                     # L of f alone, and no noise: inf of both parts is their value at the minimum
-                    "printed": (prior.lipschitz, max(1.0, prior.lipschitz), gap(prior, y, least)),
+                    "printed": (
+                        prior.lipschitz,
+                        max(1.0, prior.lipschitz),
+                        gap(prior, y, least),
+                    ),
                     "corrected": (smooth, smooth, sigma**2 / (2 * smooth)),
                 }
                 for name, (lipschitz, largest, delta) in constants.items():
                     bound = dj.convergence_bound(
-                        lipschitz, largest, iterations, f_start=objective(y).item(),
-                        f_inf=min(objective(least), objective(y)).item(), delta=delta,
-                    )  # fmt: skip
+                        lipschitz,
+                        largest,
+                        iterations,
+                        f_start=objective(y).item(),
+                        f_inf=min(objective(least), objective(y)).item(),
+                        delta=delta,
+                    )
                     x = y.expand(draws, 2)
                     law = dj.GaussianJitter(sigma, "norm", rng)
                     squares = []
@@ -175,7 +194,10 @@ def corollary(archive: Archive) -> list[list[str]]:
             for name in ("printed", "corrected"):
                 failures = sum(m < 1 for m in margins[name])
                 count = len(margins[name])
-                cells += [f"holds in {count - failures} of {count}", f"{min(margins[name]):.2g}"]
+                cells += [
+                    f"holds in {count - failures} of {count}",
+                    f"{min(margins[name]):.2g}",
+                ]
             rows.append([strength, str(iterations), f"{sigma:g}", *cells])
     return rows
 
@@ -185,61 +207,11 @@ def gap(prior: Potential, y: torch.Tensor, least: torch.Tensor) -> float:
     return ((least - y).square().sum() / 2 + prior.value(least)).item()
 
 
-def dodging(archive: Archive) -> list[list[str]]:
-    """Does a learned step size shrink to dodge the noise, and what if it cannot?"""
-    preset, seeds = archive.preset, range(STEP_SEEDS[archive.preset])
-    problem = archive.problem("points")
-    radius = f"{problem.settings.radii[-1]:g}"
-    base = [archive.record(Run("points", "gd", "mse", seed)) for seed in seeds]
-    rows = [["σ_w", "step size", "learned value", "clean / MSE", f"worst case, ε = {radius} / MSE"]]
-    rows.append(["0", "learned", steps_of(base), "1", "1"])
-    for level in STEP_LEVELS[preset]:
-        for step in STEPS:
-            records = [
-                archive.record(Run("points", "gd", "jitter", seed, sigma=level, step=step))
-                for seed in seeds
-            ]
-            row = [f"{level:g}", step, steps_of(records)]
-            for condition in ("clean", f"worst case, eps={radius}"):
-                logs = [math.log(error(a, condition) / error(b, condition))
-                        for a, b in zip(records, base, strict=True)]  # fmt: skip
-                row.append(ratio(crossed([[v] for v in logs])))
-            rows.append(row)
-    return rows
-
-
-def ratio(logarithm: Interval) -> str:
-    low, mid, high = (math.exp(v) for v in (logarithm.low, logarithm.mean, logarithm.high))
-    return f"{mid:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def error(record: dict, condition: str) -> float:
-    values = record["conditions"][condition]["metrics"]["squared error"]
-    return sum(values) / len(values)
-
-
-def steps_of(records: list[dict]) -> str:
-    interval = crossed([[r["stepsize"][0]] for r in records])
-    return f"{interval.mean:.3f} ± {interval.half:.3f}"
-
-
-def learned_steps(archive: Archive, seeds: int) -> list[list[str]]:
-    """The learned step sizes of the networks of the tables, and where they started."""
-    rows = [["table", "start", *(METHODS[m].label for m in LEARNED)]]
-    for table in TABLES.values():
-        if table.number < 5:
-            row = [str(table.number), f"{archive.problem(table.problem).stepsize:.3g}"]
-            for method in LEARNED:
-                row.append(steps_of([archive.record(run) for run in table.runs(method, seeds)]))
-            rows.append(row)
-    return rows
-
-
 def render(archive: Archive, seeds: int) -> str:
     """The page of the theory."""
     generalization, average = theorems(archive)
     identity = expansion(archive)
-    count, fewer = SEEDS[archive.preset], STEP_SEEDS[archive.preset]
+    count = SEEDS[archive.preset]
     settings = archive.problem("points").settings
     return f"""# The theory, in numbers
 
@@ -276,15 +248,4 @@ bound over what was measured.
 
 {markdown(corollary(archive))}
 
-## Does a learned step size dodge the noise?
-
-The noise reaches the image as η w_k. The step size η is learned as in the paper, held fixed at its
-start {archive.problem("points").stepsize:g}, or learned while the noise is divided by it
-("normalised"), {fewer} seeds.
-
-{markdown(dodging(archive))}
-
-The same question to the networks of the tables, {seeds} seeds:
-
-{markdown(learned_steps(archive, seeds))}
-"""
+{stepsize.render(archive, seeds)}"""

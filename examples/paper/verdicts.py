@@ -73,8 +73,14 @@ def rows_of(archive: Archive, seeds: int) -> list[list[str]]:
             if name in claim.tables:
                 d = claim.difference(results)
                 unit = "" if claim.metric == RECOVERY else " dB"
-                rows.append([str(table.number), claim.sentence(results),
-                             f"{d.mean:+.2f} ± {d.half:.2f}{unit}", verdict(d)])  # fmt: skip
+                rows.append(
+                    [
+                        str(table.number),
+                        claim.sentence(results),
+                        f"{d.mean:+.2f} ± {d.half:.2f}{unit}",
+                        verdict(d),
+                    ]
+                )
     return rows
 
 
@@ -82,7 +88,9 @@ def render(archive: Archive, seeds: int) -> str:
     """The list of verdicts."""
     rows = rows_of(archive, seeds)
     kinds = ("holds", "does not hold", "undecided at this budget")
-    counts = ", ".join(f"{sum(r[3] == kind for r in rows[1:])} {kind}" for kind in kinds)
+    counts = ", ".join(
+        f"{sum(r[3] == kind for r in rows[1:])} {kind}" for kind in kinds
+    )
     return (
         f"# The paper's claims\n\nPreset {archive.preset}, {seeds} training seeds, paired "
         f"differences with 95 % intervals over seeds and test images, strong attack. Of "

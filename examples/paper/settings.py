@@ -1,0 +1,93 @@
+r"""The numbers of the presets: ``smoke`` for tests, ``cpu`` for two cores, ``paper`` for a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import deepinv_jitter as dj
+
+
+def both(sigma: float, scale: str) -> dict[str, dj.GaussianJitter]:
+    """One law for both algorithms."""
+    return dict.fromkeys(("gd", "pgd"), dj.GaussianJitter(sigma, scale))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The numbers of a preset; those of ``paper`` are from its App. G and H, and its code."""
+
+    size: tuple[int, ...]
+    train: int  # samples
+    test: int
+    iterations: int  # K
+    width: int
+    depth: int
+    batch: int
+    epochs: int
+    lr: float
+    noise: float  # standard deviation of the measurement noise
+    input_sigma: float  # input jittering: standard deviation of each entry
+    jitter: dict[str, dj.GaussianJitter]  # SGD and SPGD jittering, by algorithm
+    radius: float  # of the attack in training and in the tables
+    relative_to: str | None  # the unit of the radius: None is absolute
+    radii: tuple[float, ...]  # all that are evaluated
+    train_attack: str  # "power" is 3 full steps, "paper" the paper's own attack
+    steps: int  # of APGD in the evaluation
+    solver_steps: int = 100  # iterations of the classical reference
+    repeat: int = 1  # passes over the training set in one epoch of the trainer
+
+    @property
+    def ball(self) -> dj.L2Ball:
+        return dj.L2Ball(self.radius, relative_to=self.relative_to)
+
+
+_POINTS = {
+    "size": (2,), "train": 200, "test": 50, "width": 32, "depth": 3, "batch": 200,
+    "noise": 0.1, "input_sigma": 0.1, "jitter": both(0.1, "norm"),
+    "radius": 0.01, "relative_to": None, "radii": (0.01, 0.02, 0.05, 0.1),
+}  # fmt: skip
+POINTS = {
+    "smoke": Settings(**_POINTS | {"test": 8, "radii": (0.01, 0.05)}, iterations=2, epochs=1,
+                      repeat=2, lr=1e-3, train_attack="power", steps=2),
+    "cpu": Settings(**_POINTS, iterations=10, epochs=20, repeat=50, lr=1e-3,
+                    train_attack="power", steps=20),
+    "paper": Settings(**_POINTS, iterations=10, epochs=100, repeat=50, lr=1e-4,
+                      train_attack="paper", steps=100),
+}  # fmt: skip
+
+SEISMIC = {
+    "smoke": Settings(
+        size=(24, 24), train=4, test=2, iterations=2, width=8, depth=3, batch=2, epochs=1,
+        lr=3e-3, noise=0.01, input_sigma=0.05, jitter=both(0.1, "relative"),
+        radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
+        solver_steps=3),
+    "cpu": Settings(
+        size=(64, 64), train=256, test=12, iterations=5, width=16, depth=4, batch=4, epochs=12,
+        lr=8e-3, noise=0.01, input_sigma=0.05,
+        jitter={"gd": dj.GaussianJitter(2.0, "relative"),
+                "pgd": dj.GaussianJitter(0.5, "relative")},
+        radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=20),
+    "paper": Settings(
+        size=(352, 352), train=1000, test=100, iterations=10, width=64, depth=5, batch=16,
+        epochs=100, lr=1e-4, noise=0.01, input_sigma=0.05,
+        jitter=both(0.1, "relative"), radius=1.0, relative_to=None,
+        radii=(1.0, 3.52), train_attack="paper", steps=100),
+}  # fmt: skip
+
+MRI = {
+    "smoke": Settings(
+        size=(32, 32), train=4, test=2, iterations=2, width=8, depth=3, batch=2, epochs=1,
+        lr=3e-3, noise=0.05, input_sigma=0.05, jitter=both(0.05, "relative"),
+        radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
+        solver_steps=3),
+    "cpu": Settings(
+        size=(64, 64), train=225, test=12, iterations=5, width=16, depth=4, batch=4, epochs=13,
+        lr=4e-3, noise=0.05, input_sigma=0.05, jitter=both(0.05, "relative"),
+        radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=20,
+        solver_steps=30),
+    "paper": Settings(
+        size=(320, 320), train=1000, test=100, iterations=10, width=64, depth=8, batch=4,
+        epochs=130, lr=1e-4, noise=0.05, input_sigma=0.05,
+        jitter=both(0.01, "relative"), radius=1.0, relative_to=None,
+        radii=(1.0, 11.4), train_attack="paper", steps=100),
+}  # fmt: skip

@@ -1,0 +1,202 @@
+"""The paper's tables and figures at their smallest size: they run, resume and render again."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ttest_1samp
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "paper"))
+
+import intervals  # noqa: E402
+import methods  # noqa: E402
+import paper  # noqa: E402
+import problems  # noqa: E402
+import run  # noqa: E402
+import runs  # noqa: E402
+import tables  # noqa: E402
+import verdicts  # noqa: E402
+
+PUBLISHED = Path(__file__).parent.parent / "docs" / "results"
+RECORD = {
+    "schema", "run", "preset", "settings", "versions", "device", "seconds", "parameters",
+    "stepsize", "samples", "conditions", "risks",
+}  # fmt: skip
+
+
+def command(out, *arguments, seeds=1):
+    options = ["--preset", "smoke", "--seeds", str(seeds), "--out", str(out), "--quiet"]
+    run.main([*arguments, *options])
+
+
+def pages(folder):
+    return {path.name: path.read_text() for path in folder.glob("*.md")}
+
+
+def check_record(record):
+    assert set(record) == RECORD and record["schema"] == runs.SCHEMA
+    assert runs.Run(**record["run"]).problem in problems.PROBLEMS
+    count = len(record["samples"])
+    for condition in record["conditions"].values():
+        for values in condition["metrics"].values():
+            assert len(values) == count and all(map(math.isfinite, values))
+
+
+def test_every_table_and_figure(tmp_path, monkeypatch):
+    command(tmp_path, "all")
+    folder = tmp_path / "smoke"
+    for target in run.TARGETS:
+        suffix = "png" if target.startswith("figure") else "md"
+        assert (folder / f"{target}.{suffix}").stat().st_size > 200, target
+    records = [path for path in (folder / "runs").glob("*.json") if path.stem != "speed"]
+    for path in records:
+        check_record(json.loads(path.read_text()))
+        assert len(list((folder / "weights").glob("*.tmp"))) == 0
+
+    # Again, from the files alone: nothing may be trained or evaluated
+    first = pages(folder)
+    monkeypatch.setattr(runs, "fit", None)
+    monkeypatch.setattr(runs.dj, "evaluate_robustness", None)
+    for target in ("table1", "table2", "table3", "table4", "table5", "table6", "claims", "sigma"):
+        command(tmp_path, target)
+    assert pages(folder) == first
+
+
+def test_a_run_that_was_killed_goes_on_from_its_weights(tmp_path, monkeypatch):
+    archive = runs.Archive(tmp_path, "smoke", verbose=False)
+    wanted = runs.Run("points", "gd", "jitter")
+    evaluate = runs.dj.evaluate_robustness
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.dj, "evaluate_robustness", killed)
+    with pytest.raises(KeyboardInterrupt):
+        archive.record(wanted)
+    assert not list(archive.folder.rglob("*.json"))
+    monkeypatch.setattr(runs.dj, "evaluate_robustness", evaluate)
+    monkeypatch.setattr(runs, "fit", None)
+    resumed = archive.record(wanted)
+    monkeypatch.undo()
+    fresh = runs.Archive(tmp_path / "fresh", "smoke", verbose=False).record(wanted)
+    for record in (resumed, fresh):
+        check_record(record)
+        del record["seconds"]
+    assert resumed == fresh
+
+
+@pytest.mark.parametrize("name", problems.PROBLEMS)
+@pytest.mark.parametrize("algorithm", methods.ALGORITHMS)
+def test_methods_start_from_the_same_network(name, algorithm):
+    """For a seed they differ in what they are about alone; the paper preset builds as well."""
+    problem = problems.PROBLEMS[name]("smoke")
+    states = []
+    for method in ("mse", "at", "input", "jitter"):
+        torch.manual_seed(0)
+        states.append(methods.build(problem, algorithm, method).state_dict())
+    for state in states[1:]:
+        assert all(torch.equal(state[k], v) for k, v in states[0].items())
+    settings = problems.PROBLEMS[name].presets["paper"]
+    assert settings.iterations == 10 and settings.lr == 1e-4
+    methods.build(problems.PROBLEMS[name]("paper"), algorithm, "jitter")
+
+
+@pytest.mark.parametrize("name", problems.PROBLEMS)
+def test_splits_do_not_overlap(name):
+    if name == "points":
+        pytest.skip("all truths of the toy problem are the origin")
+    truths = problems.PROBLEMS[name]("cpu").truths
+    seen = {split: {x.numpy().tobytes() for x in xs} for split, xs in truths.items()}
+    assert not seen["validation"] & seen["test"] and not seen["train"] & seen["test"]
+    assert len(seen["test"]) == len(truths["test"])
+
+
+def test_step_sizes():
+    problem = problems.Points("smoke")
+    learned = methods.build(problem, "gd", "jitter")
+    fixed = methods.build(problem, "gd", "jitter", "fixed")
+    for model in (learned, fixed):
+        assert methods.stepsizes(model)[0] == pytest.approx(problem.stepsize)
+    trained = {
+        step: methods.fit(problem, "gd", "jitter", seed=0, step=step, verbose=False)[0]
+        for step in ("learned", "fixed", "normalised")
+    }
+    assert methods.stepsizes(trained["fixed"])[0] == pytest.approx(problem.stepsize)
+    assert methods.stepsizes(trained["learned"])[0] != pytest.approx(problem.stepsize)
+    # eta * sigma stays what it was at the start, up to the last step of the optimiser
+    law = trained["normalised"].fixed_point.iterator.jitter
+    product = law.sigma[0] * methods.stepsizes(trained["normalised"])[0]
+    expected = problem.settings.jitter["gd"].sigma[0] * problem.stepsize
+    assert product == pytest.approx(expected, rel=5e-3)
+
+
+def test_interval_of_one_seed_is_students():
+    values = np.random.default_rng(0).normal(size=12)
+    ours = intervals.crossed([values])
+    theirs = ttest_1samp(values, 0).confidence_interval()
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_interval_covers_what_it_promises():
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(500):
+        seeds, images = rng.normal(size=(3, 1)), 2 * rng.normal(size=(1, 12))
+        interval = intervals.crossed(seeds + images + rng.normal(size=(3, 12)))
+        covered += interval.low < 0 < interval.high
+    assert covered >= 0.94 * 500
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "expected"),
+    [
+        (1.0, 0.5, "holds"),
+        (-1.0, 0.5, "does not hold"),
+        (0.2, 0.5, "undecided at this budget"),
+        (1.0, math.nan, "undecided at this budget"),
+    ],
+)
+def test_verdicts(mean, half, expected):
+    assert verdicts.verdict(intervals.Interval(mean, half)) == expected
+
+
+def test_the_papers_orderings_are_those_we_hold_against_the_runs():
+    """Every claim on PSNR is what the paper's own table says, so none is made up."""
+    column = {"in distribution": 0, "strong attack": 1, verdicts.SHIFT: 2}
+    for claim in verdicts.CLAIMS:
+        for name in claim.tables:
+            better, worse = (paper.TABLES[name][m] for m in (claim.better, claim.worse))
+            assert better[column[claim.column]] > worse[column[claim.column]], (name, claim)
+
+
+def test_runs_with_other_data_are_not_mixed(tmp_path):
+    archive = runs.Archive(tmp_path, "smoke", verbose=False)
+    table = tables.Table(1, "", "points", "gd", ("mse",))
+    record = archive.record(table.runs("mse", 1)[0])
+    record["samples"][0] = "another"
+    path = archive.folder / "runs" / f"{table.runs('mse', 1)[0].name}.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="evaluated on the same samples, .* 2 sets"):
+        tables.Results(archive, table, 1)
+
+
+def test_seeds_are_checked(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["table1", "--seeds", "0"])
+    assert "--seeds must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_published_records():
+    """The files in docs/results have the schema, and their tables render to what is there."""
+    if not (PUBLISHED / "cpu" / "claims.md").exists():
+        pytest.skip("no published results in this checkout")
+    archive = runs.Archive(PUBLISHED, "cpu", verbose=False)
+    for path in archive.folder.glob("runs/*-*.json"):
+        check_record(json.loads(path.read_text()))
+    for name, table in tables.TABLES.items():
+        text = (archive.folder / f"{name}.md").read_text()
+        assert tables.render(archive, table, 3) == text, name
+    assert verdicts.render(archive, 3) == (archive.folder / "claims.md").read_text()
