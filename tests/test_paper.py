@@ -3,8 +3,10 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ import verdicts  # noqa: E402
 
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results"
 RECORD = {
-    "schema", "run", "preset", "settings", "versions", "device", "seconds", "parameters",
+    "schema", "run", "preset", "settings", "data", "versions", "device", "seconds", "parameters",
     "stepsize", "samples", "conditions", "risks",
 }  # fmt: skip
 
@@ -52,7 +54,9 @@ def test_every_table_and_figure(tmp_path, monkeypatch):
     for target in run.TARGETS:
         suffix = "png" if target.startswith("figure") else "md"
         assert (folder / f"{target}.{suffix}").stat().st_size > 200, target
-    records = [path for path in (folder / "runs").glob("*.json") if path.stem != "speed"]
+    records = [
+        path for path in (folder / "runs").glob("*.json") if path.stem != "speed"
+    ]
     for path in records:
         check_record(json.loads(path.read_text()))
         assert len(list((folder / "weights").glob("*.tmp"))) == 0
@@ -61,7 +65,16 @@ def test_every_table_and_figure(tmp_path, monkeypatch):
     first = pages(folder)
     monkeypatch.setattr(runs, "fit", None)
     monkeypatch.setattr(runs.dj, "evaluate_robustness", None)
-    for target in ("table1", "table2", "table3", "table4", "table5", "table6", "claims", "sigma"):
+    for target in (
+        "table1",
+        "table2",
+        "table3",
+        "table4",
+        "table5",
+        "table6",
+        "claims",
+        "sigma",
+    ):
         command(tmp_path, target)
     assert pages(folder) == first
 
@@ -169,7 +182,10 @@ def test_the_papers_orderings_are_those_we_hold_against_the_runs():
     for claim in verdicts.CLAIMS:
         for name in claim.tables:
             better, worse = (paper.TABLES[name][m] for m in (claim.better, claim.worse))
-            assert better[column[claim.column]] > worse[column[claim.column]], (name, claim)
+            assert better[column[claim.column]] > worse[column[claim.column]], (
+                name,
+                claim,
+            )
 
 
 def test_runs_with_other_data_are_not_mixed(tmp_path):
@@ -181,6 +197,20 @@ def test_runs_with_other_data_are_not_mixed(tmp_path):
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match="evaluated on the same samples, .* 2 sets"):
         tables.Results(archive, table, 1)
+
+
+@pytest.mark.parametrize("lost", ["weights", "runs"])
+def test_files_made_with_other_settings_are_refused(tmp_path, monkeypatch, lost):
+    wanted = runs.Run("points", "gd", "mse")
+    archive = runs.Archive(tmp_path, "smoke", verbose=False)
+    archive.record(wanted)
+    for path in (archive.folder / lost).iterdir():
+        path.unlink()
+    preset = problems.Points.presets["smoke"]
+    monkeypatch.setitem(problems.Points.presets, "smoke", replace(preset, lr=0.1))
+    changed = runs.Archive(tmp_path, "smoke", verbose=False)
+    with pytest.raises(ValueError, match="was made with other settings: delete it"):
+        changed.record(wanted)
 
 
 def test_seeds_are_checked(capsys):
@@ -200,3 +230,18 @@ def test_published_records():
         text = (archive.folder / f"{name}.md").read_text()
         assert tables.render(archive, table, 3) == text, name
     assert verdicts.render(archive, 3) == (archive.folder / "claims.md").read_text()
+
+
+def test_mri_takes_a_folder_of_fastmri_files(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(5):
+        image = rng.random((4, 40, 36), dtype=np.float32)
+        with h5py.File(tmp_path / f"volume{k}.h5", "w") as file:
+            file["reconstruction_esc"] = image
+            file["kspace"] = image.astype(np.complex64)
+    problem = problems.MRI("smoke", data=str(tmp_path))
+    counts = {split: len(x) for split, x in problem.truths.items()}
+    assert counts == {"train": 4, "validation": 2, "test": 2}
+    seen = [x.numpy().tobytes() for xs in problem.truths.values() for x in xs]
+    assert len(set(seen)) == len(seen)
+    assert all(x.shape[1:] == (2, 32, 32) for x in problem.truths.values())

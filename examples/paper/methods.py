@@ -57,9 +57,8 @@ class Method:
     trainer: Callable = plain
     epochs: float = 1.0  # of those of the preset
     lr: float = 1.0  # of that of the preset
-    labels: dict[str, str] = field(
-        default_factory=dict
-    )  # where an algorithm has its own
+    # Where an algorithm has its own
+    labels: dict[str, str] = field(default_factory=dict)
 
     def label_for(self, algorithm: str) -> str:
         return self.labels.get(algorithm, self.label)
@@ -112,10 +111,10 @@ def stepsizes(model: torch.nn.Module) -> list[float]:
 
 def build(problem: Problem, algorithm: str, method: str, step: str = "learned"):
     """The untrained model."""
-    fixed = (
-        {"trainable_params": [], "positive_stepsize": False} if step == "fixed" else {}
-    )
-    return METHODS[method].model(problem, algorithm, **fixed)
+    options = {}
+    if step == "fixed":
+        options = {"trainable_params": [], "positive_stepsize": False}
+    return METHODS[method].model(problem, algorithm, **options)
 
 
 def fit(
@@ -143,13 +142,13 @@ def fit(
     measured = "y" in next(iter(loader))
     trainer = trainer(
         model,
-        problem.physics(seed).to(device),
+        problem.physics(seed, device),
         optimizer,
         loader,
         epochs=epochs,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
         online_measurements=not measured,
-        physics_generator=None if measured else problem.masks(seed + 1000),
+        physics_generator=None if measured else problem.masks(seed + 1000, device),
         grad_clip=1.0,
         device=device,
         save_path=None,

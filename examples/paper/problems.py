@@ -53,7 +53,7 @@ class Problem(ABC):
         """All truths of ``"train"``, ``"validation"`` or ``"test"``."""
 
     @abstractmethod
-    def physics(self, seed: int) -> dinv.physics.LinearPhysics:
+    def physics(self, seed: int, device: str = "cpu") -> dinv.physics.LinearPhysics:
         """The forward operator, with a noise generator of its own."""
 
     @abstractmethod
@@ -93,7 +93,14 @@ class Problem(ABC):
         network = prior(self.network(algorithm), reads_y=self.reads_y)
         return unfolded(network, **arguments | options)
 
-    def masks(self, seed: int) -> dinv.physics.generator.PhysicsGenerator | None:
+    def noise(self, seed: int, device: str) -> dinv.physics.GaussianNoise:
+        """The measurement noise."""
+        rng = torch.Generator(device).manual_seed(seed)
+        return dinv.physics.GaussianNoise(self.settings.noise, rng=rng)
+
+    def masks(
+        self, seed: int, device: str = "cpu"
+    ) -> dinv.physics.generator.PhysicsGenerator | None:
         """What draws the parameters of the physics for each batch, if anything does."""
         return None
 
@@ -123,10 +130,8 @@ class Problem(ABC):
         self, solver: Callable[[float], Classical], weights: Sequence[float]
     ) -> Classical:
         """The classical method with the weight that is best on the validation data."""
-        batch, psnr = self.batches("validation")[0], dinv.metric.PSNR(
-            complex_abs=self.complex
-        )
-        physics = self.physics(3)
+        batch, physics = self.batches("validation")[0], self.physics(3)
+        psnr = dinv.metric.PSNR(complex_abs=self.complex)
         y = physics(batch["x"], **batch["params"])
 
         def quality(weight: float) -> float:
@@ -172,11 +177,8 @@ class Points(Problem):
         count = self.settings.train if split == "train" else self.settings.test
         return torch.zeros(count, 2)
 
-    def physics(self, seed):
-        rng = torch.Generator().manual_seed(seed)
-        return dinv.physics.Denoising(
-            dinv.physics.GaussianNoise(self.settings.noise, rng=rng)
-        )
+    def physics(self, seed, device="cpu"):
+        return dinv.physics.Denoising(self.noise(seed, device)).to(device)
 
     def network(self, algorithm):
         return dj.PointMLP(hidden=self.settings.width, layers=self.settings.depth)
@@ -257,10 +259,13 @@ class Seismic(Problem):
         )
         return x / self.physics(0).A(x).abs().amax((1, 2, 3), keepdim=True)
 
-    def physics(self, seed):
-        rng = torch.Generator().manual_seed(seed)
-        noise = dinv.physics.GaussianNoise(self.settings.noise, rng=rng)
-        return dj.SeismicConvolution(self.wavelet, normalize=False, noise_model=noise)
+    def physics(self, seed, device="cpu"):
+        return dj.SeismicConvolution(
+            self.wavelet,
+            normalize=False,
+            noise_model=self.noise(seed, device),
+            device=device,
+        )
 
     def network(self, algorithm):
         return dj.UnrolledDnCNN(
@@ -327,13 +332,13 @@ class MRI(Problem):
         low, high = int(low * len(slices)), int(high * len(slices))
         return torch.stack([slices[i]["x"] for i in spread(range(low, high), count)])
 
-    def physics(self, seed):
-        rng = torch.Generator().manual_seed(seed)
-        noise = dinv.physics.GaussianNoise(self.settings.noise, rng=rng)
-        return dj.SingleCoilMRI(img_size=self.settings.size, noise_model=noise)
+    def physics(self, seed, device="cpu"):
+        size, noise = self.settings.size, self.noise(seed, device)
+        return dj.SingleCoilMRI(img_size=size, noise_model=noise, device=device)
 
-    def masks(self, seed):
-        return dj.FastMRIMaskGenerator(self.settings.size, acceleration=4, seed=seed)
+    def masks(self, seed, device="cpu"):
+        size = self.settings.size
+        return dj.FastMRIMaskGenerator(size, acceleration=4, seed=seed, device=device)
 
     def network(self, algorithm):
         return dj.UnrolledDnCNN(

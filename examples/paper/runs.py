@@ -71,9 +71,15 @@ class Archive:
         return self._problems[name]
 
     def record(self, run: Run) -> dict:
-        """The results of a run."""
+        """
+        The results of a run.
+
+        :raises ValueError: if the file is there, but was made with other settings or data.
+        """
         path = self.folder / "runs" / f"{run.name}.json"
-        return self.kept(path, lambda: self._evaluated(run))
+        record = self.kept(path, lambda: self._evaluated(run))
+        self._check(path, record, run)
+        return record
 
     def kept(self, path: Path, make: Callable[[], dict]) -> dict:
         """What a file holds, made and written first if it is not there."""
@@ -84,8 +90,21 @@ class Archive:
         return json.loads(path.read_text())
 
     def model(self, run: Run) -> torch.nn.Module:
-        """The trained model of a run, in evaluation mode."""
-        return self._trained(run)[0]
+        """The trained model of a run, in evaluation mode and on the CPU."""
+        return self._trained(run)[0].cpu()
+
+    def description(self, run: Run) -> dict:
+        """What the results of a run depend on beside its name, as JSON holds it."""
+        settings = asdict(self.problem(run.problem).at_noise(run.sigma).settings)
+        return json.loads(json.dumps({"settings": plain(settings), "data": self.data}))
+
+    def _check(self, path: Path, kept: dict, run: Run) -> None:
+        differ = [k for k, v in self.description(run).items() if kept[k] != v]
+        if differ:
+            raise ValueError(
+                f"{path} must be of this preset, but was made with other {' and '.join(differ)}: "
+                "delete it, or use another folder."
+            )
 
     def _trained(self, run: Run) -> tuple[torch.nn.Module, float]:
         problem = self.problem(run.problem).at_noise(run.sigma)
@@ -94,6 +113,7 @@ class Archive:
         path = self.folder / "weights" / f"{replace(run, split='test').name}.pt"
         if path.exists():
             saved = torch.load(path, map_location=self.device, weights_only=True)
+            self._check(path, saved, run)
             model = build(problem, run.algorithm, run.method, run.step).to(self.device)
             model.load_state_dict(saved["model"])
             return model.eval(), saved["seconds"]
@@ -107,7 +127,8 @@ class Archive:
             verbose=self.verbose,
         )
         draft = path.with_suffix(".tmp")
-        torch.save({"model": model.state_dict(), "seconds": seconds}, draft)
+        content = {"model": model.state_dict(), "seconds": seconds}
+        torch.save(content | self.description(run), draft)
         os.replace(draft, path)
         return model, seconds
 
@@ -119,7 +140,7 @@ class Archive:
         common = {
             "model": model,
             "dataloader": problem.batches(run.split),
-            "physics": problem.physics(0).to(self.device),
+            "physics": problem.physics(0, self.device),
             "metrics": problem.metrics,
             "seed": EVALUATION_SEED,
             "device": self.device,
@@ -145,7 +166,7 @@ class Archive:
             "schema": SCHEMA,
             "run": asdict(run),
             "preset": self.preset,
-            "settings": {k: plain(v) for k, v in asdict(settings).items()},
+            **self.description(run),
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
@@ -158,7 +179,7 @@ class Archive:
             "stepsize": stepsizes(model),
             "samples": report.digests,
             "conditions": conditions,
-            "risks": problem.risks(model),
+            "risks": problem.risks(model.cpu()),
         }
 
 

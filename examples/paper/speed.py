@@ -43,12 +43,10 @@ def training_step(problem: Problem, algorithm: str, method: str, device: str):
     torch.manual_seed(0)
     model = build(problem, algorithm, method).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=problem.settings.lr)
-    physics = problem.physics(0).to(device)
+    physics = problem.physics(0, device)
     x = problem.truths["train"][: problem.settings.batch].to(device)
-    masks = problem.masks(0)
-    y = physics(
-        x, **({k: v.to(device) for k, v in masks.step(len(x)).items()} if masks else {})
-    )
+    masks = problem.masks(0, device)
+    y = physics(x, **(masks.step(len(x)) if masks else {}))
     trainer = METHODS[method].trainer(problem)(
         model, physics, optimizer, [], device=device, save_path=None, verbose=False
     )
