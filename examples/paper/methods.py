@@ -124,6 +124,7 @@ def fit(
     *,
     seed: int,
     step: str = "learned",
+    budget: int = 1,
     device: str = "cpu",
     verbose: bool = True,
 ) -> tuple[torch.nn.Module, float]:
@@ -134,7 +135,7 @@ def fit(
     trainer = METHODS[method].trainer(problem)
     if step == "normalised":
         trainer = partial(NormalisedStepTrainer, stepsize=problem.stepsize)
-    epochs = max(1, round(METHODS[method].epochs * settings.epochs))
+    epochs = max(1, round(METHODS[method].epochs * settings.epochs * budget))
     optimizer = torch.optim.Adam(
         model.parameters(), lr=METHODS[method].lr * settings.lr
     )

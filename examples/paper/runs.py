@@ -34,6 +34,7 @@ class Run:
         None  # of input, SGD and SPGD jittering, instead of the preset's
     )
     step: str = "learned"  # the step size: "learned", "fixed" or "normalised"
+    budget: int = 1  # times the epochs of the preset
     split: str = "test"  # what it is evaluated on
 
     @property
@@ -41,6 +42,7 @@ class Run:
         """The name of its files."""
         options = [] if self.sigma is None else [f"sigma{self.sigma:g}"]
         options += [] if self.step == "learned" else [self.step]
+        options += [] if self.budget == 1 else [f"x{self.budget}"]
         options += [] if self.split == "test" else [self.split]
         method = "".join(c if c.isalnum() else "_" for c in self.method)
         return "-".join(
@@ -123,6 +125,7 @@ class Archive:
             run.method,
             seed=run.seed,
             step=run.step,
+            budget=run.budget,
             device=self.device,
             verbose=self.verbose,
         )

@@ -13,7 +13,7 @@ from runs import Archive, device_name
 from tables import markdown
 
 METHODS_TIMED = ("mse", "at", "input", "jitter")
-ROUNDS = {"smoke": 1, "cpu": 7, "paper": 15}
+ROUNDS = {"smoke": 1, "cpu": 15, "paper": 15}
 
 
 def measured(archive: Archive) -> dict:
