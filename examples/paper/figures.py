@@ -1,4 +1,4 @@
-r"""The paper's figures, from the runs and their weights."""
+r"""The figures of the paper; those of single reconstructions are in a room of their own."""
 
 from __future__ import annotations
 
@@ -7,38 +7,20 @@ from pathlib import Path
 
 import deepinv_jitter as dj
 import matplotlib.pyplot as plt
+import reconstructions
 import torch
 from intervals import crossed
-from matplotlib.patches import Rectangle
 from runs import Archive, Run, error
+from style import METHODS, STYLE, caption
 from tables import TABLES, Results, Table
 from theory import sweep
 
-# Okabe and Ito's colours, which the colour-blind tell apart, with a marker each
-STYLE = {
-    "mse": ("#000000", "o"),
-    "at": ("#D55E00", "s"),
-    "input": ("#E69F00", "^"),
-    "jitter": ("#0072B2", "D"),
-    "sn": ("#009E73", "v"),
-    "ddpm": ("#CC79A7", "P"),
-}
 CURVES = ("#56B4E9", "#0072B2", "#009E73", "#000000")
 #: Of Figure 6: sigma_w.
 LEVELS = {
     "smoke": (0.1, 1.0),
     "cpu": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
     "paper": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-}
-METHODS = ("mse", "at", "input", "jitter")
-plt.rcParams |= {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.dpi": 100,
-    "savefig.dpi": 160,
-    "legend.frameon": False,
 }
 
 
@@ -106,95 +88,6 @@ def figure1(archive: Archive, seeds: int, path: Path) -> None:
         "1",
         f"2-D point denoising, radius {radius:g}; + is the truth, the "
         "dashed circle the spread of the cloud; training seed 0",
-    )
-    figure.savefig(path)
-    plt.close(figure)
-
-
-def reconstructions(archive: Archive, table: Table, number: int, path: Path) -> None:
-    """One sample under attack with its errors, and the new detail boxed and zoomed."""
-    problem, seed = archive.problem(table.problem), 0
-    batch = problem.batches("test")[0]
-    x = batch["x"][:1] if len(batch["x"]) < 6 else batch["x"][5:6]
-    params = {
-        k: v[: len(x)] if len(v) < 6 else v[5:6] for k, v in batch["params"].items()
-    }
-    physics = problem.physics(11)
-    y = physics(x, **params)
-    signed = x.shape[1] == 1
-    scale = {
-        "cmap": "gray",
-        "vmin": -0.6 if signed else 0,
-        "vmax": 0.6 if signed else 1,
-    }
-    errors = {"cmap": "RdBu_r", "vmin": -0.4, "vmax": 0.4}
-    shifted = {name: shift(x) for name, shift in problem.shifts.items()}
-    last = list(shifted)[-1]
-    models = {
-        m: archive.model(Run(table.problem, table.algorithm, m, seed)) for m in METHODS
-    }
-    rows = 3 + len(shifted)
-    figure, axes = plt.subplots(
-        rows, len(METHODS) + 1, figsize=(8.2, 1.75 * rows + 0.4), layout="constrained"
-    )
-
-    def show(ax, image, title="", **style):
-        ax.imshow(picture(image), interpolation="nearest", **style)
-        ax.set_title(title)
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-
-    boxes = {name: box(region) for name, (_, region) in shifted.items()}
-    show(axes[0, 0], x, "truth", **scale)
-    axes[1, 0].axis("off")
-    axes[1, 0].text(0.5, 0.5, "error,\n−0.4 to 0.4", ha="center", va="center")
-    show(axes[2, 0], shifted[last][0], f"truth with\n{last}", **scale)
-    frame(axes[2, 0], boxes[last])
-    for k, name in enumerate(shifted):
-        show(
-            axes[3 + k, 0],
-            crop(shifted[name][0], boxes[name]),
-            f"{name}, zoomed",
-            **scale,
-        )
-    for column, (method, model) in enumerate(models.items(), start=1):
-        delta = problem.attack(model, x, y, physics)
-        with torch.no_grad():
-            clean, attacked = model(y, physics), model(y + delta, physics)
-            moved = {
-                n: model(y + physics.A(e - x), physics) for n, (e, _) in shifted.items()
-            }
-        show(
-            axes[0, column],
-            attacked,
-            f"{table.label(method)}\n{decibel(attacked, x)}",
-            **scale,
-        )
-        show(axes[1, column], picture(attacked) - picture(x), **errors)
-        show(
-            axes[2, column],
-            moved[last],
-            decibel(moved[last], shifted[last][0]),
-            **scale,
-        )
-        frame(axes[2, column], boxes[last])
-        for k, name in enumerate(shifted):
-            kept = dj.contrast_recovery(moved[name], clean, shifted[name][0], x).item()
-            show(
-                axes[3 + k, column],
-                crop(moved[name], boxes[name]),
-                f"kept {kept:.2f}",
-                **scale,
-            )
-    for row, text in {0: "(a) under attack", 2: "(b) out of distribution"}.items():
-        axes[row, 0].set_ylabel(text)
-    radius = problem.settings.radius
-    unit = "" if problem.settings.relative_to is None else " of the norm of the noise"
-    caption(
-        figure,
-        archive,
-        str(number),
-        f"{table.title}, attack radius {radius:g}{unit}, training seed 0",
     )
     figure.savefig(path)
     plt.close(figure)
@@ -319,48 +212,9 @@ def draw(name: str, archive: Archive, seeds: int, path: Path) -> None:
         "figure7": "table3",
     }
     if name in pictured:
-        reconstructions(archive, TABLES[pictured[name]], int(name[-1]), path)
+        table = TABLES[pictured[name]]
+        reconstructions.draw(archive, table, int(name[-1]), path)
     else:
         {"figure1": figure1, "figure4": figure4, "figure6": figure6}[name](
             archive, seeds, path
         )
-
-
-def caption(figure: plt.Figure, archive: Archive, number: str, text: str) -> None:
-    """What is shown, and what it rests on."""
-    figure.suptitle(
-        f"Figure {number}. {text}. Preset {archive.preset}.", fontsize=8, wrap=True
-    )
-
-
-def picture(image: torch.Tensor) -> torch.Tensor:
-    """A section as it is, a complex image as its magnitude."""
-    if image.ndim == 2:
-        return image
-    return image[0, 0] if image.shape[1] == 1 else image[0].norm(dim=0)
-
-
-def decibel(x_net: torch.Tensor, x: torch.Tensor) -> str:
-    return f"{-10 * (picture(x_net) - picture(x)).square().mean().log10():.2f} dB"
-
-
-def box(region: torch.Tensor, margin: int = 6) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the region with a margin, inside the image."""
-    rows, columns = (region[0, 0].any(d).nonzero().flatten() for d in (1, 0))
-    top, left = (max(0, v.min().item() - margin) for v in (rows, columns))
-    bottom, right = (v.max().item() + margin + 1 for v in (rows, columns))
-    return top, left, bottom - top, right - left
-
-
-def crop(image: torch.Tensor, place: tuple[int, int, int, int]) -> torch.Tensor:
-    top, left, height, width = place
-    return picture(image)[top : top + height, left : left + width]
-
-
-def frame(ax: plt.Axes, place: tuple[int, int, int, int]) -> None:
-    top, left, height, width = place
-    ax.add_patch(
-        Rectangle(
-            (left - 0.5, top - 0.5), width, height, fill=False, ec="#D55E00", lw=1.5
-        )
-    )

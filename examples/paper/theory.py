@@ -22,8 +22,8 @@ SEEDS = {"smoke": 2, "cpu": 10, "paper": 10}
 #: More training for some of the levels.
 LONGER = {
     "smoke": {"budget": 2, "levels": (0.1,), "seeds": 1},
-    "cpu": {"budget": 4, "levels": (0.03, 0.1), "seeds": 5},
-    "paper": {"budget": 4, "levels": (0.03, 0.1), "seeds": 10},
+    "cpu": {"budget": 4, "levels": (0.1,), "seeds": 5},
+    "paper": {"budget": 4, "levels": (0.1,), "seeds": 5},
 }
 
 
