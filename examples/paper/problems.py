@@ -67,8 +67,8 @@ class Problem(ABC):
 
     @property
     @abstractmethod
-    def references(self) -> dict[str, torch.nn.Module]:
-        """Methods without training."""
+    def references(self) -> dict[str, Callable[[], torch.nn.Module]]:
+        """Methods without training, as functions that make them."""
 
     reads_y = False
     complex = False  # images of 2 channels, real and imaginary
@@ -195,7 +195,7 @@ class Points(Problem):
 
     @property
     def references(self):
-        return {"A^T y": Adjoint()}
+        return {"A^T y": Adjoint}
 
     @property
     def metrics(self):
@@ -284,14 +284,15 @@ class Seismic(Problem):
             for height in (0.1, 0.3)
         }
 
-    @cached_property
+    @property
     def references(self):
         sparse = partial(
             Classical, dinv.optim.L1Prior, self.stepsize, self.settings.solver_steps
         )
+        weights = (0.002, 0.005, 0.01, 0.02)
         return {
-            "A^T y": Adjoint(self.stepsize),
-            "l1": self.tuned(sparse, (0.002, 0.005, 0.01, 0.02)),
+            "A^T y": partial(Adjoint, self.stepsize),
+            "l1": partial(self.tuned, sparse, weights),
         }
 
 
@@ -372,11 +373,12 @@ class MRI(Problem):
             )
         }
 
-    @cached_property
+    @property
     def references(self):
         prior = partial(dinv.optim.TVPrior, n_it_max=10)
         smooth = partial(Classical, prior, self.stepsize, self.settings.solver_steps)
-        return {"A^T y": Adjoint(), "TV": self.tuned(smooth, (0.03, 0.045, 0.07, 0.1))}
+        weights = (0.03, 0.045, 0.07, 0.1)
+        return {"A^T y": Adjoint, "TV": partial(self.tuned, smooth, weights)}
 
 
 PROBLEMS: dict[str, type[Problem]] = {p.name: p for p in (Points, Seismic, MRI)}

@@ -111,7 +111,7 @@ class Archive:
     def _trained(self, run: Run) -> tuple[torch.nn.Module, float]:
         problem = self.problem(run.problem).at_noise(run.sigma)
         if run.algorithm == "reference":
-            return problem.references[run.method].to(self.device), 0.0
+            return problem.references[run.method]().to(self.device), 0.0
         path = self.folder / "weights" / f"{replace(run, split='test').name}.pt"
         if path.exists():
             saved = torch.load(path, map_location=self.device, weights_only=True)
