@@ -101,7 +101,7 @@ class Archive:
         return json.loads(json.dumps({"settings": plain(settings), "data": self.data}))
 
     def _check(self, path: Path, kept: dict, run: Run) -> None:
-        differ = [k for k, v in self.description(run).items() if kept[k] != v]
+        differ = [k for k, v in self.description(run).items() if kept.get(k) != v]
         if differ:
             raise ValueError(
                 f"{path} must be of this preset, but was made with other {' and '.join(differ)}: "
