@@ -81,8 +81,8 @@ class ConditionalDDPM(Reconstructor):
 
     .. math::
         D(x_\sigma; \sigma, c) = \frac{s^2}{\sigma^2 + s^2} x_\sigma +
-        \frac{\sigma s}{\sqrt{\sigma^2 + s^2}}\,
-        U_\theta\Big( \frac{x_\sigma}{\sqrt{\sigma^2 + s^2}}, \frac{c}{s}; \tfrac14 \log\sigma \Big),
+        \frac{\sigma s}{\sqrt{\sigma^2 + s^2}}\, U_\theta\Big(
+        \frac{x_\sigma}{\sqrt{\sigma^2 + s^2}}, \frac{c}{s}; \tfrac14 \log\sigma \Big),
 
     and sampling follows deepinv's variance-preserving diffusion by its DDIM solver (Song et al.,
     ICLR 2021) from one fixed noise image: the reconstruction is a deterministic and differentiable

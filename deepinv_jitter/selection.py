@@ -37,8 +37,8 @@ def choose_sigma(
         shape `(N,)`.
     :param float tolerance: loss of mean accuracy that is accepted, in the unit of the metric, not
         negative. Default: 0.
-    :param torch.Tensor, None reference: accuracy to be kept, shape `(N,)`. Default: ``None``, that of
-        the smallest level.
+    :param torch.Tensor, None reference: accuracy to be kept, shape `(N,)`. Default: ``None``, that
+        of the smallest level.
     :param bool higher_is_better: whether the metric grows with quality, as PSNR does and the
         squared error does not. Default: ``True``.
     :return: (:class:`float`) the level :math:`\sigma`.
