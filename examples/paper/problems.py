@@ -12,7 +12,7 @@ import deepinv as dinv
 import deepinv_jitter as dj
 import settings
 import torch
-from references import Adjoint, Classical
+from references import Adjoint, sparse, total_variation
 from settings import Settings
 from torch.utils.data import DataLoader
 
@@ -127,8 +127,8 @@ class Problem(ABC):
         return None
 
     def tuned(
-        self, solver: Callable[[float], Classical], weights: Sequence[float]
-    ) -> Classical:
+        self, solver: Callable[[float], torch.nn.Module], weights: Sequence[float]
+    ) -> torch.nn.Module:
         """The classical method with the weight that is best on the validation data."""
         batch, physics = self.batches("validation")[0], self.physics(3)
         psnr = dinv.metric.PSNR(complex_abs=self.complex)
@@ -286,13 +286,11 @@ class Seismic(Problem):
 
     @property
     def references(self):
-        sparse = partial(
-            Classical, dinv.optim.L1Prior, self.stepsize, self.settings.solver_steps
-        )
+        solver = partial(sparse, self.stepsize, self.settings.solver_steps)
         weights = (0.002, 0.005, 0.01, 0.02)
         return {
             "A^T y": partial(Adjoint, self.stepsize),
-            "l1": partial(self.tuned, sparse, weights),
+            "l1": partial(self.tuned, solver, weights),
         }
 
 
@@ -375,10 +373,9 @@ class MRI(Problem):
 
     @property
     def references(self):
-        prior = partial(dinv.optim.TVPrior, n_it_max=10)
-        smooth = partial(Classical, prior, self.stepsize, self.settings.solver_steps)
-        weights = (0.03, 0.045, 0.07, 0.1)
-        return {"A^T y": Adjoint, "TV": partial(self.tuned, smooth, weights)}
+        solver = partial(total_variation, self.settings.solver_steps)
+        weights = (0.02, 0.03, 0.045, 0.07)
+        return {"A^T y": Adjoint, "TV": partial(self.tuned, solver, weights)}
 
 
 PROBLEMS: dict[str, type[Problem]] = {p.name: p for p in (Points, Seismic, MRI)}

@@ -84,7 +84,7 @@ MRI = {
         size=(64, 64), train=225, test=12, iterations=5, width=16, depth=4, batch=4, epochs=13,
         lr=4e-3, noise=0.05, input_sigma=0.05, jitter=both(0.05, "relative"),
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=20,
-        solver_steps=30),
+        solver_steps=60),
     "paper": Settings(
         size=(320, 320), train=1000, test=100, iterations=10, width=64, depth=8, batch=4,
         epochs=130, lr=1e-4, noise=0.05, input_sigma=0.05,
