@@ -10,9 +10,10 @@ import matplotlib.pyplot as plt
 import reconstructions
 import torch
 from intervals import crossed
+from methods import METHODS
 from runs import Archive, Run, error
-from style import METHODS, STYLE, caption
-from tables import TABLES, Results, Table
+from style import DRAWN, STYLE, caption
+from tables import TABLES, Results
 from theory import sweep
 
 CURVES = ("#56B4E9", "#0072B2", "#009E73", "#000000")
@@ -26,7 +27,7 @@ LEVELS = {
 
 def figure1(archive: Archive, seeds: int, path: Path) -> None:
     """Clouds of reconstructed points: clean, average case, worst case, biased truth."""
-    problem, table = archive.problem("points"), Table(0, "", "points", "gd")
+    problem = archive.problem("points")
     physics, radius = problem.physics(2), problem.settings.radius
     x = problem.truths["test"]
     y = physics(x)
@@ -36,7 +37,7 @@ def figure1(archive: Archive, seeds: int, path: Path) -> None:
     random = torch.cat([ball.random(y[:1], each, rng, "ball") for _ in y])
     truth_moves = {"clean": x, "average case": x, "worst case": x, "biased truth": bias}
     figure, axes = plt.subplots(
-        len(METHODS),
+        len(DRAWN),
         len(truth_moves),
         figsize=(7.6, 7.8),
         sharex=True,
@@ -44,7 +45,7 @@ def figure1(archive: Archive, seeds: int, path: Path) -> None:
         layout="constrained",
     )
     points = {}
-    for method in METHODS:
+    for method in DRAWN:
         model = archive.model(Run("points", "gd", method))
         measured = {
             "clean": y,
@@ -57,7 +58,7 @@ def figure1(archive: Archive, seeds: int, path: Path) -> None:
     limit = 1.1 * max(
         p.abs().max().item() for ps in points.values() for p in ps.values()
     )
-    for row, method in zip(axes, METHODS, strict=True):
+    for row, method in zip(axes, DRAWN, strict=True):
         color, marker = STYLE[method]
         for ax, (name, truth) in zip(row, truth_moves.items(), strict=True):
             cloud = points[method][name]
@@ -80,8 +81,8 @@ def figure1(archive: Archive, seeds: int, path: Path) -> None:
                     arrowprops={"arrowstyle": "->"},
                 )
             ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-            ax.set_title(f"{name}\n" * (method == METHODS[0]) + f"RMS error {rms:.4f}")
-        row[0].set_ylabel(table.label(method))
+            ax.set_title(f"{name}\n" * (method == DRAWN[0]) + f"RMS error {rms:.4f}")
+        row[0].set_ylabel(METHODS[method].label_for("gd"))
     caption(
         figure,
         archive,
@@ -101,7 +102,7 @@ def figure4(archive: Archive, seeds: int, path: Path) -> None:
         results = Results(archive, table, seeds)
         panels = {results.shift: "out of distribution", "strong attack": "under attack"}
         for ax, (column, name) in zip(row, panels.items(), strict=True):
-            for method in METHODS:
+            for method in DRAWN:
                 color, marker = STYLE[method]
                 a, b = (
                     results.difference(method, "mse", c, "PSNR")

@@ -12,7 +12,7 @@ from deepinv.physics import LinearPhysics
 from matplotlib.patches import Rectangle
 from problems import Problem
 from runs import Archive, Run
-from style import METHODS, caption
+from style import DRAWN, caption
 from tables import Table
 
 SEED = 0  # of the training
@@ -53,10 +53,10 @@ def draw(archive: Archive, table: Table, number: int, path: Path) -> None:
     sample, grey, zoom = measured(problem), scale(problem), zooms(problem)
     rows, names = 3 + len(zoom), list(zoom)
     figure, axes = plt.subplots(
-        rows, len(METHODS) + 1, figsize=(8.2, 1.75 * rows + 0.4), layout="constrained"
+        rows, len(DRAWN) + 1, figsize=(8.2, 1.75 * rows + 0.4), layout="constrained"
     )
     draw_truth(axes[:, 0], sample, grey, zoom)
-    for column, method in zip(axes.T[1:], METHODS, strict=True):
+    for column, method in zip(axes.T[1:], DRAWN, strict=True):
         model = archive.model(Run(table.problem, table.algorithm, method, SEED))
         delta = problem.attack(model, sample.x, sample.y, sample.physics)
         with torch.no_grad():

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from runs import Archive
 
 #: The methods that are drawn.
-METHODS = ("mse", "at", "input", "jitter")
+DRAWN = ("mse", "at", "input", "jitter")
 # Okabe and Ito's colours, which the colour-blind tell apart, with a marker each
 STYLE = {
     "mse": ("#000000", "o"),
