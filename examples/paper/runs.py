@@ -138,6 +138,8 @@ class Archive:
     def _evaluated(self, run: Run) -> dict:
         problem = self.problem(run.problem).at_noise(run.sigma)
         settings = problem.settings
+        if self.verbose:
+            print(f"\n{run.name}", flush=True)
         model, seconds = self._trained(run)
         start = time.perf_counter()
         common = {
