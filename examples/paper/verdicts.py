@@ -2,6 +2,7 @@ r"""The paper's claims, each held against the runs: it holds, does not, or is un
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from intervals import Interval
@@ -87,12 +88,13 @@ def rows_of(archive: Archive, seeds: int) -> list[list[str]]:
 def render(archive: Archive, seeds: int) -> str:
     """The list of verdicts."""
     rows = rows_of(archive, seeds)
-    kinds = ("holds", "does not hold", "undecided at this budget")
-    counts = ", ".join(
-        f"{sum(r[3] == kind for r in rows[1:])} {kind}" for kind in kinds
+    counts = Counter(row[-1] for row in rows[1:])
+    summary = (
+        f"{counts['holds']} hold, {counts['does not hold']} do not and "
+        f"{counts['undecided at this budget']} are undecided at this budget"
     )
     return (
         f"# The paper's claims\n\nPreset {archive.preset}, {seeds} training seeds, paired "
         f"differences with 95 % intervals over seeds and test images, strong attack. Of "
-        f"{len(rows) - 1} claims: {counts}.\n\n{markdown(rows)}\n"
+        f"{len(rows) - 1} claims: {summary}.\n\n{markdown(rows)}\n"
     )
