@@ -3,6 +3,7 @@ r"""Means with 95 % intervals over training seeds and test images, and what they
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,16 @@ def crossed(values) -> Interval:
     )
     half = student.ppf(0.975, freedom) * math.sqrt(total)
     return Interval(float(values.mean()), float(half))
+
+
+def paired(a, b) -> Interval:
+    """Of the differences of two methods on the same images, seed by seed; both as in `crossed`."""
+    return crossed(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
+
+
+def log_ratio(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """Of the logarithm of a ratio of two methods, one number for each seed."""
+    return crossed([[math.log(u / v)] for u, v in zip(a, b, strict=True)])
 
 
 def ratio(logarithm: Interval) -> str:

@@ -70,7 +70,7 @@ METHODS = {
     "input": Method("Input jittering", trainer=noisy),
     "jitter": Method("SGD jittering", model=jittered, labels={"pgd": "SPGD jittering"}),
     "sn": Method("Spectral normalisation", model=normalised),
-    # A step of the U-Net takes about 4 of the unrolled network's: this is the time of AT
+    # A step of the U-Net takes about 6 of the unrolled network's: half the epochs are about AT
     "ddpm": Method("DDPM", model=diffusion, trainer=denoising, epochs=0.5, lr=0.25),
 }
 

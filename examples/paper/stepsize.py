@@ -2,9 +2,7 @@ r"""What the paper does not look at: does a learned step size shrink, to dodge t
 
 from __future__ import annotations
 
-import math
-
-from intervals import crossed, ratio
+from intervals import crossed, log_ratio, paired, ratio
 from methods import METHODS
 from runs import Archive, Run, error
 from tables import TABLES, markdown
@@ -42,11 +40,8 @@ def dodging(archive: Archive) -> list[list[str]]:
             ]
             row = [f"{level:g}", step, steps_of(records)]
             for condition in ("clean", f"worst case, eps={radius}"):
-                logs = [
-                    math.log(error(a, condition) / error(b, condition))
-                    for a, b in zip(records, base, strict=True)
-                ]
-                row.append(ratio(crossed([[v] for v in logs])))
+                a, b = ([error(r, condition) for r in rs] for rs in (records, base))
+                row.append(ratio(log_ratio(a, b)))
             rows.append(row)
     return rows
 
@@ -75,9 +70,7 @@ def dodging_sections(archive: Archive, seeds: int) -> list[list[str]]:
                 [r["conditions"][condition]["metrics"]["PSNR"] for r in rs]
                 for rs in (records, base)
             )
-            d = crossed(
-                [[u - v for u, v in zip(*pair, strict=True)] for pair in zip(a, b)]
-            )
+            d = paired(a, b)
             row.append(f"{d.mean:+.2f} ± {d.half:.2f} dB")
         rows.append(row)
     return rows

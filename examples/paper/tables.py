@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import paper
-from intervals import Interval, crossed
+from intervals import Interval, crossed, paired
 from methods import METHODS
 from runs import Archive, Run
 
@@ -67,7 +67,6 @@ class Results:
         radius = f"{self.problem.settings.radius:g}"
         self.conditions = {
             "in distribution": "clean",
-            "random": f"average case, eps={radius}",
             "paper's attack": f"paper attack, eps={radius}",
             "strong attack": f"worst case, eps={radius}",
             **{name: name for name in self.problem.shifts},
@@ -100,10 +99,7 @@ class Results:
 
     def difference(self, a: str, b: str, column: str, metric: str) -> Interval:
         """Of two methods on the same images, seed by seed."""
-        first, second = self.values(a, column, metric), self.values(b, column, metric)
-        return crossed(
-            [[u - v for u, v in zip(*s, strict=True)] for s in zip(first, second)]
-        )
+        return paired(self.values(a, column, metric), self.values(b, column, metric))
 
     def best(self, column: str, metric: str) -> set[str]:
         """The best of the trained methods, and those whose difference from it is undecided."""
@@ -189,6 +185,8 @@ def render(archive: Archive, table: Table, seeds: int) -> str:
         + (f" Doubts it raises itself: {flags}." if flags else ""),
         "The paper's columns are on its own data, for comparison of orderings only; its attack "
         "has radius 1.",
+        "Training / MSE is the wall time of whole trainings, on a machine that may have been busy: "
+        "Table 6 is the measurement.",
         f"Preset {archive.preset}, {', '.join(devices)}; "
         + ", ".join(f"{k} {v}" for k, v in first["versions"].items())
         + f"; {total_seconds(results) / 60:.0f} min of training and evaluation in all.",

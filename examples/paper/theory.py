@@ -2,7 +2,6 @@ r"""Numerical checks of the paper's theory on the toy problem."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ import convergence
 import deepinv_jitter as dj
 import stepsize
 import torch
-from intervals import Interval, crossed, ratio
+from intervals import Interval, log_ratio, ratio
 from problems import RISK_LEVELS
 from runs import Archive, Run
 from tables import markdown
@@ -58,11 +57,8 @@ def theorem(archive: Archive, risk: str) -> list[list[str]]:
         for level in levels:
             row = [f"x{budget}, {seeds} seeds", f"{level:g}"]
             for i in range(len(RISK_LEVELS)):
-                logs = [
-                    math.log(a["risks"][risk][i] / b["risks"][risk][i])
-                    for a, b in zip(records[level], records[0.0], strict=True)
-                ]
-                row.append(relative(crossed([[v] for v in logs])))
+                a, b = ([r["risks"][risk][i] for r in records[k]] for k in (level, 0.0))
+                row.append(relative(log_ratio(a, b)))
             rows.append(row)
     return rows
 
@@ -112,8 +108,7 @@ def regularisers(archive: Archive) -> list[list[str]]:
         ]
     rows = [["σ_w in training", f"regulariser (10) at σ_w = {level:g}, / MSE training"]]
     for sigma in LEVELS[archive.preset]:
-        logs = [math.log(a / b) for a, b in zip(means[sigma], means[0.0], strict=True)]
-        rows.append([f"{sigma:g}", relative(crossed([[v] for v in logs]))])
+        rows.append([f"{sigma:g}", relative(log_ratio(means[sigma], means[0.0]))])
     return rows
 
 
