@@ -25,7 +25,9 @@ TRACES = [
     51,
     64,
     101,
-]  # shorter than, as long as, longer than a wavelet
+    513,
+    700,
+]  # shorter than, as long as, longer than a wavelet; so long that they are taken in blocks
 MASKS = {  # the shapes a mask may have, for images of 5 x 6
     "W": torch.arange(6) % 2,
     "HW": torch.eye(5, 6),
@@ -74,6 +76,77 @@ def test_adjoint_and_norm_bound(build, shape, device):
     assert (torch.sum(y * v) - torch.sum(x * u)).abs() < 1e-12 * x.norm() * v.norm()
     if getattr(physics, "normalize", True):
         assert y.norm() <= x.norm() * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("build, shape", list(operators()))
+def test_normal_operator_is_the_plain_route(build, shape, device):
+    """Values and gradients of A_adjoint_A are those of the adjoint after the operator."""
+    physics = build().to(device)
+    x, v = torch.randn(2, *shape, dtype=torch.float64, device=device)
+    x.requires_grad_()
+    fast, plain = physics.A_adjoint_A(x), physics.A_adjoint(physics.A(x))
+    assert torch.allclose(fast, plain, rtol=0, atol=1e-12 * plain.abs().max().item())
+    gradients = [torch.autograd.grad(out, x, v)[0] for out in (fast, plain)]
+    assert torch.allclose(
+        *gradients, rtol=0, atol=1e-12 * gradients[1].abs().max().item()
+    )
+
+
+CHANGES = {  # of a buffer: what is derived from it must not outlive it
+    "update": lambda physics, name, new: physics.update(**{name: new}),
+    "load_state_dict": lambda physics, name, new: physics.load_state_dict({name: new}),
+    "in place": lambda physics, name, new: getattr(physics, name).copy_(new),
+    "assigned": lambda physics, name, new: setattr(physics, name, new.clone()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", ["wavelet", "mask"])
+def test_a_changed_buffer_changes_the_operator(kind, change):
+    if kind == "wavelet":
+        physics = dj.SeismicConvolution(ASYMMETRIC, normalize=False)
+        fresh = dj.SeismicConvolution(2 + ASYMMETRIC, normalize=False)
+        x = torch.randn(1, 1, 20, 3)
+    else:
+        physics, fresh = (
+            dj.SingleCoilMRI(torch.arange(6) % k == 0, img_size=(5, 6)) for k in (2, 3)
+        )
+        x = torch.randn(1, 2, 5, 6)
+    calls = ("A", "A_adjoint", "A_adjoint_A")
+    before = {call: getattr(physics, call)(x) for call in calls}
+    CHANGES[change](physics, kind, getattr(fresh, kind))
+    for call, old in before.items():
+        new = getattr(physics, call)(x)
+        assert torch.equal(new, getattr(fresh, call)(x)) and not torch.equal(new, old)
+    clone = physics.clone()
+    assert torch.equal(clone.A_adjoint_A(x), fresh.A_adjoint_A(x))
+    double = physics.to(torch.float64).A_adjoint_A(x.double())
+    assert double.dtype == torch.float64
+    assert torch.allclose(double.float(), fresh.A_adjoint_A(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("build, shape", list(operators())[::7])
+def test_first_used_in_inference_mode(build, shape):
+    physics, x = build(), torch.randn(shape, dtype=torch.float64)
+    with torch.inference_mode():
+        first = physics.A_adjoint_A(physics.A(x))
+    x.requires_grad_()
+    again = physics.A_adjoint_A(physics.A(x))
+    again.sum().backward()
+    assert torch.equal(again, first) and x.grad.any()
+
+
+@pytest.mark.parametrize("build, shape", list(operators())[::7])
+def test_autocast_does_not_touch_the_operator(build, shape):
+    physics, x = build().float(), torch.randn(shape)
+    for call in (physics.A, physics.A_adjoint, physics.A_adjoint_A):
+        expected = call(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(call(x), expected)
+    # what a layer under autocast hands over
+    half = physics.A_adjoint_A(x.bfloat16())
+    assert half.dtype == torch.float32
+    assert torch.equal(half, physics.A_adjoint_A(x.bfloat16().float()))
 
 
 # ricker
@@ -167,8 +240,30 @@ def test_derivatives():
         physics.normalize = normalize
         for k in (3, 9):  # shorter and longer than the trace
             w = torch.randn(k, dtype=torch.float64, requires_grad=True)
-            for f in (physics.A, physics.A_adjoint, physics.forward):
+            for f in (
+                physics.A,
+                physics.A_adjoint,
+                physics.A_adjoint_A,
+                physics.forward,
+            ):
                 assert torch.autograd.gradcheck(lambda x, w: f(x, wavelet=w), (x, w))
+
+
+def test_derivatives_of_long_traces(monkeypatch):
+    """To the section and to a learned wavelet, first and second, in blocks."""
+    monkeypatch.setattr(dj.physics, "WHOLE", 3)
+    monkeypatch.setattr(dj.physics, "BLOCK", 2)
+    physics = seismic(normalize=False)
+    x = torch.randn(1, 1, 7, 2, dtype=torch.float64, requires_grad=True)
+    for k in (3, 9):
+        w = torch.randn(k, dtype=torch.float64, requires_grad=True)
+        for f in (physics.A, physics.A_adjoint, physics.A_adjoint_A):
+
+            def call(x, w):
+                return f(x, wavelet=w)
+
+            assert torch.autograd.gradcheck(call, (x, w))
+            assert torch.autograd.gradgradcheck(call, (x, w))
 
 
 CALLS = {
