@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from deepinv.optim import BaseOptim, DataFidelity
+from deepinv.optim import BaseOptim
 from deepinv.optim.optim_iterators import (
     ADMMIteration,
     DRSIteration,
@@ -29,8 +29,10 @@ from deepinv.optim.optim_iterators import (
     OptimIterator,
     PGDIteration,
 )
+from deepinv.physics import LinearPhysics
 from torch.utils.checkpoint import checkpoint
 
+from .fidelities import TiltedFidelity
 from .noise import GaussianJitter
 
 #: Iterators that jitter is defined for: the paper's two, FISTA, and the extension to those with a
@@ -43,35 +45,6 @@ SUPPORTED = (
     ADMMIteration,
     DRSIteration,
 )
-
-
-class TiltedFidelity:
-    r"""
-    The data fidelity :math:`f_k(x) = f(x) + \langle w_k, x\rangle`, for one iteration.
-
-    It is no module: nothing of it is registered, saved or moved. Its value stays that of
-    :math:`f`, so that the cost which a host model reports is the clean objective's.
-
-    :param deepinv.optim.DataFidelity fidelity: :math:`f`.
-    :param torch.Tensor w: :math:`w_k`, of the shape of the iterate.
-    """
-
-    def __init__(self, fidelity: DataFidelity, w: torch.Tensor):
-        self.fidelity = fidelity
-        self.w = w
-
-    def __call__(self, *args, **kwargs) -> torch.Tensor:
-        return self.fidelity(*args, **kwargs)
-
-    def grad(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        r""":math:`\nabla f_k(x) = \nabla f(x) + w_k`."""
-        return self.fidelity.grad(x, *args, **kwargs) + self.w
-
-    def prox(
-        self, x: torch.Tensor, *args, gamma: float | torch.Tensor = 1.0, **kwargs
-    ) -> torch.Tensor:
-        r"""The proximal point of :math:`\gamma f` at :math:`x - \gamma w_k`."""
-        return self.fidelity.prox(x - gamma * self.w, *args, gamma=gamma, **kwargs)
 
 
 class IteratorWrapper(OptimIterator):
@@ -116,7 +89,11 @@ class IteratorWrapper(OptimIterator):
 
 class ConditionedIterator(IteratorWrapper):
     r"""
-    Shows the measurements to a prior that reads them (``reads_y``); no deepinv iterator does.
+    Shows the measurements to those that read them; no deepinv iterator does.
+
+    A prior with ``reads_y`` is given :math:`y`, a data fidelity with ``reads_adjoint`` (such as
+    :class:`NormalL2`) :math:`A^\top y`, which is computed once per forward pass and travels from
+    iteration to iteration in ``X``.
 
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap.
     """
@@ -132,13 +109,19 @@ class ConditionedIterator(IteratorWrapper):
         *args,
         **kwargs,
     ) -> dict:
-        """One iteration with a prior that knows ``y``."""
-        prior = (
-            cur_prior.given(y) if getattr(cur_prior, "reads_y", False) else cur_prior
-        )
-        return self.iterator(
-            X, cur_data_fidelity, prior, cur_params, y, physics, *args, **kwargs
-        )
+        """One iteration with a prior and a data fidelity that know the measurements."""
+        fidelity, prior, known = cur_data_fidelity, cur_prior, {}
+        if getattr(prior, "reads_y", False):
+            prior = prior.given(y)
+        if getattr(fidelity, "reads_adjoint", False) and isinstance(
+            physics, LinearPhysics
+        ):
+            known = {
+                "adjoint": X["adjoint"] if "adjoint" in X else physics.A_adjoint(y)
+            }
+            fidelity = fidelity.given(**known)
+        X = self.iterator(X, fidelity, prior, cur_params, y, physics, *args, **kwargs)
+        return X | known
 
 
 class CheckpointedIterator(IteratorWrapper):

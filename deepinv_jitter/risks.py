@@ -23,7 +23,8 @@ from torch import nn
 
 from . import checks
 from .budgets import L2Ball
-from .iterators import IteratorWrapper, JitteredIterator, TiltedFidelity, jitter
+from .fidelities import TiltedFidelity
+from .iterators import IteratorWrapper, JitteredIterator, jitter
 from .noise import GaussianJitter
 
 
