@@ -110,9 +110,16 @@ class GaussianJitter:
             raise ValueError(
                 "scale='official' needs data_step, the stepped iterate it scales with."
             )
-        return std * self._standard_normal(x)
+        return std * self.standard_normal(x)
 
-    def _standard_normal(self, x: torch.Tensor) -> torch.Tensor:
+    def standard_normal(self, x: torch.Tensor) -> torch.Tensor:
+        r"""
+        Draw :math:`\mathcal{N}(0, I)` from the law's generator.
+
+        :param torch.Tensor x: gives the shape, type and device.
+        :return: (:class:`torch.Tensor`) noise of the shape of ``x``, in contiguous memory: the same
+            for a seed in any memory layout of ``x``.
+        """
         # Not randn_like: on a channels_last iterate it is several times slower and gives other
         # values for the same seed. Here a seed means the same noise in any memory layout.
         device = x.device if self.generator is None else self.generator.device
