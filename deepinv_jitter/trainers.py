@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -313,6 +313,9 @@ class AttackTrainer(JitterTrainer):
         for few steps: one per epoch. The perturbations of all samples are kept in memory and in the
         checkpoints. Needs a data set that tells the index of a sample, see :class:`IndexedDataset`.
         Default: ``False``.
+    :param float, Callable share: share of the batches that are attacked, evenly spread over an
+        epoch, at least 0 and at most 1, or a function from the epoch, from 0, to it. The others are
+        as they are. Default: 1.
     :param Attack, None monitor: a stronger attack, run after each epoch on the first batch of the
         training and compared with ``attack``. The ratio of their excess losses is appended to the
         attribute ``monitor_history``; a warning tells when it exceeds 1.5 times its median so far,
@@ -342,6 +345,7 @@ class AttackTrainer(JitterTrainer):
 
     attack: Attack = field(kw_only=True)
     persistent: bool = field(default=False, kw_only=True)
+    share: float | Callable[[int], float] = field(default=1.0, kw_only=True)
     monitor: Attack | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
@@ -357,8 +361,10 @@ class AttackTrainer(JitterTrainer):
                 "persistent keeps perturbations of the measurements, got a budget in the "
                 f"{self.attack.budget.domain} domain."
             )
+        _checked_share(1.0 if callable(self.share) else self.share)
         super().__post_init__()
         self.monitor_history = []
+        self._place = 0, 0  # the epoch, and how many of its batches have passed
         self._deltas = {}  # (loader, sample) -> its last perturbation
         self._samples = None  # the keys of the current batch
         self._monitored = None  # the monitor's batch
@@ -367,6 +373,8 @@ class AttackTrainer(JitterTrainer):
         self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
     ) -> torch.Tensor:
         r""":math:`y + \delta`, see :meth:`JitterTrainer.perturb`."""
+        if not self._attacks_next():
+            return super().perturb(x, y, physics)
         if self.monitor is not None and self._monitored is None:
             self._monitored = {
                 "x": x,
@@ -395,8 +403,10 @@ class AttackTrainer(JitterTrainer):
         self, epoch, *args, train: bool = True, last_batch: bool = False, **kwargs
     ):
         """A batch, see :meth:`deepinv.Trainer.step`, and the monitor after the last of an epoch."""
+        if train and self._place[0] != epoch:
+            self._place = epoch, 0
         super().step(epoch, *args, train=train, last_batch=last_batch, **kwargs)
-        if train and last_batch and self.monitor is not None:
+        if train and last_batch and self._monitored is not None:
             self._check_overfitting(epoch)
 
     def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
@@ -413,6 +423,17 @@ class AttackTrainer(JitterTrainer):
         self._monitored = checkpoint.get("monitored")
         self.monitor_history = list(checkpoint.get("monitor_history", []))
         super()._restore(checkpoint)
+
+    def _attacks_next(self) -> bool:
+        """Whether the next batch is attacked; it counts as passed."""
+        epoch, passed = self._place
+        self._place = epoch, passed + 1
+        share = self.share
+        if callable(share):
+            share = _checked_share(share(epoch))
+        # Evenly spread, and blind to rounding: 3 of 9 batches for a third
+        before, after = (math.floor(n * share + 1e-9) for n in (passed, passed + 1))
+        return after > before
 
     def _last_deltas(self, y: torch.Tensor) -> torch.Tensor:
         if len(self._samples) != len(y):
@@ -446,6 +467,51 @@ class AttackTrainer(JitterTrainer):
                 stacklevel=2,
             )
         self.monitor_history.append(ratio)
+
+
+@dataclass
+class RobustTrainer(AttackTrainer, InputJitterTrainer):
+    r"""
+    Trainer for our recipe: noise on the measurements first, attacks at the end.
+
+    For the first 60 % of the epochs the measurements get white noise, :math:`y + w`, for the last
+    40 % they are attacked, :math:`y + \delta`. With ``PowerAttack(L2Ball(eps), steps=3,
+    keep="last")`` this costs about 1.8 times what MSE training costs. A jittered model gets its own
+    noise in both parts. All else is :class:`AttackTrainer`'s and :class:`InputJitterTrainer`'s: the
+    noise has the level ``sigma``, or follows from ``eps``.
+
+    :param float, Callable, None share: share of the batches that are attacked, as for
+        :class:`AttackTrainer`; the others get the noise. Default: ``None``, all in the last 40 % of
+        the epochs, at least one epoch, and none before.
+
+    The other parameters are those of :class:`AttackTrainer` and are those of
+    :class:`InputJitterTrainer`.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> from torch.utils.data import DataLoader
+    >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+    >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5)
+    >>> trainer = dj.RobustTrainer(
+    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
+    ...     DataLoader(dj.PointDataset(200), batch_size=100), epochs=5, device="cpu",
+    ...     online_measurements=True, save_path=None, verbose=False, sigma=0.05,
+    ...     attack=dj.PowerAttack(dj.L2Ball(0.05), steps=3, keep="last"))
+    >>> model = trainer.train()
+    >>> [trainer.share(epoch) for epoch in range(5)]
+    [0.0, 0.0, 0.0, 1.0, 1.0]
+    """
+
+    share: float | Callable[[int], float] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        if self.share is None:
+            start = self.epochs - max(1, int(0.4 * self.epochs))
+            self.share = lambda epoch: float(epoch >= start)
+        super().__post_init__()
 
 
 def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
@@ -497,6 +563,15 @@ def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
     shrinkage = (signal - eps * math.sqrt(signal * noise / (energy - eps**2))) / energy
     entries = budget.support(y, physics).flatten(1).sum(1).double().mean().item()
     return math.sqrt(max(signal / shrinkage - energy, 0) / entries)
+
+
+def _checked_share(share: float) -> float:
+    if not 0 <= share <= 1:
+        raise ValueError(
+            f"share must be at least 0 and at most 1, got {share!r}: it is the part of the "
+            "batches that is attacked."
+        )
+    return share
 
 
 def _check_last_batch(loaders: Iterable) -> None:

@@ -1,4 +1,5 @@
 import copy
+import warnings
 
 import deepinv as dinv
 import pytest
@@ -646,6 +647,63 @@ def test_a_healthy_model_raises_no_flag(problem, factor, objective):
     assert not raised
 
 
+@every_problem
+@pytest.mark.parametrize("momentum", [0.0, 0.4, 0.9])
+def test_power_attack_is_the_equation(problem, momentum):
+    model, x, y, physics, eps = build(problem, dtype=torch.float64)
+    model.eval()
+    ball, delta, d = dj.L2Ball(eps), torch.zeros_like(y), None
+    support = ball.support(y, physics)
+    for _ in range(4):
+        point = delta.clone().requires_grad_()
+        loss = (model(y + point, physics) - x).square().sum()
+        g = torch.autograd.grad(loss, point)[0] * support
+        d = g if d is None else (1 - momentum) * g + momentum * d
+        delta = eps * d / d.flatten(1).norm(dim=1).reshape(-1, *(1,) * (d.ndim - 1))
+    attack = dj.PowerAttack(ball, steps=4, momentum=momentum, keep="last")
+    assert torch.allclose(attack(model, x, y, physics), delta, atol=1e-12)
+
+
+def excess(attack, model, x, y, physics):
+    """The excess error of what an attack finds, in single precision."""
+    with torch.no_grad():
+        errors = [
+            (model(y + delta, physics) - x).square().sum()
+            for delta in (attack(model, x, y, physics), 0 * y)
+        ]
+    return (errors[0] - errors[1]).item()
+
+
+@pytest.mark.filterwarnings("ignore:This cpu has no units")
+@pytest.mark.parametrize("problem", ["mri", "seismic"])
+@every_gradient_attack
+def test_an_attack_in_half_precision_is_as_strong(problem, name):
+    model, x, y, physics, eps = build(problem)
+    model.eval()
+    ball = dj.L2Ball(eps)
+    harm = [
+        excess(ATTACKS[name](ball, autocast=dtype), model, x, y, physics)
+        for dtype in (None, torch.bfloat16)
+    ]
+    assert harm[1] > 0.97 * harm[0] > 0
+
+
+def test_slow_half_precision_is_told(monkeypatch):
+    model, x, y, physics, eps = build("points")
+    attack = dj.PowerAttack(dj.L2Ball(eps), steps=1, autocast=torch.bfloat16)
+    for known, expected in ((True, 0), (False, 1)):
+        monkeypatch.setattr(
+            torch.cpu, "_is_avx512_bf16_supported", lambda known=known: known, False
+        )
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            delta = attack(model, x, y, physics)
+        assert delta.dtype == torch.float32
+        assert (
+            len([w for w in told if "has no units for" in str(w.message)]) == expected
+        )
+
+
 def test_autocast_raises_no_flag():
     model, x, y, physics, eps = build("mri")
     with torch.autocast("cpu", torch.bfloat16):
@@ -838,6 +896,16 @@ BALL = dj.L2Ball(1.0)
             "objective must be .* got 'mse'",
         ),
         (lambda: dj.PGDAttack(BALL, 20), TypeError, "positional"),
+        (
+            lambda: dj.PowerAttack(BALL, momentum=1.0),
+            ValueError,
+            "momentum must be at least 0 and below 1, got 1.0",
+        ),
+        (
+            lambda: dj.PGDAttack(BALL, autocast=torch.float32),
+            ValueError,
+            "autocast must be None, torch.bfloat16 or .* got torch.float32",
+        ),
         (lambda: dj.PGDAttack.paper(0.0), ValueError, "eps must be positive, got 0.0"),
         (
             lambda: dj.RandomAttack(BALL, law="cauchy"),

@@ -84,6 +84,14 @@ SCHEMES = {
         "persistent": True,
         "monitor": attack(0.2),
     },
+    "robust": {
+        "trainer": dj.RobustTrainer,
+        "attack": attack(),
+        "sigma": 0.1,
+        "persistent": True,
+        # the default depends on the number of epochs, which differs here
+        "share": lambda epoch: 0.5 if epoch < 4 else 1.0,
+    },
 }
 
 
@@ -345,6 +353,78 @@ def test_attack_without_truth(tmp_path):
     assert not torch.equal(trainer.perturb(None, y, trainer.physics[0]), y)
 
 
+class Recorder(dj.RobustTrainer):
+    """Which batches of each epoch are attacked, and the size of what is added to the others."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.attacked, self.noise = {}, []
+
+    def perturb(self, x, y, physics):
+        perturbed = super().perturb(x, y, physics)
+        radius = (perturbed - y).norm(dim=1)
+        attacked = bool(torch.allclose(radius, torch.tensor(0.1), rtol=1e-4))
+        self.attacked.setdefault(self._place[0], []).append(attacked)
+        if not attacked:
+            self.noise.append(perturbed - y)
+        return perturbed
+
+
+@pytest.mark.parametrize(
+    "share, expected",
+    [
+        (1.0, [[True] * 4] * 5),
+        (0.0, [[False] * 4] * 5),
+        (0.5, [[False, True, False, True]] * 5),
+        (1 / 3, [[False, False, True, False]] * 5),
+        (lambda epoch: epoch / 4, [[False] * 4, [False, False, False, True]]),
+        # the recipe
+        (None, [[False] * 4] * 3 + [[True] * 4] * 2),
+    ],
+)
+def test_share_of_the_batches(tmp_path, share, expected):
+    trainer = build(
+        tmp_path,
+        5,
+        trainer=Recorder,
+        share=share,
+        sigma=0.3,
+        attack=dj.PowerAttack(dj.L2Ball(0.1), steps=1, keep="last"),
+        eval_dataloader=None,
+    )
+    trainer.train()
+    found = [trainer.attacked[epoch] for epoch in range(5)]
+    assert found[: len(expected)] == expected
+    if trainer.noise:
+        noise = torch.cat(trainer.noise)
+        assert noise.std().item() == pytest.approx(0.3, rel=0.4)
+
+
+def test_the_batches_between_attacks_are_as_they_are(tmp_path):
+    trainer = build(tmp_path, 1, trainer=dj.AttackTrainer, attack=attack(), share=0.5)
+    trainer.setup_train()
+    x, y = torch.zeros(4, 2), torch.randn(4, 2)
+    batches = [trainer.perturb(x, y, trainer.physics[0]) for _ in range(4)]
+    assert [torch.equal(batch, y) for batch in batches] == [True, False] * 2
+
+
+def test_a_share_out_of_range_is_refused_when_its_epoch_comes(tmp_path):
+    trainer = build(
+        tmp_path, 3, trainer=dj.AttackTrainer, attack=attack(), share=lambda e: 2 * e
+    )
+    with pytest.raises(ValueError, match="share must be at least 0 .* got 2: it is"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("epochs, attacked", [(1, 1), (2, 1), (5, 2), (10, 4), (13, 5)])
+def test_the_recipe_attacks_the_last_40_percent(tmp_path, epochs, attacked):
+    trainer = build(
+        tmp_path, epochs, trainer=dj.RobustTrainer, attack=attack(), sigma=0.1
+    )
+    shares = [trainer.share(epoch) for epoch in range(epochs)]
+    assert shares == [0.0] * (epochs - attacked) + [1.0] * attacked
+
+
 def test_persistent_perturbations_follow_their_samples(tmp_path):
     """One step per epoch on a fixed model does the work of many steps, in any order of samples."""
     torch.manual_seed(0)
@@ -452,6 +532,16 @@ def test_input_jitter_level_from_a_radius(tmp_path):
             {"trainer": dj.AttackTrainer, "attack": 0.1},
             TypeError,
             "attack must be an Attack .* got float",
+        ),
+        (
+            {"trainer": dj.AttackTrainer, "attack": attack(), "share": 1.5},
+            ValueError,
+            "share must be at least 0 and at most 1, got 1.5: it is the part",
+        ),
+        (
+            {"trainer": dj.RobustTrainer, "attack": attack()},
+            ValueError,
+            "exactly one of sigma and eps must be given",
         ),
         (
             {"trainer": dj.AttackTrainer, "attack": attack(), "monitor": 3},
