@@ -7,6 +7,7 @@ Layer 0, on torch and deepinv alone (with :mod:`~deepinv_jitter.checks`, what a 
 
 - :mod:`~deepinv_jitter.noise`: the law of the jitter :math:`w_k`, its scale and its generator.
 - :mod:`~deepinv_jitter.physics`: seismic convolution, single-coil MRI, the fastMRI masks.
+- :mod:`~deepinv_jitter.fidelities`: data fidelities that know the noise, or :math:`A^\top y`.
 - :mod:`~deepinv_jitter.networks`: the paper's networks :math:`f_\theta`.
 - :mod:`~deepinv_jitter.datasets`: points, reflectivity sections, brain slices, fastMRI files.
 - :mod:`~deepinv_jitter.shifts`: out-of-distribution edits of the truth, and their detail scores.
@@ -24,6 +25,7 @@ Layer 1, the pieces of an unrolled network, and what attacks it:
 Layer 2, what a training script uses:
 
 - :mod:`~deepinv_jitter.models`: the unrolled networks of SGD and SPGD jittering.
+- :mod:`~deepinv_jitter.ensembles`: many small models trained as one.
 - :mod:`~deepinv_jitter.trainers`: the host's Trainer, with noise-free evaluation and exact resume;
   with input jittering; with attacks, which is adversarial training.
 - :mod:`~deepinv_jitter.risks`: average-case, worst-case and generalisation risk; the theory.
@@ -58,7 +60,9 @@ from .datasets import (
     ReflectivityDataset,
     fastmri_slices,
 )
+from .ensembles import Ensemble
 from .evaluation import evaluate_robustness
+from .fidelities import NormalL2
 from .iterators import (
     CheckpointedIterator,
     ConditionedIterator,
@@ -97,6 +101,7 @@ from .trainers import (
     AttackTrainer,
     InputJitterTrainer,
     JitterTrainer,
+    RobustTrainer,
     input_jitter_sigma,
 )
 
@@ -116,6 +121,7 @@ __all__ = [
     "ConvergenceBound",
     "DDPMTrainer",
     "DenoisingLoss",
+    "Ensemble",
     "FastMRIMaskGenerator",
     "GaussianJitter",
     "GradientPrior",
@@ -127,6 +133,7 @@ __all__ = [
     "L2Ball",
     "Lesion",
     "LinfBall",
+    "NormalL2",
     "PGDAttack",
     "PaperPSNR",
     "PaperSSIM",
@@ -137,6 +144,7 @@ __all__ = [
     "RandomAttack",
     "ReflectivityDataset",
     "Risk",
+    "RobustTrainer",
     "RobustnessComparison",
     "RobustnessReport",
     "SeismicConvolution",

@@ -13,9 +13,10 @@ import deepinv_jitter as dj
 ROOT = Path(dj.__file__).parent
 LAYERS = [
     {"checks"},
-    {"noise", "physics", "networks", "datasets", "shifts", "metrics", "budgets"},
+    {"noise", "physics", "fidelities", "networks", "datasets", "shifts", "metrics"}
+    | {"budgets"},
     {"iterators", "priors", "attacks", "states", "reports"},
-    {"models", "trainers", "risks", "evaluation", "selection"},
+    {"models", "ensembles", "trainers", "risks", "evaluation", "selection"},
     {"baselines"},
     {"__init__"},
 ]

@@ -106,8 +106,8 @@ class Problem(ABC):
 
     def loader(self, seed: int) -> DataLoader:
         """Training batches, in an order that follows from the seed."""
-        truths = dinv.datasets.TensorDataset(
-            x=self.truths["train"], use_dict_output=True
+        truths = dj.IndexedDataset(
+            dinv.datasets.TensorDataset(x=self.truths["train"], use_dict_output=True)
         )
         order = torch.Generator().manual_seed(seed)
         return DataLoader(truths, self.settings.batch, shuffle=True, generator=order)
@@ -148,7 +148,7 @@ class Problem(ABC):
     def attack(self) -> dj.Attack:
         """The strong attack of the evaluation."""
         ball, steps = self.settings.ball, self.settings.steps
-        power = dj.PowerAttack(ball, steps=10, checks=False)
+        power = dj.PowerAttack(ball, steps=10, momentum=0.0, checks=False)
         return dj.WorstCase([dj.APGDAttack(ball, steps=steps), power])
 
     def attack_of_the_paper(self, radius: float) -> dj.Attack:
@@ -161,7 +161,7 @@ class Problem(ABC):
     def training_attack(self) -> dj.Attack:
         if self.settings.train_attack == "paper":
             return self.attack_of_the_paper(self.settings.radius)
-        return dj.PowerAttack(self.settings.ball, steps=3, keep="last")
+        return dj.PowerAttack(self.settings.ball, steps=3, momentum=0.0, keep="last")
 
 
 class Points(Problem):
@@ -186,7 +186,7 @@ class Points(Problem):
     def loader(self, seed):
         # The paper's 200 samples are measured once; one batch holds them all
         x = self.truths["train"]
-        batch = {"x": x, "y": self.physics(seed)(x)}
+        batch = {"x": x, "y": self.physics(seed)(x), "index": torch.arange(len(x))}
         return DataLoader([batch] * self.settings.repeat, batch_size=None)
 
     @property
