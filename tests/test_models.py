@@ -225,3 +225,57 @@ def test_refused(name, arguments, error, message):
     arguments = {"prior": Network()} | arguments
     with pytest.raises(error, match=message):
         MODELS[name](arguments.pop("prior"), **arguments)
+
+
+LAYOUTS = {
+    "channels_last": lambda model: model.to(memory_format=torch.channels_last),
+    # the graph that inductor would compile, without the compiler
+    "compiled": lambda model: _compiled(model),
+}
+
+
+def _compiled(model):
+    prior = model.prior[0]
+    prior.network = torch.compile(prior.network, backend="aot_eager")
+    return model
+
+
+@every_model
+@pytest.mark.parametrize("option", LAYOUTS)
+def test_ways_to_speed_change_nothing(name, option):
+    """Noise, output and gradients are the same, in any layout and compiled."""
+    y, operator = torch.randn(2, 2, 12, 10), dj.SingleCoilMRI(img_size=(12, 10))
+    results = []
+    for change in (lambda model: model, LAYOUTS[option]):
+        torch.manual_seed(0)
+        network = dj.UnrolledDnCNN(2, depth=3, width=8, residual=name == "PGD")
+        nn.init.normal_(network.body[-1].weight, std=0.1)
+        model = change(MODELS[name](network, stepsize=0.5, max_iter=3, jitter=0.1))
+        out = model(y, operator)
+        out.square().sum().backward()
+        results.append((out, *gradients(model)))
+    for changed, plain in zip(*results, strict=True):
+        assert torch.allclose(changed, plain, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("jitter", [None, 0.05])
+@every_model
+def test_bfloat16_training_stays_near(name, jitter):
+    """Forward and backward under autocast: finite, and near single precision."""
+    y, operator = torch.randn(2, 2, 12, 10), dj.SingleCoilMRI(img_size=(12, 10))
+    network = dj.UnrolledDnCNN(2, depth=3, width=8, residual=name == "PGD")
+    nn.init.normal_(network.body[-1].weight, std=0.1)
+    model = MODELS[name](network, stepsize=0.5, max_iter=3, jitter=jitter)
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = model(y, operator)
+            loss = out.float().square().mean()
+        loss.backward()
+        grads = torch.cat([g.flatten() for g in gradients(network)])
+        results.append((out.float(), grads))
+    for half, single in zip(results[1], results[0], strict=True):
+        assert half.isfinite().all()
+        assert (half - single).norm() < 0.05 * single.norm()

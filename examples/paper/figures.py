@@ -8,13 +8,13 @@ from pathlib import Path
 import deepinv_jitter as dj
 import matplotlib.pyplot as plt
 import reconstructions
+import sweep
 import torch
 from intervals import crossed
 from methods import METHODS
 from runs import Archive, Run, error
 from style import DRAWN, STYLE, caption
 from tables import TABLES, Results
-from theory import sweep
 
 CURVES = ("#56B4E9", "#0072B2", "#009E73", "#000000")
 #: Of Figure 6: sigma_w.
@@ -141,10 +141,7 @@ def figure4(archive: Archive, seeds: int, path: Path) -> None:
 def figure6(archive: Archive, seeds: int, path: Path) -> None:
     """Worst-case risk, and error in and out of distribution, against the noise level."""
     positive = LEVELS[archive.preset]
-    records = {
-        s: [archive.record(r) for r in runs]
-        for s, runs in sweep(positive, seeds).items()
-    }
+    records = sweep.records(archive, positive, seeds)
     radii = archive.problem("points").settings.radii
     positions = [
         positive[0] / 10**0.5,

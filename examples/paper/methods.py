@@ -102,9 +102,6 @@ def robust(share: float | None, problem: Problem) -> Callable:
 
 METHODS |= {
     "persistent": Method("Persistent attack", trainer=persistent),
-    "persistent-jitter": Method(
-        "Persistent attack, SGD jittering", model=jittered, trainer=persistent
-    ),
     "half": Method("Attack on 1/2 of the batches", trainer=partial(shared, 1 / 2)),
     "third-noise": Method(
         "Attack on 1/3, noise on the others", trainer=partial(robust, 1 / 3)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import figures
 import matplotlib
+import recipe
 import sigma
 import speed
 import tables
@@ -44,6 +45,7 @@ TARGETS = (
     "theory",
     "claims",
     "sigma",
+    "recipe",
 )
 
 
@@ -58,8 +60,8 @@ def make(target: str, archive: Archive, seeds: int) -> Path:
     elif target == "table6":
         text = speed.render(archive)
     else:
-        page = {"theory": theory, "claims": verdicts, "sigma": sigma}[target]
-        text = page.render(archive, seeds)
+        pages = {"theory": theory, "claims": verdicts, "sigma": sigma, "recipe": recipe}
+        text = pages[target].render(archive, seeds)
     path = archive.folder / f"{target}.md"
     path.write_text(text)
     print(text)

@@ -78,10 +78,26 @@ class Archive:
 
         :raises ValueError: if the file is there, but was made with other settings or data.
         """
-        path = self.folder / "runs" / f"{run.name}.json"
+        path = self.path(run)
         record = self.kept(path, lambda: self._evaluated(run))
         self._check(path, record, run)
         return record
+
+    def path(self, run: Run) -> Path:
+        """Where the results of a run are kept."""
+        return self.folder / "runs" / f"{run.name}.json"
+
+    def weights(self, run: Run) -> Path:
+        """Where the weights of a run are kept; they do not depend on what it is evaluated on."""
+        return self.folder / "weights" / f"{replace(run, split='test').name}.pt"
+
+    def keep_weights(self, run: Run, model: torch.nn.Module, seconds: float) -> None:
+        """Write the weights of a trained model."""
+        path = self.weights(run)
+        draft = path.with_suffix(".tmp")
+        content = {"model": model.state_dict(), "seconds": seconds}
+        torch.save(content | self.description(run), draft)
+        os.replace(draft, path)
 
     def kept(self, path: Path, make: Callable[[], dict]) -> dict:
         """What a file holds, made and written first if it is not there."""
@@ -112,7 +128,7 @@ class Archive:
         problem = self.problem(run.problem).at_noise(run.sigma)
         if run.algorithm == "reference":
             return problem.references[run.method]().to(self.device), 0.0
-        path = self.folder / "weights" / f"{replace(run, split='test').name}.pt"
+        path = self.weights(run)
         if path.exists():
             saved = torch.load(path, map_location=self.device, weights_only=True)
             self._check(path, saved, run)
@@ -129,10 +145,7 @@ class Archive:
             device=self.device,
             verbose=self.verbose,
         )
-        draft = path.with_suffix(".tmp")
-        content = {"model": model.state_dict(), "seconds": seconds}
-        torch.save(content | self.description(run), draft)
-        os.replace(draft, path)
+        self.keep_weights(run, model, seconds)
         return model, seconds
 
     def _evaluated(self, run: Run) -> dict:

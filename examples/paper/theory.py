@@ -2,16 +2,14 @@ r"""Numerical checks of the paper's theory on the toy problem."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import convergence
 import deepinv_jitter as dj
 import stepsize
+import sweep
 import torch
 from intervals import Interval, log_ratio, ratio
 from problems import RISK_LEVELS
-from runs import Archive, Run
+from runs import Archive
 from tables import markdown
 from verdicts import verdict
 
@@ -26,21 +24,6 @@ LONGER = {
 }
 
 
-def sweep(levels: Sequence[float], seeds: int) -> dict[float, list[Run]]:
-    """The runs over the levels, MSE training first."""
-    return {
-        level: [
-            (
-                Run("points", "gd", "jitter", seed, sigma=level)
-                if level
-                else Run("points", "gd", "mse", seed)
-            )
-            for seed in range(seeds)
-        ]
-        for level in (0.0, *levels)
-    }
-
-
 def theorem(archive: Archive, risk: str) -> list[list[str]]:
     """A risk of SGD jittering relative to that of MSE training, over levels and budgets."""
     letter = {"generalization": "σ_g", "average case": "σ_e"}[risk]
@@ -50,10 +33,7 @@ def theorem(archive: Archive, risk: str) -> list[list[str]]:
         (1, LEVELS[archive.preset], SEEDS[archive.preset]),
         (longer["budget"], longer["levels"], longer["seeds"]),
     ):
-        records = {
-            level: [archive.record(replace(run, budget=budget)) for run in runs]
-            for level, runs in sweep(levels, seeds).items()
-        }
+        records = sweep.records(archive, levels, seeds, budget)
         for level in levels:
             row = [f"x{budget}, {seeds} seeds", f"{level:g}"]
             for i in range(len(RISK_LEVELS)):
@@ -74,15 +54,16 @@ def expansion(archive: Archive) -> dict[str, float]:
     gaps, values = [], []
     physics = archive.problem("points").physics(4)
     y = physics(archive.problem("points").truths["test"]).double()
-    for level, runs in sweep(LEVELS[archive.preset], SEEDS[archive.preset]).items():
-        for run in runs:
-            model = archive.model(run).double()
+    models = sweep.models(archive, LEVELS[archive.preset], SEEDS[archive.preset])
+    for level, trained in models.items():
+        for seed, model in enumerate(trained):
+            model = model.double()
             left, right = dj.trajectory_deviation(
                 model,
                 y,
                 physics,
                 sigma=dj.GaussianJitter(level or 0.1, "norm"),
-                generator=torch.Generator().manual_seed(run.seed),
+                generator=torch.Generator().manual_seed(seed),
             )
             gaps.append((left - right).abs().max().item())
             values.append(left.abs().max().item())
@@ -95,16 +76,17 @@ def regularisers(archive: Archive) -> list[list[str]]:
     physics = archive.problem("points").physics(4)
     y = physics(archive.problem("points").truths["test"])
     means = {}
-    for sigma, runs in sweep(LEVELS[archive.preset], SEEDS[archive.preset]).items():
+    models = sweep.models(archive, LEVELS[archive.preset], SEEDS[archive.preset])
+    for sigma, trained in models.items():
         means[sigma] = [
             dj.implicit_regularization(
-                archive.model(run),
+                model,
                 y,
                 physics,
                 sigma=dj.GaussianJitter(level, "norm"),
                 generator=torch.Generator().manual_seed(5),
             ).mean
-            for run in runs
+            for model in trained
         ]
     rows = [["σ_w in training", f"regulariser (10) at σ_w = {level:g}, / MSE training"]]
     for sigma in LEVELS[archive.preset]:

@@ -1,0 +1,287 @@
+r"""What the library promises about time and memory, measured against its goals."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import deepinv as dinv
+import deepinv_jitter as dj
+import torch
+from cases import Case
+from deepinv.datasets import TensorDataset
+from deepinv.optim import L2
+from measure import Ratio, in_turns, peak_memory
+from plain import training_step
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+
+STEPS = (3, 10, 20)
+BALL = dj.L2Ball(1.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. Without a goal it is there for comparison."""
+
+    what: str
+    case: str
+    ratio: Ratio
+    goal: float | None = None
+
+    @property
+    def met(self) -> str:
+        if self.goal is None:
+            return ""
+        return "yes" if self.ratio.median <= self.goal else "no"
+
+
+def steps(case: Case, rounds: int) -> Iterator[Row]:
+    """Steps of MSE training and of attacks, against the bare network and against each other."""
+    pgd = {n: dj.PGDAttack(BALL, steps=n, keep="last") for n in STEPS}
+    power = dj.PowerAttack(BALL, steps=3, keep="last")
+    once = dj.PowerAttack(BALL, steps=1, keep="last")
+    channels_last = case.model().to(memory_format=torch.channels_last)
+    functions = {
+        "floor": case.floor(),
+        "floor, channels last": case.floor(torch.channels_last),
+        "MSE": case.step(case.model()),
+        "MSE again": case.step(case.model()),
+        "MSE, channels last": case.step(channels_last),
+        "SGD jittering": case.step(case.model(jitter=0.1)),
+        "plain MSE": _plain(case),
+        "plain SGD jittering": _plain(case, jitter=0.1),
+        "power 3": case.step(case.model(), power),
+        "1 step": case.step(case.model(), once),
+    }
+    for n, attack in pgd.items():
+        functions[f"PGD {n}"] = case.step(case.model(), attack)
+        functions[f"plain PGD {n}"] = _plain(case, steps=n)
+    times = in_turns(functions, rounds)
+
+    def row(what: str, a: str, b: str, goal: float | None = None) -> Row:
+        return Row(what, case.name, times.ratio(a, b), goal)
+
+    yield row("a step / the same step (resolution)", "MSE again", "MSE")
+    yield row("MSE step / bare network", "MSE", "floor", 1.05)
+    yield row(
+        "the same, both in channels_last",
+        "MSE, channels last",
+        "floor, channels last",
+        1.05,
+    )
+    yield row("MSE step, channels_last / default", "MSE, channels last", "MSE")
+    yield row("SGD jittering / MSE, whole steps", "SGD jittering", "MSE")
+    yield row("MSE step / plain loop's", "MSE", "plain MSE")
+    yield row("SGD jittering / plain loop's", "SGD jittering", "plain SGD jittering")
+    yield row("AT, default attack (3 power steps) / MSE", "power 3", "MSE", 3.2)
+    yield row("AT, persistent, 1 step / MSE", "1 step", "MSE", 1.8)
+    for n in STEPS:
+        yield row(f"AT, PGD-{n} / MSE", f"PGD {n}", "MSE", 1.05 * (1 + 2 * n / 3))
+        yield row(f"AT, PGD-{n} / plain loop's", f"PGD {n}", f"plain PGD {n}")
+    yield row("AT, default attack / plain loop's PGD-20", "power 3", "plain PGD 20")
+
+
+def small_steps(case: Case, rounds: int) -> Iterator[Row]:
+    """The points, where starting operations is all there is."""
+    models = 32
+    functions = {
+        "floor": case.floor(),
+        "MSE": case.step(case.model()),
+        "SGD jittering": case.step(case.model(jitter=0.1)),
+        "plain MSE": _plain(case),
+        "plain SGD jittering": _plain(case, jitter=0.1),
+        "lean": _lean(case),
+        "epoch": _trainer_epoch(case, prebatched=True),
+        "epoch, sample by sample": _trainer_epoch(case, prebatched=False),
+        "ensemble": _ensemble(case, models),
+    }
+    times = in_turns(functions, rounds)
+
+    def row(what, a, b, goal=None, scale=1.0):
+        return Row(what, case.name, times.ratio(a, b, scale), goal)
+
+    yield row("MSE step / bare network", "MSE", "floor")
+    yield row("MSE step / plain loop's", "MSE", "plain MSE", 0.85)
+    yield row(
+        "SGD jittering / plain loop's", "SGD jittering", "plain SGD jittering", 0.85
+    )
+    per_step = 1 / EPOCH
+    yield row(
+        "Trainer, batches ready / the same model in a lean loop",
+        "epoch",
+        "lean",
+        1.5,
+        per_step,
+    )
+    yield row(
+        "Trainer, sample by sample / the same",
+        "epoch, sample by sample",
+        "lean",
+        scale=per_step,
+    )
+    yield row(
+        f"{models} models at once / one by one",
+        "ensemble",
+        "SGD jittering",
+        0.30,
+        1 / models,
+    )
+
+
+def components(case: Case, rounds: int) -> Iterator[Row]:
+    """Parts of a step that are too small to be seen in it."""
+    law, (x, _, _) = dj.GaussianJitter(0.1, "relative"), case.batch_of()
+    formats = {"": x}
+    if x.ndim == 4:
+        formats[", channels_last"] = x.to(memory_format=torch.channels_last)
+    functions = {"MSE": case.step(case.model())}
+    for name, iterate in formats.items():
+        functions["jitter" + name] = lambda iterate=iterate: [
+            iterate + law(iterate, k) for k in range(case.iterations)
+        ]
+    times = in_turns(functions, rounds)
+    for name in formats:
+        ratio = times.ratio("jitter" + name, "MSE")
+        yield Row(f"noise of SGD jittering / MSE step{name}", case.name, ratio, 0.01)
+
+
+def gradients(sections: dict[str, Case], images: dict[str, Case], rounds: int):
+    """The gradient of the data fidelity, forward and backward, against the dense or host route."""
+    for name, case in sections.items():
+        A, (x, y, physics) = case.dense(), case.batch_of()
+        known = dj.NormalL2().given(physics.A_adjoint(y))
+        times = in_turns(
+            {
+                "ours": _derivative(lambda x: known.grad(x, y, physics), x),
+                "dense": _derivative(lambda x: (A.T @ A) @ x - A.T @ y, x),
+            },
+            rounds,
+        )
+        goal = 0.02 if case.size[0] > 1000 else 0.75
+        ratio = times.ratio("ours", "dense")
+        yield Row("seismic gradient / dense (A^T A) x - A^T y", name, ratio, goal)
+    for name, case in images.items():
+        x, y, physics = case.batch_of()
+        host = dinv.physics.MRI(physics.mask, (2, *case.size), device=case.device)
+        known, plain = dj.NormalL2().given(physics.A_adjoint(y)), L2()
+
+        def ours(x):
+            return known.grad(x, y, physics)
+
+        def theirs(x):
+            return plain.grad(x, y, host)
+
+        functions = {
+            "ours": lambda: ours(x),
+            "host": lambda: theirs(x),
+            "ours, backward": _derivative(ours, x),
+            "host, backward": _derivative(theirs, x),
+        }
+        times = in_turns(functions, rounds)
+        ratio = times.ratio("ours", "host")
+        yield Row("MRI gradient / host's L2.grad", name, ratio, 0.35)
+        ratio = times.ratio("ours, backward", "host, backward")
+        yield Row("the same, forward and backward", name, ratio)
+
+
+def checkpoints(case: Case, rounds: int) -> Iterator[Row]:
+    """Memory and time of recomputed iterations."""
+    peaks = {}
+    for k in (5, 20):
+        for checkpoint in (False, True):
+            model = case.model(jitter=0.1, max_iter=k, checkpoint=checkpoint)
+            peaks[k, checkpoint] = peak_memory(case.step(model))
+    for checkpoint, name in ((True, "checkpoint=True"), (False, "without")):
+        ratio = peaks[20, checkpoint] / peaks[5, checkpoint]
+        goal = 1.1 if checkpoint else None
+        what = f"{name}: live peak at K=20 / K=5"
+        yield Row(what, case.name, Ratio(ratio, ratio, ratio, 1), goal)
+    functions = {
+        name: case.step(case.model(jitter=0.1, checkpoint=name == "checkpoint"))
+        for name in ("checkpoint", "plain")
+    }
+    ratio = in_turns(functions, rounds).ratio("checkpoint", "plain")
+    yield Row("checkpoint=True: time / without, K=5", case.name, ratio, 1.4)
+
+
+def half_precision(case: Case, rounds: int) -> Iterator[Row]:
+    """An attack in bfloat16 inside training in float32."""
+    attacks = {
+        dtype: dj.PowerAttack(BALL, steps=3, keep="last", autocast=dtype)
+        for dtype in (None, torch.bfloat16)
+    }
+    functions = {
+        str(dtype): case.step(
+            case.model().to(memory_format=torch.channels_last), attack
+        )
+        for dtype, attack in attacks.items()
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*has no units for.*")
+        ratio = in_turns(functions, rounds).ratio("torch.bfloat16", "None")
+    yield Row("AT, attack in bfloat16 / in float32", case.name, ratio, 1 / 2.3)
+
+
+#: Steps in an epoch of the trainer.
+EPOCH = 50
+
+
+def _plain(case: Case, jitter: float = 0.0, steps: int = 0) -> Callable[[], None]:
+    x, y, _ = case.batch_of()
+    return training_step(case.plain_model(jitter), x, y, steps)
+
+
+def _lean(case: Case) -> Callable[[], None]:
+    """A step of the same model without a trainer."""
+    model, (x, y, physics) = case.model(), case.batch_of()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (model(y, physics) - x).square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def _trainer_epoch(case: Case, prebatched: bool) -> Callable[[], None]:
+    """An epoch of the trainer, without metrics and progress bar."""
+    x, y, physics = case.batch_of()
+    samples = TensorDataset(
+        x=x.repeat(EPOCH, 1), y=y.repeat(EPOCH, 1), use_dict_output=True
+    )
+    loader = DataLoader(samples, batch_size=case.batch, shuffle=True)
+    if prebatched:
+        # A data set of tensors can be asked for all samples of a batch at once
+        batches = BatchSampler(RandomSampler(samples), case.batch, drop_last=False)
+        loader = DataLoader(samples, batch_size=None, sampler=batches)
+    options = {"train_dataloader": loader, "epochs": 1, "show_progress_bar": False}
+    trainer = case.trainer(case.model(), physics, metrics=[], **options)
+    return trainer.train
+
+
+def _ensemble(case: Case, count: int) -> Callable[[], None]:
+    models = []
+    for seed in range(count):
+        model = case.model()
+        rng = torch.Generator(case.device).manual_seed(seed)
+        dj.jitter(model, dj.GaussianJitter(0.01 * (1 + seed), "relative", rng))
+        models.append(model)
+    ensemble = dj.Ensemble(models)
+    x, y, physics = case.batch_of()
+    y = y.expand(count, *y.shape)
+    optimizer = torch.optim.Adam(ensemble.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        losses = (ensemble(y, physics) - x).square().flatten(1).mean(1)
+        losses.sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def _derivative(function: Callable, x: torch.Tensor) -> Callable[[], torch.Tensor]:
+    x, v = x.clone().requires_grad_(), torch.randn_like(x)
+    return lambda: torch.autograd.grad(function(x), x, v)

@@ -1,0 +1,136 @@
+r"""
+Time and memory, as ratios of one run
+=====================================
+
+``python examples/benchmarks/run.py goals`` measures what the library promises about its speed and
+memory and prints a table; ``growth`` measures how the cost of a training step grows with the image,
+the iterations, the batch and the steps of an attack, and what a long training would cost. Both
+write their numbers as JSON as well. ``--quick`` tries everything at small sizes in a minute: its
+numbers mean nothing.
+
+Every ratio is the median of the ratios of single rounds, in which all that is compared takes turns;
+rounds during which other processes used the machine are repeated. Compare nothing across runs.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import deepinv
+import deepinv_jitter as dj
+import torch
+
+import goals
+import growth
+from cases import Case, cases
+
+
+def table(rows: list[goals.Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| what | case | median | quartiles | goal | met |", "|" + "---|" * 6]
+    for row in rows:
+        goal = "" if row.goal is None else f"{row.goal:.3g}"
+        r = row.ratio
+        lines.append(
+            f"| {row.what} | {row.case} | {r.median:.3g} | {r.low:.3g} to {r.high:.3g} | "
+            f"{goal} | {row.met} |"
+        )
+    return "\n".join(lines)
+
+
+def measured(quick: bool, device: str) -> list[goals.Row]:
+    """Every row, printed as it comes."""
+    all_cases, rounds = cases(quick, device), 1 if quick else 7
+    images = {n: c for n, c in all_cases.items() if c.kind == "mri"}
+    sections = {n: c for n, c in all_cases.items() if c.kind == "seismic"}
+    large = Case(name="MRI 320", kind="mri", size=(320, 320), batch=2, device=device)
+    traces = Case(
+        name="traces of 4096",
+        kind="seismic",
+        size=(600 if quick else 4096, 64),
+        batch=1,
+        device=device,
+    )
+    few = 1 if quick else 3
+    plan = [
+        (
+            goals.gradients,
+            sections | {traces.name: traces},
+            images | {"MRI 320": large},
+            3 * rounds,
+        ),
+        (goals.small_steps, all_cases["points"], 10 * rounds),
+        *(
+            (goals.components, case, rounds)
+            for case in all_cases.values()
+            if case.kind != "points"
+        ),
+        (goals.checkpoints, all_cases["MRI 96"], rounds),
+        (goals.steps, all_cases["MRI 96"], rounds),
+        (goals.steps, all_cases["seismic 128"], rounds),
+        (goals.steps, all_cases["MRI 160"], few),
+        (goals.steps, all_cases["seismic 352"], few),
+        (goals.half_precision, all_cases["MRI 96"], few),
+    ]
+    rows = []
+    for function, *arguments in plan:
+        for row in function(*arguments):
+            rows.append(row)
+            goal = "" if row.goal is None else f"goal {row.goal:.3g}: {row.met}"
+            print(f"{row.case:15} {row.what:60} {row.ratio!s:28} {goal}", flush=True)
+    return rows
+
+
+def environment(device: str) -> dict:
+    cuda = torch.device(device).type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else _processor()
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "deepinv": deepinv.__version__,
+        "deepinv_jitter": dj.__version__,
+    }
+
+
+def _processor() -> str:
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines()
+        if sys.platform == "linux"
+        else ()
+    ):
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description="Time and memory, as ratios of one run"
+    )
+    parser.add_argument("target", choices=("goals", "growth"))
+    parser.add_argument("--quick", action="store_true", help="small sizes, to try it")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    where = environment(args.device)
+    if args.target == "growth":
+        record = growth.measured(args.quick, args.device)
+        text = growth.render(record, args.out / "growth.png")
+    else:
+        rows = measured(args.quick, args.device)
+        record = {"rows": [asdict(row) for row in rows]}
+        text = table(rows)
+    (args.out / f"{args.target}.json").write_text(json.dumps(where | record, indent=1))
+    about = ", ".join(f"{name} {value}" for name, value in where.items())
+    (args.out / f"{args.target}.md").write_text(f"{text}\n\n{about}\n")
+    print(f"\n{text}\n\n{about}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The benchmarks at their smallest size: they run, and what they compare computes the same."""
+
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+
+FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+
+import cases  # noqa: E402
+import goals  # noqa: E402
+import measure  # noqa: E402
+
+CASES = cases.cases(quick=True, device="cpu")
+
+
+@pytest.mark.parametrize("target", ["goals", "growth"])
+def test_command(target, tmp_path, monkeypatch, capsys):
+    matplotlib.use("Agg")
+    arguments = ["run.py", target, "--quick", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(FOLDER / "run.py"), run_name="__main__")
+    record = json.loads((tmp_path / f"{target}.json").read_text())
+    page = (tmp_path / f"{target}.md").read_text()
+    assert page.strip() in capsys.readouterr().out and record["torch"] in page
+    if target == "goals":
+        ratios = [row["ratio"]["median"] for row in record["rows"]]
+        assert all(math.isfinite(r) and r > 0 for r in ratios)
+        for row in record["rows"]:
+            assert f"| {row['what']} | {row['case']} |" in page
+    else:
+        assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_the_plain_loop_is_the_same_network(case):
+    x, y, physics = case.batch_of()
+    plain, model = case.plain_model(), case.model()
+    assert torch.allclose(plain(y), model(y, physics), rtol=1e-4, atol=1e-5)
+    for p, q in zip(plain.network.parameters(), case.network().parameters()):
+        assert torch.equal(p, q)
+
+
+def test_ratios_are_medians_of_the_rounds():
+    times = measure.Times(
+        {"a": [1.0, 4.0, 9.0, 8.0, 1.0], "b": [1.0, 2.0, 3.0, 2.0, 2.0]}
+    )
+    ratio = times.ratio("a", "b", scale=0.5)
+    assert (ratio.median, ratio.low, ratio.high, ratio.rounds) == (1.0, 0.5, 1.5, 5)
+    assert goals.Row("what", "case", ratio, 1.0).met == "yes"
+    assert goals.Row("what", "case", ratio, 0.9).met == "no"
+    assert goals.Row("what", "case", ratio).met == ""
+
+
+def test_functions_take_turns():
+    calls = []
+    functions = {name: lambda name=name: calls.append(name) for name in "ab"}
+    times = measure.in_turns(functions, rounds=3)
+    assert all(len(times.seconds[name]) == 3 for name in "ab")
+    # the first calls, then every other round backwards
+    assert calls[:6] == ["a", "b", "b", "a", "a", "b"]
+
+
+def test_peak_memory():
+    def allocate():
+        first = torch.zeros(2**20)  # 4 MiB
+        second = first + 1
+        del first
+        return second + 1
+
+    assert 7.9 < measure.peak_memory(allocate) < 8.6
