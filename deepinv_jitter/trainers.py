@@ -305,8 +305,8 @@ class AttackTrainer(JitterTrainer):
 
     Costs, in training steps without attack: ``n`` gradients of an attack add about :math:`2n/3`,
     and ``keep="best"`` one more forward pass than ``keep="last"``. The usual choice is
-    ``PowerAttack(L2Ball(eps), steps=3)``, the paper's ``PGDAttack.paper(eps)``. Without ground
-    truth, for self-supervised losses, take an attack with ``objective="deviation"``.
+    ``PowerAttack(L2Ball(eps), steps=3, keep="last")``, the paper's ``PGDAttack.paper(eps)``.
+    Without ground truth, for self-supervised losses, take an attack with ``objective="deviation"``.
 
     :param Attack attack: the attack on training batches.
     :param bool persistent: start each sample's attack from where its last one ended, which makes up

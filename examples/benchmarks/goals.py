@@ -205,6 +205,15 @@ def checkpoints(case: Case, rounds: int) -> Iterator[Row]:
     yield Row("checkpoint=True: time / without, K=5", case.name, ratio, 1.4)
 
 
+def compiled(case: Case, rounds: int) -> Iterator[Row]:
+    """The network through the compiler of torch; its first call takes half a minute."""
+    model = case.model()
+    model.prior[0].network.compile()
+    functions = {"plain": case.step(case.model()), "compiled": case.step(model)}
+    ratio = in_turns(functions, rounds).ratio("compiled", "plain")
+    yield Row("MSE step, compiled network / default", case.name, ratio)
+
+
 def half_precision(case: Case, rounds: int) -> Iterator[Row]:
     """An attack in bfloat16 inside training in float32."""
     attacks = {

@@ -74,6 +74,8 @@ def measured(quick: bool, device: str) -> list[goals.Row]:
         (goals.steps, all_cases["MRI 160"], few),
         (goals.steps, all_cases["seismic 352"], few),
         (goals.half_precision, all_cases["MRI 96"], few),
+        (goals.compiled, all_cases["MRI 96"], few),
+        (goals.compiled, all_cases["points"], 10 * rounds),
     ]
     rows = []
     for function, *arguments in plan:
