@@ -27,8 +27,8 @@ class Ensemble(nn.Module):
     trains each model as it would alone.
 
     :param Sequence[deepinv.optim.BaseOptim] models: models that differ in nothing but their weights
-        and the level and generator of their jitter; some may have none. They are left as they are
-        until :meth:`unstack`.
+        and the level and generator of their jitter; some may have none. On the device and of the
+        type they are to run in; left as they are until :meth:`unstack`.
     :raises TypeError: if something in ``models`` is not a :class:`deepinv.optim.BaseOptim`.
     :raises ValueError: if ``models`` is empty, or their weights or scales of noise do not match.
 
@@ -62,11 +62,8 @@ class Ensemble(nn.Module):
         self._noise = _StackedNoise(_common_scale(self._laws))
         # In tuples, which a module does not look into: only the weights are trained and saved
         skeleton = jitter(unjitter(copy.deepcopy(models[0])), self._noise)
-        self._skeleton, self._models, self._constants = (
-            (skeleton,),
-            tuple(models),
-            (buffers,),
-        )
+        self._skeleton, self._constants = (skeleton,), (buffers,)
+        self._models = tuple(models)
 
     def forward(self, y: torch.Tensor, physics: Physics) -> torch.Tensor:
         r"""
@@ -174,14 +171,11 @@ def _check_alike(models: Sequence[BaseOptim]) -> None:
                 "models must be unrolled deepinv models (GD, PGD, ...), got "
                 f"{type(model).__name__}."
             )
-    kinds = [
-        (type(m), m.max_iter, {n: tuple(p.shape) for n, p in m.named_parameters()})
-        for m in models
-    ]
+    kinds = [_kind(model) for model in models]
     if any(kind != kinds[0] for kind in kinds):
         raise ValueError(
-            "models must be alike in class, max_iter and the shapes of their weights: build "
-            "them all by one function."
+            "models must be alike in class, max_iter, fixed parameters and the shapes of their "
+            "weights: build them all by one function."
         )
     places = {
         (id(p), id(m), n) for m in models[0].modules() for n, p in m._parameters.items()
@@ -191,3 +185,14 @@ def _check_alike(models: Sequence[BaseOptim]) -> None:
             "models must not share a weight between two layers: an ensemble would train only "
             "one of the two."
         )
+
+
+def _kind(model: BaseOptim) -> tuple:
+    """What an ensemble takes from its first model alone."""
+    fixed = {
+        name: str(value)
+        for name, value in model.init_params_algo.items()
+        if not isinstance(value, nn.ParameterList)
+    }
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    return type(model), model.max_iter, fixed, shapes

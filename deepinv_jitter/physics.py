@@ -245,6 +245,21 @@ class SingleCoilMRI(MRI):
             mask = _owned_mask(mask, tuple(self.img_size[-2:]))
         super().update_parameters(mask=mask, **kwargs)
 
+    def A_adjoint(
+        self, y: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        r"""
+        Adjoint, see :meth:`deepinv.physics.MRI.A_adjoint`, in contiguous memory.
+
+        The host's image has the layout of channels_last, which the iterates of an unrolled network
+        would inherit from it, and its convolutions with them.
+
+        :param torch.Tensor y: measurements, shape `(B, 2, H, W)`.
+        :param torch.Tensor mask: see :meth:`update_parameters`.
+        :return: (:class:`torch.Tensor`) image, shape `(B, 2, H, W)`.
+        """
+        return super().A_adjoint(y, mask, **kwargs).contiguous()
+
     def A_adjoint_A(
         self, x: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
@@ -261,7 +276,7 @@ class SingleCoilMRI(MRI):
         x = x.to(torch.promote_types(x.dtype, self.mask.dtype))
         columns = self._columns(self.mask)
         if columns is None:
-            return super().A_adjoint_A(x)
+            return super().A_adjoint_A(x).contiguous()
         z = torch.fft.fft(self.to_torch_complex(x))
         return self.from_torch_complex(torch.fft.ifft(columns * z)).contiguous()
 

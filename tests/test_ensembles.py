@@ -143,6 +143,7 @@ class Tied(nn.Module):
         ([], ValueError, "models must hold at least one model, got none"),
         ([dj.PointMLP()], TypeError, "must be unrolled deepinv models .* got PointMLP"),
         ([points(0), points(0, max_iter=5)], ValueError, "must be alike"),
+        ([points(0), points(0, lambda_reg=0.5)], ValueError, "fixed parameters"),
         (
             [points(0), dj.UnfoldedGD(dj.PointMLP(hidden=4))],
             ValueError,

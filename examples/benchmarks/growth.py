@@ -56,7 +56,7 @@ def measured(quick: bool, device: str) -> dict:
         for axis, values in AXES.items()
         for value in values
     }
-    times = in_turns({k: built(case, p) for k, p in points.items()}, 1 if quick else 7)
+    times = in_turns({k: built(case, p) for k, p in points.items()}, 1 if quick else 3)
     record = {
         name: {
             "seconds": times.median(name),

@@ -9,7 +9,8 @@ write their numbers as JSON as well. ``--quick`` tries everything at small sizes
 numbers mean nothing.
 
 Every ratio is the median of the ratios of single rounds, in which all that is compared takes turns;
-rounds during which other processes used the machine are repeated. Compare nothing across runs.
+rounds during which other processes used the machine are repeated. Compare nothing across runs. What
+was interrupted goes on with the group of rows it was at.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import torch
 import goals
 import growth
 from cases import Case, cases
+from measure import Ratio
 
 
 def table(rows: list[goals.Row]) -> str:
@@ -41,8 +43,8 @@ def table(rows: list[goals.Row]) -> str:
     return "\n".join(lines)
 
 
-def measured(quick: bool, device: str) -> list[goals.Row]:
-    """Every row, printed as it comes."""
+def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
+    """Every row, printed as it comes; a file keeps what is done, and is gone on with."""
     all_cases, rounds = cases(quick, device), 1 if quick else 7
     images = {n: c for n, c in all_cases.items() if c.kind == "mri"}
     sections = {n: c for n, c in all_cases.items() if c.kind == "seismic"}
@@ -54,36 +56,51 @@ def measured(quick: bool, device: str) -> list[goals.Row]:
         batch=1,
         device=device,
     )
-    few = 1 if quick else 3
+    few, some, many = (1, 1, 1) if quick else (2, 3, 9)
     plan = [
         (
             goals.gradients,
             sections | {traces.name: traces},
             images | {"MRI 320": large},
-            3 * rounds,
+            2 * rounds,
         ),
-        (goals.small_steps, all_cases["points"], 10 * rounds),
+        (goals.small_steps, all_cases["points"], 6 * rounds),
         *(
             (goals.components, case, rounds)
             for case in all_cases.values()
             if case.kind != "points"
         ),
         (goals.checkpoints, all_cases["MRI 96"], rounds),
-        (goals.steps, all_cases["MRI 96"], rounds),
-        (goals.steps, all_cases["seismic 128"], rounds),
-        (goals.steps, all_cases["MRI 160"], few),
-        (goals.steps, all_cases["seismic 352"], few),
-        (goals.half_precision, all_cases["MRI 96"], few),
+        (goals.steps, all_cases["MRI 96"], many),
+        (goals.steps, all_cases["seismic 128"], many),
+        # A step takes seconds here
+        (goals.steps, all_cases["MRI 160"], some),
+        (goals.steps, all_cases["seismic 352"], some),
+        # and up to half a minute here
+        (goals.attack_steps, all_cases["MRI 96"], (3, 10, 20), few),
+        (goals.attack_steps, all_cases["seismic 128"], (3, 10, 20), few),
+        (goals.half_precision, all_cases["MRI 96"], 1),
         (goals.compiled, all_cases["MRI 96"], few),
-        (goals.compiled, all_cases["points"], 10 * rounds),
+        (goals.compiled, all_cases["points"], 6 * rounds),
     ]
-    rows = []
+    done = json.loads(path.read_text()) if path.exists() else {}
     for function, *arguments in plan:
+        case = arguments[0].name if isinstance(arguments[0], Case) else "all"
+        group = f"{function.__name__}, {case}"
+        if group in done:
+            continue
+        rows = []
         for row in function(*arguments):
             rows.append(row)
             goal = "" if row.goal is None else f"goal {row.goal:.3g}: {row.met}"
             print(f"{row.case:15} {row.what:60} {row.ratio!s:28} {goal}", flush=True)
-    return rows
+        done[group] = [asdict(row) for row in rows]
+        path.write_text(json.dumps(done, indent=1))
+    return [
+        goals.Row(**row | {"ratio": Ratio(**row["ratio"])})
+        for group in done.values()
+        for row in group
+    ]
 
 
 def environment(device: str) -> dict:
@@ -125,10 +142,12 @@ def main(arguments: list[str] | None = None) -> None:
         record = growth.measured(args.quick, args.device)
         text = growth.render(record, args.out / "growth.png")
     else:
-        rows = measured(args.quick, args.device)
+        kept = args.out / "goals_so_far.json"
+        rows = measured(args.quick, args.device, kept)
         record = {"rows": [asdict(row) for row in rows]}
         text = table(rows)
     (args.out / f"{args.target}.json").write_text(json.dumps(where | record, indent=1))
+    (args.out / "goals_so_far.json").unlink(missing_ok=True)
     about = ", ".join(f"{name} {value}" for name, value in where.items())
     (args.out / f"{args.target}.md").write_text(f"{text}\n\n{about}\n")
     print(f"\n{text}\n\n{about}")

@@ -41,10 +41,11 @@ COLORS = STYLE | {"persistent": ("#CC79A7", "v"), "recipe": ("#009E73", "*")}
 
 @dataclass(frozen=True)
 class Standing:
-    """A method in dB against MSE training on clean data, and against AT under the strong attack."""
+    """A method in dB against MSE training on clean data, and against AT in both."""
 
     clean: Interval
-    attacked: Interval
+    attacked: Interval  # under the strong attack, minus AT
+    clean_at: Interval  # on clean data, minus AT
 
     @property
     def good(self) -> bool:
@@ -65,6 +66,7 @@ def standings(archive: Archive, problem: str, algorithm: str, seeds: int) -> dic
         method: Standing(
             results.difference(method, "mse", "in distribution", "PSNR"),
             results.difference(method, "at", "strong attack", "PSNR"),
+            results.difference(method, "at", "in distribution", "PSNR"),
         )
         for method in methods
     }
@@ -89,7 +91,10 @@ def _points(archive: Archive, algorithm: str, methods, seeds: int) -> dict:
 
     attack = f"worst case, eps={radius:g}"
     return {
-        m: Standing(gain(m, "mse", "clean"), gain(m, "at", attack)) for m in methods
+        m: Standing(
+            gain(m, "mse", "clean"), gain(m, "at", attack), gain(m, "at", "clean")
+        )
+        for m in methods
     }
 
 
@@ -184,16 +189,20 @@ def render(archive: Archive, seeds: int) -> str:
         "clean, minus MSE",
         "attacked, minus AT",
     ]
-    rows = [[*head, "neither is worse"]]
+    rows = [[*head, "neither is worse", "clean, minus AT"]]
     for problem, algorithm in FINAL:
         for method, s in standings(archive, problem, algorithm, seeds).items():
             if method in ("mse", "at"):
                 continue
-            cells = [f"{d.mean:+.2f} ± {d.half:.2f}" for d in (s.clean, s.attacked)]
+            clean, attacked, over_at = (
+                f"{d.mean:+.2f} ± {d.half:.2f}"
+                for d in (s.clean, s.attacked, s.clean_at)
+            )
             cost = f"{1 + 2 / 3 * GRADIENTS[method]:.2g}"
             good = "yes" if s.good else "no"
             name = METHODS[method].label_for(algorithm)
-            rows.append([f"{problem}, {algorithm.upper()}", name, cost, *cells, good])
+            row = [f"{problem}, {algorithm.upper()}", name, cost, clean, attacked, good]
+            rows.append([*row, over_at])
     path = archive.folder / "runs" / "attack_strength.json"
     ratios = archive.kept(path, lambda: strength(archive))
     methods = FINAL["seismic", "gd"]
