@@ -126,10 +126,10 @@ class UnfoldedGD(_Unfolded, GD):
     :class:`deepinv.optim.GD` with ``unfold=True``, called as ``model(y, physics)``.
 
     What can make it faster changes nothing in the equation, and is left to torch:
-    ``model.to(memory_format=torch.channels_last)`` for convolutions on a CPU, ``network.compile()``
-    before it is passed as ``prior``, and the trainer's ``mixed_precision=torch.bfloat16`` where the
-    hardware has units for it; the physics of this package stay in single precision. Whether it
-    pays, measure.
+    ``model.to(memory_format=torch.channels_last)`` where convolutions are faster in that layout (on
+    some processors they take twice as long), ``network.compile()`` before it is passed as
+    ``prior``, and the trainer's ``mixed_precision=torch.bfloat16`` where the hardware has units for
+    it; the physics of this package stay in single precision. Whether it pays, measure.
 
     :param deepinv.optim.Prior, deepinv.models.Denoiser, torch.nn.Module prior: where
         :math:`f_\theta` comes from: a deepinv prior (its gradient), a deepinv denoiser :math:`D`
