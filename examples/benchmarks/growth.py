@@ -110,10 +110,10 @@ def draw(record: dict, path: Path) -> None:
                 panel.plot(values, costs, marker=marker, label=label.rstrip(": "))
                 if axis != "attack steps":
                     panel.set(xscale="log", yscale="log")
-                    panel.set_xticks(values, [f"{value:g}" for value in values])
+                    panel.set_xticks(values, [f"{v:g}" for v in values], rotation=30)
                     panel.minorticks_off()
-                else:
-                    panel.set_ylim(bottom=0)
+            if axis == "attack steps":
+                panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
             if panel.get_legend_handles_labels()[1]:
                 panel.legend(fontsize=8)
