@@ -106,6 +106,10 @@ class Attack(nn.Module, ABC):
         :class:`PGDAttack`.
     """
 
+    autocast: torch.dtype | None = (
+        None  # precision of the model; None is what is in force
+    )
+
     def __init__(self, budget: Budget, objective: Objective):
         super().__init__()
         if not isinstance(budget, Budget):
@@ -664,7 +668,7 @@ class Problem:
     def __init__(self, attack, model, x, y, physics, eps):
         self.model, self.physics = model, physics
         self.y = y.detach()
-        self.autocast = getattr(attack, "autocast", None)
+        self.autocast = attack.autocast
         if self.autocast is not None and not _is_fast(self.autocast, y.device):
             warnings.warn(
                 f"This {y.device.type} has no units for {self.autocast}: the attack is slower "

@@ -143,9 +143,7 @@ def small_steps(case: Case, rounds: int) -> Iterator[Row]:
 def components(case: Case, rounds: int) -> Iterator[Row]:
     """Parts of a step that are too small to be seen in it."""
     law, (x, _, _) = dj.GaussianJitter(0.1, "relative"), case.batch_of()
-    formats = {"": x}
-    if x.ndim == 4:
-        formats[", channels_last"] = x.to(memory_format=torch.channels_last)
+    formats = {"": x, ", channels_last": x.to(memory_format=torch.channels_last)}
     functions = {"MSE": case.step(case.model())}
     for name, iterate in formats.items():
         functions["jitter" + name] = lambda iterate=iterate: [

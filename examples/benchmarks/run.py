@@ -15,6 +15,7 @@ was interrupted goes on with the group of rows it was at.
 
 import argparse
 import json
+import os
 import platform
 import sys
 from dataclasses import asdict
@@ -95,7 +96,9 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
             goal = "" if row.goal is None else f"goal {row.goal:.3g}: {row.met}"
             print(f"{row.case:15} {row.what:60} {row.ratio!s:28} {goal}", flush=True)
         done[group] = [asdict(row) for row in rows]
-        path.write_text(json.dumps(done, indent=1))
+        draft = path.with_suffix(".tmp")
+        draft.write_text(json.dumps(done, indent=1))
+        os.replace(draft, path)
     return [
         goals.Row(**row | {"ratio": Ratio(**row["ratio"])})
         for group in done.values()
@@ -142,12 +145,12 @@ def main(arguments: list[str] | None = None) -> None:
         record = growth.measured(args.quick, args.device)
         text = growth.render(record, args.out / "growth.png")
     else:
-        kept = args.out / "goals_so_far.json"
+        kept = args.out / f"goals_so_far{'_quick' * args.quick}.json"
         rows = measured(args.quick, args.device, kept)
         record = {"rows": [asdict(row) for row in rows]}
         text = table(rows)
+        kept.unlink()
     (args.out / f"{args.target}.json").write_text(json.dumps(where | record, indent=1))
-    (args.out / "goals_so_far.json").unlink(missing_ok=True)
     about = ", ".join(f"{name} {value}" for name, value in where.items())
     (args.out / f"{args.target}.md").write_text(f"{text}\n\n{about}\n")
     print(f"\n{text}\n\n{about}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import deepinv_jitter as dj
 import matplotlib.pyplot as plt
-from intervals import Interval, crossed
+from intervals import Interval, log_ratio
 from methods import METHODS
 from runs import Archive, Run, error
 from style import STYLE
@@ -81,13 +81,9 @@ def _points(archive: Archive, algorithm: str, methods, seeds: int) -> dict:
     }
 
     def gain(method: str, other: str, condition: str) -> Interval:
-        pairs = zip(records[method], records[other], strict=True)
-        return crossed(
-            [
-                [10 * math.log10(error(b, condition) / error(a, condition))]
-                for a, b in pairs
-            ]
-        )
+        a, b = ([error(r, condition) for r in records[m]] for m in (method, other))
+        ratio, decibel = log_ratio(b, a), 10 / math.log(10)
+        return Interval(decibel * ratio.mean, decibel * ratio.half)
 
     attack = f"worst case, eps={radius:g}"
     return {
@@ -98,6 +94,11 @@ def _points(archive: Archive, algorithm: str, methods, seeds: int) -> dict:
     }
 
 
+def cost(method: str) -> str:
+    """In steps of MSE training."""
+    return f"{1 + 2 / 3 * GRADIENTS[method]:.2g}"
+
+
 def draw(archive: Archive, seeds: int, path: Path) -> None:
     """The frontier: right of the one line and above the other is the goal."""
     figure, panels = plt.subplots(
@@ -106,7 +107,7 @@ def draw(archive: Archive, seeds: int, path: Path) -> None:
     for panel, (problem, algorithm) in zip(panels, FINAL, strict=True):
         for method, s in standings(archive, problem, algorithm, seeds).items():
             color, marker = COLORS[method]
-            label = f"{METHODS[method].label} ({1 + 2 / 3 * GRADIENTS[method]:.2g}x)"
+            label = f"{METHODS[method].label} ({cost(method)}x)"
             panel.errorbar(
                 s.clean.mean,
                 s.attacked.mean,
@@ -132,10 +133,10 @@ def screening(archive: Archive) -> list[list[str]]:
     rows = [
         ["training", "steps of MSE", *(f"{p}, clean / attacked" for p, _ in SCREENED)]
     ]
-    for method, gradients in GRADIENTS.items():
+    for method in GRADIENTS:
         if method == "jitter":
             continue
-        row = [METHODS[method].label, f"{1 + 2 / 3 * gradients:.2g}"]
+        row = [METHODS[method].label, cost(method)]
         for problem, algorithm in SCREENED:
             record = archive.record(Run(problem, algorithm, method, split="validation"))
             radius = archive.problem(problem).settings.radius
@@ -198,10 +199,16 @@ def render(archive: Archive, seeds: int) -> str:
                 f"{d.mean:+.2f} ± {d.half:.2f}"
                 for d in (s.clean, s.attacked, s.clean_at)
             )
-            cost = f"{1 + 2 / 3 * GRADIENTS[method]:.2g}"
             good = "yes" if s.good else "no"
             name = METHODS[method].label_for(algorithm)
-            row = [f"{problem}, {algorithm.upper()}", name, cost, clean, attacked, good]
+            row = [
+                f"{problem}, {algorithm.upper()}",
+                name,
+                cost(method),
+                clean,
+                attacked,
+                good,
+            ]
             rows.append([*row, over_at])
     path = archive.folder / "runs" / "attack_strength.json"
     ratios = archive.kept(path, lambda: strength(archive))
