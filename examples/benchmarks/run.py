@@ -33,13 +33,14 @@ from measure import Ratio
 
 def table(rows: list[goals.Row]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| what | case | median | quartiles | goal | met |", "|" + "---|" * 6]
+    columns = ("what", "case", "median", "quartiles", "rounds", "goal", "met")
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for row in rows:
         goal = "" if row.goal is None else f"{row.goal:.3g}"
         r = row.ratio
         lines.append(
             f"| {row.what} | {row.case} | {r.median:.3g} | {r.low:.3g} to {r.high:.3g} | "
-            f"{goal} | {row.met} |"
+            f"{r.rounds} | {goal} | {row.met} |"
         )
     return "\n".join(lines)
 
