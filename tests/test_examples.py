@@ -19,6 +19,7 @@ DEMOS = {
         ],
     ),
     "noise_level/demo_choose_sigma.py": (["--epochs", "1"], ["choose_sigma.png"]),
+    "points/demo_points.py": ([], []),
     "robustness/demo_attack_and_report.py": (
         ["--slices", "1", "--steps", "2"],
         ["robustness_pgd_mse.csv", "curve_pgd_spgd_jittering.png", "attack.png"],
