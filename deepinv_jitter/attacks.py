@@ -106,9 +106,8 @@ class Attack(nn.Module, ABC):
         :class:`PGDAttack`.
     """
 
-    autocast: torch.dtype | None = (
-        None  # precision of the model; None is what is in force
-    )
+    #: Precision of the model during the attack; ``None`` is what is in force.
+    autocast: torch.dtype | None = None
 
     def __init__(self, budget: Budget, objective: Objective):
         super().__init__()

@@ -78,8 +78,10 @@ def steps(case: Case, rounds: int) -> Iterator[Row]:
 def attack_steps(case: Case, counts: tuple[int, ...], rounds: int) -> Iterator[Row]:
     """Steps of adversarial training with the paper's attack, and the plain loop's."""
     power = dj.PowerAttack(BALL, steps=3, keep="last")
-    functions = {"MSE": case.step(case.model())}
-    functions["power 3"] = case.step(case.model(), power)
+    functions = {
+        "MSE": case.step(case.model()),
+        "power 3": case.step(case.model(), power),
+    }
     for n in counts:
         attack = dj.PGDAttack(BALL, steps=n, keep="last")
         functions[f"PGD {n}"] = case.step(case.model(), attack)
@@ -90,8 +92,9 @@ def attack_steps(case: Case, counts: tuple[int, ...], rounds: int) -> Iterator[R
         yield Row(what, case.name, times.ratio(f"PGD {n}", "MSE"), goal)
         ratio = times.ratio(f"PGD {n}", f"plain PGD {n}")
         yield Row(f"AT, PGD-{n} / plain loop's", case.name, ratio)
-    what = f"AT, default attack / plain loop's PGD-{n}"
-    yield Row(what, case.name, times.ratio("power 3", f"plain PGD {n}"))
+    most = max(counts)
+    what = f"AT, default attack / plain loop's PGD-{most}"
+    yield Row(what, case.name, times.ratio("power 3", f"plain PGD {most}"))
 
 
 def small_steps(case: Case, rounds: int) -> Iterator[Row]:

@@ -9,6 +9,7 @@ import deepinv_jitter as dj
 import matplotlib.pyplot as plt
 import numpy as np
 from cases import Case
+from matplotlib.ticker import LogLocator
 from measure import in_turns, peak_memory
 
 #: What is varied, one at a time, around the case of 64 x 64, K = 5, one image, no attack.
@@ -112,6 +113,8 @@ def draw(record: dict, path: Path) -> None:
                     panel.set(xscale="log", yscale="log")
                     panel.set_xticks(values, [f"{v:g}" for v in values], rotation=30)
                     panel.minorticks_off()
+                    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                    panel.yaxis.set_major_formatter("{x:g}")
             if axis == "attack steps":
                 panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
