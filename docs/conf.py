@@ -1,0 +1,86 @@
+"""How the documentation is built: ``python -m sphinx -W --keep-going docs docs/_build``."""
+
+import os
+import sys
+from pathlib import Path
+
+from sphinx_gallery.sorting import ExplicitOrder
+
+import deepinv_jitter
+
+sys.path.insert(0, str(Path(__file__).parent))
+from inventories import offline  # noqa: E402
+
+project = "deepinv_jitter"
+author = "the deepinv_jitter developers"
+copyright = f"2026, {author}"
+version = release = deepinv_jitter.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.viewcode",
+    "sphinxcontrib.bibtex",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "myst_parser",
+]
+exclude_patterns = ["_build", "results/cpu/runs", "results/cpu/weights"]
+templates_path = ["_templates"]
+nitpicky = True
+default_role = "code"
+# deepinv's separator between the parameters and the examples of a docstring
+rst_prolog = ".. |sep| raw:: html\n\n   <hr>\n"
+
+# Markdown pages: equations between dollars, and links to headings
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_typehints = "none"  # the docstrings give types, with shapes
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # the host's own are on its pages
+bibtex_bibfiles = ["references.bib"]
+
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3/", (None, offline("python"))),
+    "torch": ("https://docs.pytorch.org/docs/stable/", (None, offline("torch"))),
+    "deepinv": ("https://deepinv.github.io/deepinv/", (None, offline("deepinv"))),
+}
+intersphinx_timeout = 10
+
+# The chapters of the gallery in the order in which to read them. Every folder of the examples with
+# a README.rst is one; files that do not begin with demo_ are command lines and stay out of it.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+EXAMPLES = Path(__file__).parent.parent / "examples"
+CHAPTERS = ["points", "seismic", "mri", "robustness"]
+CHAPTERS += ["models", "training", "deblurring", "paper"]
+sphinx_gallery_conf = {
+    "examples_dirs": str(EXAMPLES),
+    "gallery_dirs": "gallery",
+    "subsection_order": ExplicitOrder([str(EXAMPLES / name) for name in CHAPTERS]),
+    "filename_pattern": "/demo_",
+    "ignore_pattern": r"/(?!demo_)\w+\.py$",
+    "backreferences_dir": "gallery/backreferences",
+    "doc_module": ("deepinv_jitter",),
+    "reference_url": {"deepinv_jitter": None},
+    "abort_on_example_error": True,
+    "show_memory": False,
+    "download_all_examples": False,
+    "nested_sections": False,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["style.css"]
+html_theme_options = {
+    "navbar_align": "left",
+    "header_links_before_dropdown": 6,
+    "show_toc_level": 2,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
