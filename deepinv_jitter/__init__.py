@@ -9,7 +9,7 @@ Layer 0, on torch and deepinv alone (with :mod:`~deepinv_jitter.checks`, what a 
 - :mod:`~deepinv_jitter.physics`: seismic convolution, single-coil MRI, the fastMRI masks.
 - :mod:`~deepinv_jitter.fidelities`: data fidelities that know the noise, or :math:`A^\top y`.
 - :mod:`~deepinv_jitter.networks`: the paper's networks :math:`f_\theta`.
-- :mod:`~deepinv_jitter.datasets`: points, reflectivity sections, brain slices, fastMRI files.
+- :mod:`~deepinv_jitter.datasets`: points, sections, brain slices; fastMRI and SEG-Y files.
 - :mod:`~deepinv_jitter.shifts`: out-of-distribution edits of the truth, and their detail scores.
 - :mod:`~deepinv_jitter.metrics`: PSNR and SSIM as the paper's code defines them.
 - :mod:`~deepinv_jitter.budgets`: what an attack may do, the balls and their support.
@@ -59,6 +59,7 @@ from .datasets import (
     PointDataset,
     ReflectivityDataset,
     fastmri_slices,
+    segy_sections,
 )
 from .ensembles import Ensemble
 from .evaluation import evaluate_robustness
@@ -167,6 +168,7 @@ __all__ = [
     "jitter",
     "no_jitter",
     "ricker",
+    "segy_sections",
     "spectral_normalize",
     "trajectory_deviation",
     "unjitter",

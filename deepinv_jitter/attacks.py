@@ -102,7 +102,7 @@ class Attack(nn.Module, ABC):
     modes, ``requires_grad``, ``.grad``, buffers and the global random generators of torch.
 
     :param Budget budget: the allowed perturbations.
-    :param str, torch.Tensor, Metric, Callable objective: what the attack maximises, see
+    :param str, torch.Tensor, Callable objective: what the attack maximises, see
         :class:`PGDAttack`.
     """
 
@@ -143,7 +143,7 @@ class Attack(nn.Module, ABC):
         :return: (:class:`torch.Tensor`) :math:`\delta`, shape, type and device of ``y``, detached.
         :raises TypeError: if ``y`` is no tensor or ``model`` no module.
         :raises ValueError: if ``x``, ``eps``, ``init`` or the objective's values do not fit.
-        :raises RuntimeError: if the model gives no gradient, or under :func:`torch.inference_mode`.
+        :raises RuntimeError: if the model gives no gradient, or under ``torch.inference_mode``.
         """
         return self._solve(model, x, y, physics, eps, init, report=False).delta
 
@@ -298,14 +298,14 @@ class PGDAttack(SearchAttack):
         ``"random"`` for ``objective="deviation"``, whose gradient vanishes at zero.
     :param str keep: ``"best"``, for each sample the worst point seen, no perturbation included; or
         ``"last"``, the last iterate. Default: ``"best"``.
-    :param str, torch.Tensor, Metric, Callable objective: what is maximised: ``"error"``,
+    :param str, torch.Tensor, Callable objective: what is maximised: ``"error"``,
         :math:`\|H(y + \delta) - x\|_2^2` of each sample; ``"deviation"``,
         :math:`\|H(y + \delta) - H(y)\|_2^2`, which needs no truth; a tensor, the squared error
         weighted by it, such as the mask of a region; a deepinv metric, or its negative if higher is
         better; a function ``f(x_net, x)`` of shape `(B,)`. Default: ``"error"``.
     :param int seed: seed of the random start, the same for every sample. Default: 0.
-    :param bool checks: compute all flags in :meth:`run`, for about 35 evaluations and one gradient.
-        They change nothing in the result. Default: ``True``.
+    :param bool checks: compute all flags in :meth:`Attack.run`, for about 35 evaluations and a
+        gradient. They change nothing in the result. Default: ``True``.
     :param torch.dtype, None autocast: precision of the model's layers during the attack, as in
         :class:`torch.autocast`: ``torch.bfloat16`` makes an attack several times faster on hardware
         with units for it, and slower without, of which a warning tells. The perturbation and its
@@ -513,10 +513,11 @@ class RandomAttack(SearchAttack):
     :param int samples: number of draws, each the same direction for every sample. Default: 100.
     :param str law: ``"sphere"``, ``"ball"`` or ``"gaussian"``, see :meth:`Budget.random`. Default:
         ``"sphere"``.
-    :param str, torch.Tensor, Metric, Callable objective: as for :class:`PGDAttack`. Default:
+    :param str, torch.Tensor, Callable objective: as for :class:`PGDAttack`. Default:
         ``"error"``.
     :param int seed: seed of the draws. Default: 0.
-    :param bool checks: find out in :meth:`run` whether the model is stochastic. Default: ``True``.
+    :param bool checks: find out in :meth:`Attack.run` whether the model is stochastic. Default:
+        ``True``.
     :raises TypeError: if ``budget`` or ``objective`` is of the wrong type.
     :raises ValueError: if an argument is out of range.
 
@@ -575,7 +576,7 @@ class WorstCase(Attack):
 
     :param Sequence[Attack] attacks: the attacks, all in the same domain. Their own objectives may
         differ.
-    :param str, torch.Tensor, Metric, Callable objective: by which they are compared, see
+    :param str, torch.Tensor, Callable objective: by which they are compared, see
         :class:`PGDAttack`. Default: ``"error"``.
     :raises TypeError: if something in ``attacks`` is no attack.
     :raises ValueError: if ``attacks`` is empty or mixes domains.

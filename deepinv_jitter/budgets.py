@@ -242,7 +242,7 @@ class L2Ball(Budget):
         measurements; ``"noise"``, the expected norm :math:`\sigma\sqrt{n}` of the physics' Gaussian
         noise on the :math:`n` entries of the support. Default: ``None``, nothing.
     :param str, torch.Tensor, None support: entries that may be perturbed: ``"auto"``, those the
-        physics measures (see :meth:`support`); a tensor that is non-zero on them and broadcasts to
+        physics measures (see :meth:`Budget.support`); a tensor non-zero on them that broadcasts to
         the perturbation; ``None``, all. Default: ``"auto"``.
     :param str domain: ``"measurement"`` or ``"image"``. Default: ``"measurement"``.
     :raises TypeError: if ``radius`` is no number or tensor.

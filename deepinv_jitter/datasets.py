@@ -1,4 +1,4 @@
-r"""Ground truths of the experiments: points, reflectivity sections, brain and fastMRI slices."""
+r"""Ground truths: points, reflectivity sections, brain slices; fastMRI and SEG-Y files."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from . import checks
 
 PLANES = ("sagittal", "coronal", "axial")
+DIRECTIONS = ("inline", "crossline", "trace")
 # Of every 40 mm along an axis, those of each split, 5 mm apart within a period and across periods
 PERIOD = 40
 BLOCKS = {"train": range(0, 25), "test": range(29, 36)}
@@ -433,6 +434,92 @@ def fastmri_slices(
         path = Path(folder, "slices.pt") if save_path is None else Path(save_path)
         path.parent.mkdir(parents=True, exist_ok=True)
         return volumes.save_simple_dataset(path, pad_to_size=img_size)
+
+
+def segy_sections(
+    path: str | Path,
+    *,
+    img_size: tuple[int, int] = (352, 352),
+    direction: str = "inline",
+) -> torch.Tensor:
+    r"""
+    Sections of a post-stack SEG-Y file, read by `segyio <https://segyio.readthedocs.io>`_.
+
+    The file is cut into windows side by side, from the first sample and the first trace; what is
+    left over at the far ends fills no window and is left out. Each section is divided by its
+    largest magnitude, so that it lies in :math:`[-1, 1]`; a section of dead traces stays 0.
+
+    Whether the sections are truths or measurements is for you to say: a reflectivity model is
+    ``deepinv.datasets.TensorDataset(x=sections)``, recorded data are ``TensorDataset(y=sections)``.
+
+    :param str, pathlib.Path path: the file.
+    :param tuple[int, int] img_size: `(samples, traces)` of a section. Default: the paper's
+        `(352, 352)`.
+    :param str direction: ``"inline"`` (default) or ``"crossline"``, for files with that geometry,
+        or ``"trace"``: one line, all traces in the order of the file.
+    :return: (:class:`torch.Tensor`) the sections, shape `(N, 1, samples, traces)`, time downwards,
+        in single precision.
+    :raises ImportError: if segyio is not installed.
+    :raises FileNotFoundError: if there is no such file.
+    :raises ValueError: if the file is no SEG-Y file, has no inlines and crosslines, is smaller than
+        one section or holds values that are not finite, or if ``direction`` is unknown.
+
+    |sep|
+
+    :Examples:
+
+    >>> import deepinv_jitter as dj
+    >>> dj.segy_sections("survey.sgy", direction="trace")
+    Traceback (most recent call last):
+    FileNotFoundError: path must be a SEG-Y file, got survey.sgy.
+    """
+    size = _checked_size(img_size)
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction must be one of {DIRECTIONS}, got {direction!r}.")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path must be a SEG-Y file, got {path}.")
+    lines = _segy_lines(path, direction)
+    windows = [
+        line.unfold(0, size[0], size[0]).unfold(1, size[1], size[1]).flatten(0, 1)
+        for line in lines
+        if line.shape[0] >= size[0] and line.shape[1] >= size[1]
+    ]
+    if not windows:
+        raise ValueError(
+            f"img_size must fit into the file, got {size}, but its lines along {direction!r} have "
+            f"{tuple(lines[0].shape)} samples and traces."
+        )
+    x = torch.cat(windows)[:, None]
+    if not x.isfinite().all():
+        raise ValueError(f"sections must be finite, {path} holds NaN or infinity.")
+    largest = x.abs().amax((1, 2, 3), keepdim=True)
+    return x / largest.clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _segy_lines(path: str | Path, direction: str) -> list[torch.Tensor]:
+    """The lines of a file, each of shape `(samples, traces)`."""
+    try:
+        import segyio  # inside the function, as it is an optional extra
+    except ImportError as error:
+        raise ImportError(
+            "segy_sections needs segyio, which is not installed: "
+            'run pip install "deepinv_jitter[segy]".'
+        ) from error
+    along_line = direction != "trace"
+    try:
+        with segyio.open(str(path), strict=False, ignore_geometry=not along_line) as f:
+            if not along_line:
+                lines = [f.trace.raw[:]]
+            elif f.unstructured:
+                raise ValueError(
+                    f"direction={direction!r} needs a file with inlines and crosslines, {path} has "
+                    "none: use direction='trace'."
+                )
+            else:
+                lines = f.iline if direction == "inline" else f.xline
+            return [torch.from_numpy(np.array(line.T, np.float32)) for line in lines]
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"path must be a SEG-Y file, {path}: {error}.") from error
 
 
 @functools.cache

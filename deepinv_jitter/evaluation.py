@@ -105,7 +105,8 @@ def evaluate_robustness(
         and 100 random perturbations; ``"paper"``, :meth:`PGDAttack.paper` with 20 steps of
         :math:`\varepsilon/10`; an attack, or several, of which the worst counts. The radius of
         their budget is replaced, its ``relative_to`` stays. Default: ``"standard"``.
-    :param dict[str, Metric], None metrics: names and metrics, each giving one value per sample.
+    :param dict[str, deepinv.loss.metric.Metric], None metrics: names and metrics, each giving one
+        value per sample.
         Default: ``None``, deepinv's PSNR and SSIM with peak 1 (of the magnitude of complex images)
         and NMSE, and the paper's definitions as columns of their own, :class:`PaperPSNR` and
         :class:`PaperSSIM`; SSIM for images of 11 pixels and more only, and no metric for points,

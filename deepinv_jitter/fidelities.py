@@ -48,7 +48,7 @@ class NormalL2(L2):
         The fidelity which knows :math:`A^\top y`.
 
         :param torch.Tensor adjoint: :math:`A^\top y`, shape of the image.
-        :return: (:class:`NormalL2Given`) the fidelity in its place for one forward pass.
+        :return: (:class:`deepinv.optim.DataFidelity`) what stands in for it in one forward pass.
         """
         return NormalL2Given(self, adjoint)
 

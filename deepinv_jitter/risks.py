@@ -252,7 +252,7 @@ def implicit_regularization(
         global generator; a generator leaves it untouched.
     :return: (:class:`Risk`) the regulariser of each sample, in the unit of ``y`` squared.
     :raises TypeError: if the model is no unrolled gradient descent, the physics is not
-        :class:`Denoising`, or an argument is of another type.
+        :class:`deepinv.physics.Denoising`, or an argument is of another type.
     :raises ValueError: if neither ``sigma`` nor the model has noise, the noise is refused by
         :func:`jitter`, or there are fewer than 2 draws.
 

@@ -44,30 +44,34 @@ autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # the host's own are on its pages
 bibtex_bibfiles = ["references.bib"]
 
+PAGES = {
+    "python": "https://docs.python.org/3/",
+    "torch": "https://docs.pytorch.org/docs/stable/",
+    "matplotlib": "https://matplotlib.org/stable/",
+    "deepinv": "https://deepinv.github.io/deepinv/",
+}
 intersphinx_mapping = {
-    "python": ("https://docs.python.org/3/", (None, offline("python"))),
-    "torch": ("https://docs.pytorch.org/docs/stable/", (None, offline("torch"))),
-    "deepinv": ("https://deepinv.github.io/deepinv/", (None, offline("deepinv"))),
+    name: (page, (None, offline(name))) for name, page in PAGES.items()
 }
 intersphinx_timeout = 10
 
 # The chapters of the gallery in the order in which to read them. Every folder of the examples with
 # a README.rst is one; files that do not begin with demo_ are command lines and stay out of it.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-EXAMPLES = Path(__file__).parent.parent / "examples"
 CHAPTERS = ["points", "seismic", "mri", "robustness"]
 CHAPTERS += ["models", "training", "deblurring", "paper"]
 sphinx_gallery_conf = {
-    "examples_dirs": str(EXAMPLES),
+    "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
-    "subsection_order": ExplicitOrder([str(EXAMPLES / name) for name in CHAPTERS]),
+    "subsection_order": ExplicitOrder([f"../examples/{name}" for name in CHAPTERS]),
     "filename_pattern": "/demo_",
-    "ignore_pattern": r"/(?!demo_)\w+\.py$",
+    "ignore_pattern": r"(^|/)(?!demo_)[^/]+$",
     "backreferences_dir": "gallery/backreferences",
     "doc_module": ("deepinv_jitter",),
     "reference_url": {"deepinv_jitter": None},
     "abort_on_example_error": True,
     "show_memory": False,
+    "write_computation_times": False,
     "download_all_examples": False,
     "nested_sections": False,
 }

@@ -15,19 +15,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-#: Project -> its modules, and the page of a name: by module, or by name where that differs.
+#: Project -> its modules, the page of a name, and the pages of those that have none of their own.
 PROJECTS = {
     "deepinv": (
-        ["deepinv"]
-        + [f"deepinv.{m}" for m in ("datasets", "loss", "loss.mri", "loss.metric")]
-        + [f"deepinv.{m}" for m in ("models", "optim", "optim.optim_iterators")]
-        + [f"deepinv.{m}" for m in ("physics", "physics.generator", "utils")],
+        ["deepinv", "deepinv.datasets", "deepinv.loss", "deepinv.loss.mri"]
+        + [
+            "deepinv.loss.metric",
+            "deepinv.models",
+            "deepinv.optim",
+            "deepinv.optim.prior",
+        ]
+        + [
+            "deepinv.optim.optim_iterators",
+            "deepinv.physics",
+            "deepinv.physics.generator",
+        ]
+        + ["deepinv.sampling", "deepinv.utils"],
         "api/stubs/{name}.html",
         {},
     ),
     "torch": (
         ["torch", "torch.nn", "torch.optim", "torch.optim.lr_scheduler"]
-        + ["torch.random", "torch.func", "torch.utils.data"],
+        + ["torch.nn.utils", "torch.random", "torch.func", "torch.utils.data"],
         "generated/{name}.html",
         {
             "torch.Tensor": "tensors.html",
@@ -40,10 +49,11 @@ PROJECTS = {
         },
     ),
     "python": (
-        ["builtins", "collections.abc", "os", "pathlib", "pickle"],
+        ["builtins", "collections.abc", "os", "pathlib", "pickle", "random"],
         "library/{module}.html",
         {},
     ),
+    "matplotlib": (["matplotlib.figure"], "api/figure_api.html", {}),
 }
 
 

@@ -624,3 +624,94 @@ ERRORS = [
 def test_bad_input_is_refused(make, kwargs, error, match):
     with pytest.raises(error, match=match):
         make(**kwargs)
+
+
+segyio = pytest.importorskip("segyio")
+
+
+@pytest.fixture
+def cube(tmp_path):
+    """A volume of 3 inlines, 5 crosslines and 7 samples, and its file."""
+    values = np.arange(1, 106, dtype=np.float32).reshape(3, 5, 7)
+    segyio.tools.from_array3D(str(tmp_path / "cube.sgy"), values)
+    return torch.from_numpy(values), tmp_path / "cube.sgy"
+
+
+@pytest.mark.parametrize(
+    "direction, lines",
+    [
+        ("inline", lambda v: v),
+        ("crossline", lambda v: v.transpose(0, 1)),
+        ("trace", lambda v: v.reshape(1, 15, 7)),
+    ],
+)
+@pytest.mark.parametrize("size", [(7, 3), (2, 2), (3, 1)])
+def test_segy_sections_tile_the_lines(cube, direction, lines, size):
+    values, path = cube
+    sections = dj.segy_sections(path, img_size=size, direction=direction)
+    expected = [
+        line.T[i : i + size[0], j : j + size[1]]
+        for line in lines(values)
+        for i in range(0, 7 - size[0] + 1, size[0])
+        for j in range(0, len(line) - size[1] + 1, size[1])
+    ]
+    assert sections.dtype == torch.float32
+    assert sections.shape == (len(expected), 1, *size)
+    for section, window in zip(sections[:, 0], expected, strict=True):
+        torch.testing.assert_close(section, window / window.abs().max())
+
+
+def test_segy_dead_traces_stay_zero(tmp_path):
+    segyio.tools.from_array2D(str(tmp_path / "dead.sgy"), np.zeros((4, 6), np.float32))
+    sections = dj.segy_sections(
+        tmp_path / "dead.sgy", img_size=(6, 4), direction="trace"
+    )
+    assert torch.equal(sections, torch.zeros(1, 1, 6, 4))
+
+
+def segy_refused(folder):
+    line = str(folder / "line.sgy")
+    segyio.tools.from_array2D(line, np.ones((4, 6), np.float32))
+    broken = str(folder / "broken.sgy")
+    segyio.tools.from_array2D(broken, np.full((4, 6), np.nan, np.float32))
+    unsorted = str(folder / "unsorted.sgy")
+    segyio.tools.from_array2D(unsorted, np.ones((4, 6), np.float32))
+    with segyio.open(unsorted, "r+", ignore_geometry=True) as file:
+        for header in file.header:
+            header.update({segyio.su.iline: 0, segyio.su.xline: 0})
+    (folder / "text.sgy").write_text("no seismic data")
+    one = dict(img_size=(6, 4), direction="trace")
+    return {
+        "size": (
+            line,
+            one | {"img_size": (6, 5)},
+            ValueError,
+            "must fit into the file",
+        ),
+        "finite": (broken, one, ValueError, "sections must be finite"),
+        "no SEG-Y": (folder / "text.sgy", one, ValueError, "must be a SEG-Y file"),
+        "geometry": (
+            unsorted,
+            {"img_size": (6, 4)},
+            ValueError,
+            "use direction='trace'",
+        ),
+        "direction": (line, {"direction": "up"}, ValueError, "direction must be one"),
+        "folder": (folder, one, FileNotFoundError, "must be a SEG-Y file"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case", ["size", "finite", "no SEG-Y", "geometry", "direction", "folder"]
+)
+def test_segy_refused(tmp_path, case):
+    path, options, error, message = segy_refused(tmp_path)[case]
+    with pytest.raises(error, match=message):
+        dj.segy_sections(path, **options)
+
+
+def test_segy_without_the_reader(tmp_path, monkeypatch):
+    (tmp_path / "any.sgy").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "segyio", None)
+    with pytest.raises(ImportError, match="needs segyio, which is not installed"):
+        dj.segy_sections(tmp_path / "any.sgy")

@@ -1,43 +1,59 @@
-"""The demos run from start to end, at their smallest size."""
+"""The examples: what the gallery asks of a demo, the weights they start from, the command lines.
 
+The demos themselves run when the documentation is built.
+"""
+
+import csv
 import runpy
 import sys
 from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-DEMOS = {
-    "mri/demo_mri_jittering.py": (
-        ["--epochs", "1", "--size", "24"],
-        [
-            "mri_jittering.csv",
-            "mri_jittering.png",
-            "gd_mse.pt",
-            "pgd_spgd_jittering.pt",
-        ],
-    ),
-    "noise_level/demo_choose_sigma.py": (["--epochs", "1"], ["choose_sigma.png"]),
-    "points/demo_points.py": ([], []),
-    "robustness/demo_attack_and_report.py": (
-        ["--slices", "1", "--steps", "2"],
-        ["robustness_pgd_mse.csv", "curve_pgd_spgd_jittering.png", "attack.png"],
-    ),
-}
+DEMOS = sorted(EXAMPLES.rglob("demo_*.py"))
+CHAPTERS = sorted({demo.parent for demo in DEMOS})
+TASKS = runpy.run_path(str(EXAMPLES / "weights" / "train.py"))["TASKS"]
 
 
-def test_every_demo_is_listed():
-    assert {str(p.relative_to(EXAMPLES)) for p in EXAMPLES.rglob("demo_*.py")} == set(
-        DEMOS
-    )
+@pytest.mark.parametrize("demo", DEMOS, ids=lambda path: path.stem)
+def test_a_demo_is_short_and_ends_in_a_picture(demo):
+    text = demo.read_text()
+    assert len(text.splitlines()) <= 150
+    assert text.rstrip().endswith("plt.show()")
+    assert text.count("torch.load(") == text.count("weights_only=True")
 
 
-@pytest.mark.parametrize("demo", DEMOS)
-def test_demo(demo, tmp_path, monkeypatch):
-    arguments, files = DEMOS[demo]
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.name)
+def test_a_chapter_has_a_heading(chapter):
+    title, underline, *_ = (chapter / "README.rst").read_text().splitlines()
+    assert set(underline) == {"="} and len(underline) == len(title)
+
+
+def test_weights_are_those_of_the_script():
+    files = {path.name for path in (EXAMPLES / "weights").glob("*.pt")}
+    assert files == {f"{name}.pt" for name in TASKS}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_weights_fit_their_network_and_have_a_log(name):
+    task, path = TASKS[name](), EXAMPLES / "weights" / f"{name}.pt"
+    assert path.stat().st_size < 1e6
+    weights = torch.load(path, weights_only=True)
+    task.model.load_state_dict(weights)
+    assert all(value.isfinite().all() for value in weights.values())
+    with open(path.with_suffix(".csv")) as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == [str(k + 1) for k in range(task.epochs)]
+
+
+def test_the_comparison_on_brain_slices(tmp_path, monkeypatch):
     matplotlib.use("Agg")
-    monkeypatch.setattr(sys, "argv", [demo, *arguments, "--out", str(tmp_path)])
-    runpy.run_path(str(EXAMPLES / demo), run_name="__main__")
-    for file in files:
+    arguments = ["--epochs", "1", "--size", "24", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
+    runpy.run_path(str(EXAMPLES / "mri" / "compare.py"), run_name="__main__")
+    files = ["mri_jittering.csv", "mri_jittering.png", "gd_mse.pt"]
+    for file in [*files, "pgd_spgd_jittering.pt"]:
         assert (tmp_path / file).stat().st_size > 100, file

@@ -72,6 +72,12 @@ def test_the_public_face_is_what_the_map_names():
     assert set(re.findall(r"deepinv_jitter/(\w+)\.py", readme)) == modules
 
 
+def test_the_api_page_names_the_public_face():
+    page = (ROOT.parent / "docs" / "api.md").read_text()
+    tables = re.findall(r":nosignatures:\n\n((?: +\w+\n)+)", page)
+    assert sorted(" ".join(tables).split()) == dj.__all__
+
+
 def documentation(thing):
     """The docstring, with those it refers to for the other parameters."""
     doc = inspect.getdoc(thing) or ""

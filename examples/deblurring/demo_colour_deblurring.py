@@ -30,7 +30,7 @@ def photograph(name):
     return interpolate(image, scale_factor=0.5, mode="bilinear", antialias=True)
 
 
-def crops(image, size=64, stride=48):
+def crops(image, size=64, stride=64):
     windows = image[0].unfold(1, size, stride).unfold(2, size, stride)
     return windows.permute(1, 2, 0, 3, 4).reshape(-1, 3, size, size)
 
@@ -48,7 +48,7 @@ print(f"{len(train)} training crops, test photograph {tuple(test.shape)}")
 
 def camera(seed):
     return dinv.physics.Blur(
-        dinv.physics.blur.gaussian_blur(sigma=1.5),
+        dinv.physics.functional.blur.gaussian_blur(sigma=1.5),
         padding="reflect",
         noise_model=dinv.physics.GaussianNoise(
             0.02, rng=torch.Generator().manual_seed(seed)
@@ -56,11 +56,11 @@ def camera(seed):
     )
 
 
-def fit(jitter=None, epochs=6):
+def fit(jitter=None, epochs=5):
     torch.manual_seed(0)
-    denoiser = dinv.models.DnCNN(3, 3, depth=5, nf=32, pretrained=None)
+    denoiser = dinv.models.DnCNN(3, 3, depth=4, nf=32, pretrained=None)
     model = dj.UnfoldedPGD(
-        denoiser, sigma_denoiser=0.02, stepsize=1.0, max_iter=4, jitter=jitter
+        denoiser, sigma_denoiser=0.02, stepsize=1.0, max_iter=3, jitter=jitter
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     return dj.JitterTrainer(
@@ -93,7 +93,7 @@ models = {"MSE": fit().eval(), "SPGD jittering": fit(jitter=0.05).eval()}
 
 physics = camera(seed=1)
 y = physics(test)
-attack = dj.APGDAttack(dj.L2Ball(0.5, relative_to="noise"), steps=20)
+attack = dj.PowerAttack(dj.L2Ball(0.5, relative_to="noise"), steps=10)
 psnr = dinv.metric.PSNR()
 
 panels = {"truth": test, "measured": y}

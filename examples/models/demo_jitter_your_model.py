@@ -12,7 +12,7 @@ with a denoiser and a step size of its own for each iteration, FISTA, and half-q
 # %%
 # Three models, as deepinv builds them
 # ------------------------------------
-# There is nothing of this package here.
+# There is nothing of this package in them.
 
 import copy
 
@@ -21,44 +21,37 @@ import matplotlib.pyplot as plt
 import torch
 from torch.utils.data import DataLoader
 
-ITERATIONS = 4
+import deepinv_jitter as dj
+
+ITERATIONS = 3
 
 
 def denoiser():
     return dinv.models.DnCNN(1, 1, depth=4, nf=24, pretrained=None)
 
 
-def pgd_own_prior_per_iteration():
-    return dinv.optim.PGD(
+def unrolled(algorithm, prior, stepsize):
+    return algorithm(
         data_fidelity=dinv.optim.L2(),
-        prior=[dinv.optim.PnP(denoiser()) for _ in range(ITERATIONS)],
-        stepsize=[1.0] * ITERATIONS,
+        prior=prior,
+        stepsize=stepsize,
         max_iter=ITERATIONS,
         unfold=True,
         trainable_params=["stepsize"],
     )
+
+
+def pgd():
+    priors = [dinv.optim.PnP(denoiser()) for _ in range(ITERATIONS)]
+    return unrolled(dinv.optim.PGD, priors, stepsize=[1.0] * ITERATIONS)
 
 
 def fista():
-    return dinv.optim.FISTA(
-        data_fidelity=dinv.optim.L2(),
-        prior=dinv.optim.PnP(denoiser()),
-        stepsize=1.0,
-        max_iter=ITERATIONS,
-        unfold=True,
-        trainable_params=["stepsize"],
-    )
+    return unrolled(dinv.optim.FISTA, dinv.optim.PnP(denoiser()), stepsize=1.0)
 
 
 def hqs():
-    return dinv.optim.HQS(
-        data_fidelity=dinv.optim.L2(),
-        prior=dinv.optim.PnP(denoiser()),
-        stepsize=5.0,
-        max_iter=ITERATIONS,
-        unfold=True,
-        trainable_params=["stepsize"],
-    )
+    return unrolled(dinv.optim.HQS, dinv.optim.PnP(denoiser()), stepsize=5.0)
 
 
 # %%
@@ -66,18 +59,17 @@ def hqs():
 # ------------
 # ``dj.jitter`` works in place and returns the model; ``dj.unjitter`` takes the noise away again.
 
-import deepinv_jitter as dj
-
 torch.manual_seed(0)
-model = pgd_own_prior_per_iteration()
-jittered = dj.jitter(copy.deepcopy(model), sigma=0.05)
+model = pgd()
+jittered = dj.jitter(copy.deepcopy(model), sigma=0.01)
 
 physics = dinv.physics.Downsampling((1, 48, 48), filter="gaussian", factor=2)
 y = physics(torch.rand(1, 1, 48, 48))
-with torch.no_grad():
-    print("names in the checkpoint:", list(model.state_dict()) == list(jittered.state_dict()))
-    print("same output in eval():  ", torch.equal(model.eval()(y, physics), jittered.eval()(y, physics)))
-    print("same output in train(): ", torch.equal(model.train()(y, physics), jittered.train()(y, physics)))
+print("same checkpoint:", list(model.state_dict()) == list(jittered.state_dict()))
+for mode in (True, False):
+    with torch.no_grad():
+        first, second = (m.train(mode)(y, physics) for m in (model, jittered))
+    print(f"same output with train({mode}):", torch.equal(first, second))
 
 # %%
 # Training
@@ -127,24 +119,39 @@ def fit(model, epochs=6):
 
 
 # %%
-# Each of the three, with and without the line.
+# Each of the three, with and without the line. How much noise suits a model depends on its
+# gradients: :func:`deepinv_jitter.choose_sigma` tells.
 
 physics = camera(seed=1)
 y = physics(test)
-attack = dj.APGDAttack(dj.L2Ball(1.0, relative_to="noise"), steps=20)
+attack = dj.PowerAttack(dj.L2Ball(1.0, relative_to="noise"), steps=10)
 psnr = dinv.metric.PSNR()
 
 bicubic = torch.nn.functional.interpolate(y, scale_factor=2, mode="bicubic")
-print(f"bicubic {psnr(bicubic, test).mean():6.2f} dB")
-outputs, rows = {}, []
-for build in (pgd_own_prior_per_iteration, fista, hqs):
+builders = {"PGD": pgd, "FISTA": fista, "HQS": hqs}
+panels = {"truth": test, "bicubic": bicubic}
+print(f"{'PSNR (dB)':18s}{'clean':>8s}{'attacked':>10s}")
+print(f"{'bicubic':18s}{psnr(bicubic, test).mean():8.2f}")
+for name, build in builders.items():
     torch.manual_seed(0)
     model = build()
-    for name, sigma in ((build.__name__, 0.0), (f"{build.__name__}, jittered", 0.01)):
+    for label, sigma in ((name, 0.0), (f"{name}, jittered", 0.01)):
         trained = fit(dj.jitter(copy.deepcopy(model), sigma)).eval()
         delta = attack(trained, test, y, physics)
         with torch.no_grad():
-            outputs[name] = trained(y, physics)
+            panels[label] = trained(y, physics)
             attacked = trained(y + delta, physics)
-        clean, worst = (psnr(x, test).mean() for x in (outputs[name], attacked))
-        print(f"{name:40s} clean {clean:6.2f}   attacked {worst:6.2f} dB")
+        clean, worst = (psnr(x, test).mean() for x in (panels[label], attacked))
+        print(f"{label:18s}{clean:8.2f}{worst:10.2f}")
+
+# %%
+# One slice
+# ---------
+
+figure, axes = plt.subplots(2, 4, figsize=(9, 5.2), layout="constrained")
+for ax, (name, image) in zip(axes.T.flat, panels.items()):
+    value = "" if name == "truth" else f"\n{psnr(image[3:4], test[3:4]).item():.1f} dB"
+    ax.imshow(image[3, 0], cmap="gray", vmin=0, vmax=1)
+    ax.set_title(name + value, fontsize=10)
+    ax.set_axis_off()
+plt.show()

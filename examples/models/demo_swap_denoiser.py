@@ -23,7 +23,7 @@ import deepinv_jitter as dj
 
 SIZE = (48, 48)
 brain = dict(img_size=SIZE, resolution=4)
-train = dj.BrainSliceDataset("train", contrast=True, copies=3, **brain)
+train = dj.BrainSliceDataset("train", contrast=True, **brain)
 test = dj.BrainSliceDataset("test", spacing=2, **brain)
 
 
@@ -42,15 +42,13 @@ def acquisition(seed):
 
 channels = dict(in_channels=2, out_channels=2)
 priors = {
-    "DnCNN": dinv.models.DnCNN(**channels, depth=5, nf=24, pretrained=None),
+    "DnCNN": dinv.models.DnCNN(**channels, depth=4, nf=24, pretrained=None),
     "UNet": dinv.models.UNet(
-        **channels, scales=3, channels_per_scale=[16, 32, 64], batch_norm=False
+        **channels, scales=3, channels_per_scale=[8, 16, 32], batch_norm=False
     ),
-    "DRUNet": dinv.models.DRUNet(
-        **channels, nc=[12, 24, 48, 96], nb=1, pretrained=None
-    ),
+    "DRUNet": dinv.models.DRUNet(**channels, nc=[8, 16, 32, 64], nb=1, pretrained=None),
     "wavelets": dinv.models.WaveletDenoiser(non_linearity="soft", wv="db4", level=2),
-    "total variation": dinv.optim.TVPrior(n_it_max=10),
+    "total variation": dinv.optim.TVPrior(n_it_max=5),
 }
 
 
@@ -58,7 +56,7 @@ def unrolled(prior):
     return dj.UnfoldedPGD(
         prior,
         stepsize=1.0,
-        max_iter=4,
+        max_iter=3,
         jitter=0.05,  # the one argument: noise on every gradient step of training
         sigma_denoiser=0.05,  # the level that a denoiser is told to remove
         lambda_reg=0.02,  # the weight of a prior that has one
@@ -72,7 +70,7 @@ def unrolled(prior):
 # Every epoch measures the slices anew, with other masks and other noise.
 
 
-def fit(model, epochs=10):
+def fit(model, epochs=8):
     torch.manual_seed(0)
     physics, masks = acquisition(seed=0)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
@@ -111,7 +109,7 @@ physics, masks = acquisition(seed=1)
 x = torch.stack([sample["x"] for sample in test])
 physics.update(**masks.step(len(x)))
 y = physics(x)
-attack = dj.APGDAttack(dj.L2Ball(0.5, relative_to="noise"), steps=20)
+attack = dj.PowerAttack(dj.L2Ball(0.5, relative_to="noise"), steps=10)
 psnr = dinv.metric.PSNR(complex_abs=True, max_pixel=1.0)
 
 outputs = {"zero-filled": physics.A_adjoint(y)}

@@ -3,15 +3,15 @@ SGD and SPGD jittering on brain MRI
 ===================================
 
 Single-coil MRI, 4x accelerated, of real brain anatomy. Two unrolled networks, gradient descent (GD)
-and proximal gradient descent (PGD), are each trained twice from the same start: with the mean
-squared error (MSE), and with jittering, that is, with noise on every gradient step in training and
-none in evaluation. All are then judged on slices they never saw, on the same measurements: clean,
-with more noise on the measured part of k-space than in training, and on coronal slices, an
-orientation that was not in the training data.
+and proximal gradient descent (PGD), are each trained twice: with the mean squared error (MSE), and
+with jittering, that is, with noise on every gradient step in training and none in evaluation. All
+are then judged on slices they never saw, on the same measurements: clean, with more noise on the
+measured part of k-space than in training, and on coronal slices, an orientation that was not in the
+training data.
 
 The default size takes a few minutes on two CPU cores. Networks of this kind need longer than that
-to train from nothing, so training starts from the two small checkpoints beside this file, trained
-with MSE by this same script; ``--retrain`` makes them anew, in about half an hour.
+to train from nothing, so each training goes on from a checkpoint in ``examples/weights``, trained
+in the same way, with or without jittering, by ``examples/weights/train.py``.
 """
 
 # %%
@@ -41,17 +41,13 @@ parser.add_argument(
 parser.add_argument("--size", type=int, default=96, help="pixels along each side")
 parser.add_argument("--data", help="folder of fastMRI single-coil .h5 files")
 parser.add_argument("--out", type=Path, default=Path("results"))
-parser.add_argument(
-    "--retrain", action="store_true", help="train the start from nothing first"
-)
 args = parser.parse_args()
 
-HERE = Path(__file__).parent
+WEIGHTS = Path(__file__).parent.parent / "weights"
 NOISE = 0.05  # standard deviation of the measurement noise, images are in [0, 1]
 MORE_NOISE = (0.05, 0.1)  # added to it on the measured entries, average-case robustness
-JITTER = 0.05  # per-entry standard deviation of w_k
+JITTER = dj.GaussianJitter(0.05, "relative")  # to the largest magnitude of an iterate
 ITERATIONS = 5
-RETRAIN_EPOCHS = 40
 
 start_time = time.perf_counter()
 args.out.mkdir(parents=True, exist_ok=True)
@@ -123,8 +119,8 @@ columns = {
 # %%
 # Models and training
 # -------------------
-# The two networks of a pair share their start, their batches, masks and measurement noise; the
-# jitter is all that differs. One argument makes the model a jittered one.
+# The two networks of a pair share their batches, masks and measurement noise: the jitter is all
+# that differs. One argument makes a model a jittered one.
 
 
 def build(model, jitter=None):
@@ -156,10 +152,10 @@ def fit(model, epochs, lr):
 
 
 methods = {
-    "GD, MSE": (dj.UnfoldedGD, None),
-    "GD, SGD jittering": (dj.UnfoldedGD, JITTER),
-    "PGD, MSE": (dj.UnfoldedPGD, None),
-    "PGD, SPGD jittering": (dj.UnfoldedPGD, JITTER),
+    "GD, MSE": (dj.UnfoldedGD, None, "mri_gd"),
+    "GD, SGD jittering": (dj.UnfoldedGD, JITTER, "mri_gd_jittered"),
+    "PGD, MSE": (dj.UnfoldedPGD, None, "mri_pgd"),
+    "PGD, SPGD jittering": (dj.UnfoldedPGD, JITTER, "mri_pgd_jittered"),
 }
 
 
@@ -168,16 +164,11 @@ def slug(name):
 
 
 models = {}
-for name, (model, jitter) in methods.items():
-    checkpoint = HERE / f"start_{model.__name__.lower()}.pt"
-    if args.retrain and jitter is None:
-        print(f"\nThe start of {model.__name__}")
-        torch.save(
-            fit(build(model), RETRAIN_EPOCHS, lr=2e-3).cpu().state_dict(), checkpoint
-        )
+for name, (model, jitter, start) in methods.items():
     print(f"\n{name}")
+    weights = torch.load(WEIGHTS / f"{start}.pt", weights_only=True)
     models[name] = build(model, jitter)
-    models[name].load_state_dict(torch.load(checkpoint, weights_only=True))
+    models[name].load_state_dict(weights)
     models[name] = fit(models[name], args.epochs, lr=5e-4)
     torch.save(models[name].state_dict(), args.out / f"{slug(name)}.pt")
 

@@ -13,10 +13,6 @@ no accuracy, and the test data see that one alone.
 # Settings
 # --------
 
-import argparse
-import time
-from pathlib import Path
-
 import deepinv as dinv
 import matplotlib.pyplot as plt
 import torch
@@ -24,17 +20,10 @@ from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
 
-parser = argparse.ArgumentParser(description="Choosing the noise level")
-parser.add_argument("--epochs", type=int, default=5, help="of each training")
-parser.add_argument("--out", type=Path, default=Path("results"))
-args = parser.parse_args()
-
 SIZE, NOISE = (48, 48), 0.05
 RADIUS = 0.5  # of the attack, in norms of the measurement noise
 LEVELS = (0.0, 0.02, 0.05, 0.1, 0.2)
-
-start_time = time.perf_counter()
-args.out.mkdir(parents=True, exist_ok=True)
+EPOCHS = 5
 
 # %%
 # Slices, masks and network
@@ -72,8 +61,8 @@ def trained(sigma):
         physics,
         optimizer,
         DataLoader(data, batch_size=4, shuffle=True),
-        epochs=args.epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs),
+        epochs=EPOCHS,
+        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS),
         online_measurements=True,
         physics_generator=masks,
         grad_clip=1.0,
@@ -146,5 +135,4 @@ ax.set(
 )
 ax.legend(frameon=False)
 ax.spines[["top", "right"]].set_visible(False)
-figure.savefig(args.out / "choose_sigma.png", dpi=130)
-print(f"\nFigure in {args.out}, {time.perf_counter() - start_time:.0f} s in all")
+plt.show()

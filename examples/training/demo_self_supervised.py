@@ -32,7 +32,7 @@ def measured(split, seed, **kwargs):
     return x, physics(x, **params), params, physics
 
 
-x_train, y_train, params, physics = measured("train", 0, contrast=True, copies=3)
+x_train, y_train, params, physics = measured("train", 0, contrast=True)
 x_test, y_test, test_params, test_physics = measured("test", 1, spacing=2)
 data = dinv.datasets.TensorDataset(y=y_train, params=params, use_dict_output=True)
 
@@ -43,10 +43,10 @@ data = dinv.datasets.TensorDataset(y=y_train, params=params, use_dict_output=Tru
 # practice, for comparison. The trainer is the same; only its losses differ.
 
 
-def fit(data, loss, jitter=None, epochs=12):
+def fit(data, loss, jitter=None, epochs=15):
     torch.manual_seed(0)
     network = dj.UnrolledDnCNN(2, depth=4, width=24, residual=True)
-    model = dj.UnfoldedPGD(network, stepsize=1.0, max_iter=4, jitter=jitter)
+    model = dj.UnfoldedPGD(network, stepsize=1.0, max_iter=3, jitter=jitter)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     return dj.JitterTrainer(
         model,
@@ -87,7 +87,7 @@ models = {
 # The truth serves for the test alone.
 
 test_physics.update(**test_params)
-attack = dj.APGDAttack(dj.L2Ball(0.5, relative_to="noise"), steps=20)
+attack = dj.PowerAttack(dj.L2Ball(0.5, relative_to="noise"), steps=10)
 psnr = dinv.metric.PSNR(complex_abs=True, max_pixel=1.0)
 
 outputs = {"zero-filled": test_physics.A_adjoint(y_test)}
@@ -103,7 +103,9 @@ for name, model in models.items():
 
 figure, axes = plt.subplots(1, 5, figsize=(11, 2.9), layout="constrained")
 for ax, (name, image) in zip(axes, ({"truth": x_test} | outputs).items()):
-    value = f"\n{psnr(image[3:4], x_test[3:4]).item():.1f} dB" if name in outputs else ""
+    value = (
+        f"\n{psnr(image[3:4], x_test[3:4]).item():.1f} dB" if name in outputs else ""
+    )
     ax.imshow(image[3].norm(dim=0), cmap="gray", vmin=0, vmax=1)
     ax.set_title(name + value, fontsize=10)
     ax.set_axis_off()
