@@ -8,7 +8,7 @@ from torch import nn
 
 class PointMLP(nn.Sequential):
     r"""
-    Multilayer perceptron for points, the paper's network for 2-D point denoising (App. G).
+    Multilayer perceptron for points, the paper's network for 2-D point denoising (Appendix G).
 
     :param int features: dimension of a point. Default: 2.
     :param int hidden: width of the hidden layers. Default: 32.
@@ -49,7 +49,7 @@ class PointMLP(nn.Sequential):
 
 class UnrolledDnCNN(nn.Module):
     r"""
-    DnCNN body with group normalisation: the paper's network for MRI and seismic sections (App. G).
+    DnCNN body with group normalisation: the paper's network for MRI and sections (Appendix G).
 
     ``depth`` convolutions of size 3x3, the inner ones followed by group normalisation, all but the
     last by a ReLU. The last one starts at zero, so that an untrained unrolled network is the plain

@@ -70,7 +70,7 @@ class PriorGivenY:
 
 class GradientPrior(NetworkPrior):
     r"""
-    A network as the gradient of a prior, :math:`\nabla r(x) = f_\theta(x)`: eq. (4) and (8).
+    A network as the gradient of a prior, :math:`\nabla r(x) = f_\theta(x)`: equations (4) and (8).
 
     Used by algorithms that take a gradient step on the prior (GD).
 
@@ -112,7 +112,7 @@ class GradientPrior(NetworkPrior):
 
 class ProximalPrior(NetworkPrior):
     r"""
-    A network as the proximal map of a prior, :math:`\operatorname{prox}_r = f_\theta`: eq. (12).
+    A network as the proximal map, :math:`\operatorname{prox}_r = f_\theta`: equation (12).
 
     Used by algorithms that take a proximal step on the prior (PGD, FISTA, HQS, ADMM, DRS).
 

@@ -231,7 +231,7 @@ def implicit_regularization(
     generator: torch.Generator | None = None,
 ) -> Risk:
     r"""
-    The regulariser that SGD jittering adds implicitly when denoising, eq. (10):
+    The regulariser that SGD jittering adds implicitly when denoising, equation (10):
 
     .. math::
         \mathbb{E}_w\Big\| \sum_{i=0}^{K-1} \eta(1-\eta)^{K-1-i}
@@ -286,7 +286,7 @@ def trajectory_deviation(
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
-    Both sides of the identity behind eq. (10), for one noisy trajectory: they agree up to rounding.
+    Both sides of the identity behind equation (10), for one noisy trajectory: equal to rounding.
 
     .. math::
         x_K^{sgd} - x'_K = \sum_{i=0}^{K-1} \eta(1-\eta)^{K-1-i} \left(f_\theta(x'_i) -
@@ -482,7 +482,7 @@ def _trajectory(model: BaseOptim, y: torch.Tensor, physics: Physics) -> _Traject
 
 
 def _network_term(clean: _Trajectory, noisy: _Trajectory) -> torch.Tensor:
-    """The sum in eq. (10), by Horner's scheme."""
+    """The sum in equation (10), by Horner's scheme."""
     total = torch.zeros_like(clean.x)
     for a, b in zip(clean.steps, noisy.steps, strict=True):
         total = (1 - a.eta) * total + a.eta * (a.f - b.f)

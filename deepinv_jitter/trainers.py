@@ -35,7 +35,7 @@ HISTORIES = {
 @dataclass
 class JitterTrainer(Trainer):
     r"""
-    Trainer for jittered models: SGD and SPGD jittering, eq. (8) and (12) of the paper.
+    Trainer for jittered models: SGD and SPGD jittering, equations (8) and (12) of the paper.
 
     It is a :class:`deepinv.Trainer`, with the same arguments and two other defaults. A plain
     :class:`deepinv.Trainer` trains a jittered model as well; this one adds
@@ -236,7 +236,7 @@ class JitterTrainer(Trainer):
 @dataclass
 class InputJitterTrainer(JitterTrainer):
     r"""
-    Trainer with noise on the measurements, :math:`y \leftarrow y + w`: input jittering, eq. (7).
+    Trainer for input jittering, noise on the measurements: :math:`y \leftarrow y + w`, equation (7).
 
     The noise is white Gaussian, drawn anew for every training batch, on measured entries only;
     evaluation is on the measurements as they are. All else is :class:`JitterTrainer`'s, and a
@@ -296,7 +296,7 @@ class InputJitterTrainer(JitterTrainer):
 @dataclass
 class AttackTrainer(JitterTrainer):
     r"""
-    Trainer with attacked measurements: adversarial training (AT), eq. (6) of the paper.
+    Trainer with attacked measurements: adversarial training (AT), equation (6) of the paper.
 
     Every training batch is attacked first, :math:`y \leftarrow y + \arg\max_{\|e\| \leq
     \varepsilon} \|x - H(y+e)\|^2`; evaluation is on the measurements as they are. All else is

@@ -25,6 +25,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "sphinx-mathjax-offline",
     "myst_parser",
 ]
 exclude_patterns = ["_build", "results/cpu/runs", "results/cpu/weights"]
@@ -78,11 +79,14 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = project
+# Pages without pages below them have nothing to navigate in
+ALONE = ["index", "method", "schemes", "attacks", "data", "adding", "changelog"]
+html_sidebars = dict.fromkeys(ALONE, [])
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_theme_options = {
     "navbar_align": "left",
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "show_toc_level": 2,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],

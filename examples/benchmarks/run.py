@@ -30,6 +30,8 @@ import growth
 from cases import Case, cases
 from measure import Ratio
 
+TITLES = {"goals": "Speed and memory against goals", "growth": "How the cost grows"}
+
 
 def table(rows: list[goals.Row]) -> str:
     """The rows as a Markdown table."""
@@ -134,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Time and memory, as ratios of one run"
     )
-    parser.add_argument("target", choices=("goals", "growth"))
+    parser.add_argument("target", choices=TITLES)
     parser.add_argument("--quick", action="store_true", help="small sizes, to try it")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("results"))
@@ -153,8 +155,9 @@ def main(arguments: list[str] | None = None) -> None:
         kept.unlink()
     (args.out / f"{args.target}.json").write_text(json.dumps(where | record, indent=1))
     about = ", ".join(f"{name} {value}" for name, value in where.items())
-    (args.out / f"{args.target}.md").write_text(f"{text}\n\n{about}\n")
-    print(f"\n{text}\n\n{about}")
+    page = f"# {TITLES[args.target]}\n\n{text}\n\n{about}\n"
+    (args.out / f"{args.target}.md").write_text(page)
+    print(f"\n{page}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ print(f"{len(train)} training crops, test photograph {tuple(test.shape)}")
 
 def camera(seed):
     return dinv.physics.Blur(
-        dinv.physics.functional.blur.gaussian_blur(sigma=1.5),
+        dinv.physics.functional.gaussian_blur(sigma=(1.5, 1.5)),
         padding="reflect",
         noise_model=dinv.physics.GaussianNoise(
             0.02, rng=torch.Generator().manual_seed(seed)
@@ -83,7 +83,7 @@ def fit(jitter=None, epochs=5):
     ).train()
 
 
-models = {"MSE": fit().eval(), "SPGD jittering": fit(jitter=0.05).eval()}
+models = {"MSE": fit().eval(), "SPGD jittering": fit(jitter=0.01).eval()}
 
 # %%
 # A photograph, clean and under attack

@@ -63,7 +63,7 @@ torch.manual_seed(0)
 model = pgd()
 jittered = dj.jitter(copy.deepcopy(model), sigma=0.01)
 
-physics = dinv.physics.Downsampling((1, 48, 48), filter="gaussian", factor=2)
+physics = dinv.physics.Downsampling((1, 48, 48), filter="bilinear", factor=2)
 y = physics(torch.rand(1, 1, 48, 48))
 print("same checkpoint:", list(model.state_dict()) == list(jittered.state_dict()))
 for mode in (True, False):
@@ -91,13 +91,13 @@ train, test = magnitude("train", contrast=True, copies=2), magnitude("test", spa
 def camera(seed):
     noise = dinv.physics.GaussianNoise(0.02, rng=torch.Generator().manual_seed(seed))
     return dinv.physics.Downsampling(
-        (1, 48, 48), filter="gaussian", factor=2, noise_model=noise
+        (1, 48, 48), filter="bilinear", factor=2, noise_model=noise
     )
 
 
 def fit(model, epochs=6):
     torch.manual_seed(1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     return dj.JitterTrainer(
         model,
         camera(seed=0),

@@ -48,7 +48,7 @@ def fit(data, loss, jitter=None, epochs=15):
     network = dj.UnrolledDnCNN(2, depth=4, width=24, residual=True)
     model = dj.UnfoldedPGD(network, stepsize=1.0, max_iter=3, jitter=jitter)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    return dj.JitterTrainer(
+    dj.JitterTrainer(
         model,
         physics,
         optimizer,
@@ -63,6 +63,7 @@ def fit(data, loss, jitter=None, epochs=15):
         verbose=False,
         show_progress_bar=False,
     ).train()
+    return model  # train() returns it inside the wrapper that splits
 
 
 def splitting():
@@ -77,7 +78,7 @@ with_truth = dinv.datasets.TensorDataset(
 )
 models = {
     "splitting": fit(data, splitting()),
-    "splitting, jittered": fit(data, splitting(), jitter=0.05),
+    "splitting, jittered": fit(data, splitting(), jitter=0.02),
     "with the truth": fit(with_truth, dinv.loss.SupLoss()),
 }
 

@@ -78,7 +78,7 @@ TASKS = {
     "mri_pgd": lambda: mri(dj.UnfoldedPGD),
     "mri_pgd_jittered": lambda: mri(dj.UnfoldedPGD, MRI_JITTER),
     "seismic_mse": lambda: seismic(),
-    "seismic_jittered": lambda: seismic(jitter=0.05),
+    "seismic_jittered": lambda: seismic(jitter=0.01),
 }
 
 
