@@ -236,7 +236,7 @@ class JitterTrainer(Trainer):
 @dataclass
 class InputJitterTrainer(JitterTrainer):
     r"""
-    Trainer for input jittering, noise on the measurements: :math:`y \leftarrow y + w`, equation (7).
+    Trainer for input jittering, noise on the measurements :math:`y \leftarrow y + w`, equation (7).
 
     The noise is white Gaussian, drawn anew for every training batch, on measured entries only;
     evaluation is on the measurements as they are. All else is :class:`JitterTrainer`'s, and a

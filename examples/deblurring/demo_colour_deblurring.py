@@ -11,7 +11,7 @@ has never seen, clean and under attack.
 # %%
 # Photographs
 # -----------
-# Crops of 64 x 64 pixels, at half the resolution and antialiased; every one is either from the
+# Crops of 48 x 48 pixels, at half the resolution and antialiased; every one is either from the
 # training photographs or from the test photograph.
 
 import deepinv as dinv
@@ -30,7 +30,7 @@ def photograph(name):
     return interpolate(image, scale_factor=0.5, mode="bilinear", antialias=True)
 
 
-def crops(image, size=64, stride=64):
+def crops(image, size=48, stride=64):
     windows = image[0].unfold(1, size, stride).unfold(2, size, stride)
     return windows.permute(1, 2, 0, 3, 4).reshape(-1, 3, size, size)
 
@@ -56,20 +56,20 @@ def camera(seed):
     )
 
 
-def fit(jitter=None, epochs=5):
+def fit(jitter=None, epochs=8):
     torch.manual_seed(0)
     denoiser = dinv.models.DnCNN(3, 3, depth=4, nf=32, pretrained=None)
     model = dj.UnfoldedPGD(
         denoiser, sigma_denoiser=0.02, stepsize=1.0, max_iter=3, jitter=jitter
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     return dj.JitterTrainer(
         model,
         camera(seed=0),
         optimizer,
         DataLoader(
             dinv.datasets.TensorDataset(x=train, use_dict_output=True),
-            batch_size=8,
+            batch_size=4,
             shuffle=True,
         ),
         epochs=epochs,

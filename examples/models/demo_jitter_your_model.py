@@ -95,9 +95,9 @@ def camera(seed):
     )
 
 
-def fit(model, epochs=6):
+def fit(model, epochs=8):
     torch.manual_seed(1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     return dj.JitterTrainer(
         model,
         camera(seed=0),
