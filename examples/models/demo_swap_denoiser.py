@@ -82,9 +82,9 @@ def unrolled(prior):
 data = dinv.datasets.TensorDataset(x=train, use_dict_output=True)
 
 
-def fit(model, epochs=10):
+def fit(model, epochs=15):
     torch.manual_seed(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     return dj.JitterTrainer(
         model,
         camera(seed=0),
