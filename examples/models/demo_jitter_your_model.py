@@ -5,8 +5,7 @@ Jitter your own model
 One line turns an unrolled model that you have into a jittered one. The model stays what it is: the
 same class, the same weights, the same names in its checkpoints, and in evaluation the same output.
 Three models in the style of deepinv's own gallery, for the super-resolution of brain slices: PGD
-with a denoiser and a step size of its own for each iteration, FISTA, and half-quadratic splitting
-(HQS).
+with a denoiser and a step size of its own for each iteration, FISTA, and half-quadratic splitting.
 """
 
 # %%
@@ -63,7 +62,15 @@ torch.manual_seed(0)
 model = pgd()
 jittered = dj.jitter(copy.deepcopy(model), sigma=0.01)
 
-physics = dinv.physics.Downsampling((1, 48, 48), filter="bilinear", factor=2)
+
+def camera(seed):
+    noise = dinv.physics.GaussianNoise(0.02, rng=torch.Generator().manual_seed(seed))
+    return dinv.physics.Downsampling(
+        (1, 48, 48), filter="bilinear", factor=2, noise_model=noise
+    )
+
+
+physics = camera(seed=1)
 y = physics(torch.rand(1, 1, 48, 48))
 print("same checkpoint:", list(model.state_dict()) == list(jittered.state_dict()))
 for mode in (True, False):
@@ -77,22 +84,14 @@ for mode in (True, False):
 # ``dj.JitterTrainer`` is deepinv's trainer, with evaluation free of noise and an exact resume; a
 # plain ``deepinv.Trainer`` trains a jittered model too.
 
-brain = dict(img_size=(48, 48), resolution=4)
-
 
 def magnitude(split, **kwargs):
-    slices = dj.BrainSliceDataset(split, **brain, **kwargs)
-    return torch.stack([slices[i]["x"][:1] for i in range(len(slices))])
+    slices = dj.BrainSliceDataset(split, img_size=(48, 48), resolution=4, **kwargs)
+    return torch.stack([sample["x"][:1] for sample in slices])
 
 
 train, test = magnitude("train", contrast=True, copies=2), magnitude("test", spacing=2)
-
-
-def camera(seed):
-    noise = dinv.physics.GaussianNoise(0.02, rng=torch.Generator().manual_seed(seed))
-    return dinv.physics.Downsampling(
-        (1, 48, 48), filter="bilinear", factor=2, noise_model=noise
-    )
+data = dinv.datasets.TensorDataset(x=train, use_dict_output=True)
 
 
 def fit(model, epochs=8):
@@ -102,11 +101,7 @@ def fit(model, epochs=8):
         model,
         camera(seed=0),
         optimizer,
-        DataLoader(
-            dinv.datasets.TensorDataset(x=train, use_dict_output=True),
-            batch_size=8,
-            shuffle=True,
-        ),
+        DataLoader(data, batch_size=8, shuffle=True),
         epochs=epochs,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
         online_measurements=True,
@@ -122,17 +117,15 @@ def fit(model, epochs=8):
 # Each of the three, with and without the line. How much noise suits a model depends on its
 # gradients: :func:`deepinv_jitter.choose_sigma` tells.
 
-physics = camera(seed=1)
 y = physics(test)
 attack = dj.PowerAttack(dj.L2Ball(1.0, relative_to="noise"), steps=10)
 psnr = dinv.metric.PSNR()
 
 bicubic = torch.nn.functional.interpolate(y, scale_factor=2, mode="bicubic")
-builders = {"PGD": pgd, "FISTA": fista, "HQS": hqs}
 panels = {"truth": test, "bicubic": bicubic}
 print(f"{'PSNR (dB)':18s}{'clean':>8s}{'attacked':>10s}")
 print(f"{'bicubic':18s}{psnr(bicubic, test).mean():8.2f}")
-for name, build in builders.items():
+for name, build in {"PGD": pgd, "FISTA": fista, "HQS": hqs}.items():
     torch.manual_seed(0)
     model = build()
     for label, sigma in ((name, 0.0), (f"{name}, jittered", 0.01)):

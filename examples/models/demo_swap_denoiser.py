@@ -4,7 +4,8 @@ Swap the denoiser
 
 Whatever deepinv can use as a prior can be unrolled and jittered: here the same proximal gradient
 network, eq. (12) of the paper, deblurs brain slices with five priors: four of deepinv's denoisers,
-and total variation, of which only the weight is learned. Nothing else changes.
+and total variation, of which only the weight is learned. Nothing else changes. (So little training
+is not enough for DRUNet, the largest and deepest: in earnest, start it from deepinv's weights.)
 """
 
 # %%
