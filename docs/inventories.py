@@ -18,19 +18,10 @@ from types import ModuleType
 #: Project -> its modules, the page of a name, and the pages of those that have none of their own.
 PROJECTS = {
     "deepinv": (
-        ["deepinv", "deepinv.datasets", "deepinv.loss", "deepinv.loss.mri"]
-        + [
-            "deepinv.loss.metric",
-            "deepinv.models",
-            "deepinv.optim",
-            "deepinv.optim.prior",
-        ]
-        + [
-            "deepinv.optim.optim_iterators",
-            "deepinv.physics",
-            "deepinv.physics.generator",
-        ]
-        + ["deepinv.sampling", "deepinv.utils"],
+        ["deepinv", "deepinv.datasets", "deepinv.loss", "deepinv.loss.metric"]
+        + ["deepinv.loss.mri", "deepinv.models", "deepinv.optim", "deepinv.optim.prior"]
+        + ["deepinv.optim.optim_iterators", "deepinv.physics", "deepinv.sampling"]
+        + ["deepinv.physics.generator", "deepinv.utils"],
         "api/stubs/{name}.html",
         {},
     ),
@@ -88,7 +79,7 @@ def offline(project: str) -> str:
 
 def _public(module: ModuleType) -> Iterator[tuple[str, object]]:
     for name, thing in vars(module).items():
-        if not name.startswith("_") and (inspect.isclass(thing) or callable(thing)):
+        if not name.startswith("_") and callable(thing):
             yield f"{module.__name__}.{name}", thing
 
 
