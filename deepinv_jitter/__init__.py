@@ -13,6 +13,9 @@ Layer 0, on torch and deepinv alone (with :mod:`~deepinv_jitter.checks`, what a 
 - :mod:`~deepinv_jitter.shifts`: out-of-distribution edits of the truth, and their detail scores.
 - :mod:`~deepinv_jitter.metrics`: PSNR and SSIM as the paper's code defines them.
 - :mod:`~deepinv_jitter.budgets`: what an attack may do, the balls and their support.
+- :mod:`~deepinv_jitter.randomness`: the state of everything random, kept and brought back.
+- :mod:`~deepinv_jitter.ranks`: many processes, as torch.distributed has them.
+- :mod:`~deepinv_jitter.interruptions`: signals noted, files replaced in one step.
 
 Layer 1, the pieces of an unrolled network, and what attacks it:
 
@@ -21,13 +24,15 @@ Layer 1, the pieces of an unrolled network, and what attacks it:
 - :mod:`~deepinv_jitter.attacks`: worst-case perturbations of the measurements, self-checking.
 - :mod:`~deepinv_jitter.states`: what an interrupted evaluation goes on from.
 - :mod:`~deepinv_jitter.reports`: the robustness report, its statistics, tables and curves.
+- :mod:`~deepinv_jitter.engine`: the host's Trainer with finite steps only, many processes, and
+  exact resume.
 
 Layer 2, what a training script uses:
 
 - :mod:`~deepinv_jitter.models`: the unrolled networks of SGD and SPGD jittering.
 - :mod:`~deepinv_jitter.ensembles`: many small models trained as one.
-- :mod:`~deepinv_jitter.trainers`: the host's Trainer, with noise-free evaluation and exact resume;
-  with input jittering; with attacks, which is adversarial training.
+- :mod:`~deepinv_jitter.trainers`: that engine, with noise-free evaluation; with input jittering;
+  with attacks, which is adversarial training.
 - :mod:`~deepinv_jitter.risks`: average-case, worst-case and generalisation risk; the theory.
 - :mod:`~deepinv_jitter.evaluation`: measures how robust a model is, sample by sample.
 - :mod:`~deepinv_jitter.selection`: how to choose a noise level, on validation data.
@@ -64,6 +69,7 @@ from .datasets import (
 from .ensembles import Ensemble
 from .evaluation import evaluate_robustness
 from .fidelities import NormalL2
+from .interruptions import latest_checkpoint
 from .iterators import (
     CheckpointedIterator,
     ConditionedIterator,
@@ -78,6 +84,7 @@ from .networks import PointMLP, UnrolledDnCNN
 from .noise import GaussianJitter
 from .physics import FastMRIMaskGenerator, SeismicConvolution, SingleCoilMRI, ricker
 from .priors import GradientPrior, ProximalPrior
+from .ranks import ShardSampler
 from .reports import RobustnessComparison, RobustnessReport
 from .risks import (
     ConvergenceBound,
@@ -149,6 +156,7 @@ __all__ = [
     "RobustnessComparison",
     "RobustnessReport",
     "SeismicConvolution",
+    "ShardSampler",
     "Shift",
     "SingleCoilMRI",
     "UnfoldedGD",
@@ -166,6 +174,7 @@ __all__ = [
     "implicit_regularization",
     "input_jitter_sigma",
     "jitter",
+    "latest_checkpoint",
     "no_jitter",
     "ricker",
     "segy_sections",

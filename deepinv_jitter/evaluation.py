@@ -26,14 +26,14 @@ from deepinv.physics import GaussianNoise, LinearPhysics, Physics
 from torch import nn
 from tqdm import tqdm
 
-from . import checks
+from . import checks, ranks
 from .attacks import APGDAttack, Attack, PGDAttack, PowerAttack, RandomAttack, WorstCase
 from .budgets import Budget, L2Ball, column
 from .iterators import no_jitter
 from .metrics import PaperPSNR, PaperSSIM
 from .reports import ERROR, UNITS, Columns, Condition, RobustnessReport
 from .shifts import Shift, contrast_recovery, error_outside
-from .states import Ledger, describe, digests, fingerprint, row
+from .states import Ledger, describe, digests, fingerprint, joined, row
 
 RECOVERY = "contrast recovery"
 OUTSIDE = "error outside"
@@ -63,6 +63,7 @@ def evaluate_robustness(
     state: str | os.PathLike | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
+    distributed: bool = False,
     verbose: bool = True,
 ) -> RobustnessReport:
     r"""
@@ -121,6 +122,10 @@ def evaluate_robustness(
         Default: 0.
     :param torch.device, str, None device: where batches are moved to; model and physics must be
         there. Default: ``None``, the device of the model.
+    :param bool distributed: share the batches among the ranks of ``torch.distributed``, all of
+        which call with the same arguments, a loader that gives all data on each, and get the same
+        report, that of a single process. Each rank keeps a ``state`` of its own, the name with its
+        number appended. Default: ``False``, each process by itself.
     :param bool verbose: show progress and the time that remains. Default: ``True``.
     :return: (:class:`RobustnessReport`) all values of all samples.
     :raises TypeError: if an argument is of the wrong type, or shifts meet a physics that is not
@@ -145,6 +150,7 @@ def evaluate_robustness(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    ranks.check_plain(model)
     if not isinstance(physics, Physics):
         raise TypeError(
             f"physics must be a deepinv Physics, got {type(physics).__name__}."
@@ -158,18 +164,24 @@ def evaluate_robustness(
     )
     tensors = chain(model.parameters(), physics.buffers(), [torch.empty(0)])
     device = torch.device(next(tensors).device if device is None else device)
+    share = (ranks.own(), ranks.count()) if distributed else (0, 1)
+    if state is not None and distributed and ranks.count() > 1:
+        state = f"{os.fspath(state)}.{share[0]}of{share[1]}"
     ledger = Ledger(state, protocol.description(model, physics, device))
     in_train_mode = model.training
     with _untouched(model, physics), torch.no_grad():
-        _fill(ledger, protocol, model, physics, dataloader, device, verbose)
+        number = _fill(
+            ledger, protocol, model, physics, dataloader, device, share, verbose
+        )
+    content = ledger.complete(number, distributed)
     return RobustnessReport(
         conditions=protocol.conditions,
-        values=ledger.values(),
-        metrics=ledger.content["metrics"],
-        description=ledger.content["description"],
-        digests=[d for batch in ledger.batches for d in batch["digests"]],
+        values=joined(content["batches"]),
+        metrics=content["metrics"],
+        description=content["description"],
+        digests=[d for batch in content["batches"] for d in batch["digests"]],
         model_in_train_mode=in_train_mode,
-        seconds=ledger.content["seconds"],
+        seconds=content["seconds"],
     )
 
 
@@ -353,17 +365,27 @@ def _fill(
     physics: Physics,
     dataloader: Iterable,
     device: torch.device,
+    share: tuple[int, int],
     verbose: bool,
-) -> None:
-    """Try every condition on every batch that the ledger does not know yet."""
+) -> int:
+    """
+    Try every condition on every batch that the ledger does not know yet, and count the batches.
+
+    Of a share (rank, number of ranks), the batches in between are left to other ranks.
+    """
+    rank, count_of_ranks = share
     start, count = 0, len(protocol.conditions)
     total = operator.length_hint(dataloader) * count or None
     with (
         _seeded(protocol.seed, device),
-        tqdm(total=total, disable=not verbose, unit="condition") as bar,
+        tqdm(total=total, disable=not verbose or rank > 0, unit="condition") as bar,
     ):
         for index, batch in enumerate(dataloader):
             x, y, params = _unpacked(batch, device)
+            if index % count_of_ranks != rank:
+                bar.update(count)
+                start += len(x)
+                continue
             done = ledger.open(index, digests(x, y, params))
             todo = [c for c in protocol.conditions if c.label not in done]
             bar.update(count - len(todo))
@@ -391,10 +413,7 @@ def _fill(
             start += len(x)
     if start == 0:
         raise ValueError("dataloader must give at least one batch, got none.")
-    if index + 1 < len(ledger.batches):
-        raise ledger.refusal(
-            f"are {len(ledger.batches)} batches instead of {index + 1}"
-        )
+    return index + 1
 
 
 @contextmanager

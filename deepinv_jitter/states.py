@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from . import ranks
 from .budgets import Budget
+from .interruptions import replacing
 from .shifts import Shift
 
 Columns = dict[str, torch.Tensor]
@@ -26,7 +28,7 @@ class Ledger:
         self.content = {
             "description": description,
             "metrics": {},
-            "batches": [],
+            "batches": {},
             "point": {},
             "seconds": 0.0,
         }
@@ -39,13 +41,14 @@ class Ledger:
             self.content = _loaded(self.path, description)
 
     @property
-    def batches(self) -> list[dict]:
+    def batches(self) -> dict[int, dict]:
+        """Data and results of the batches by their number."""
         return self.content["batches"]
 
     def open(self, index: int, digests: list[str]) -> dict[str, Columns]:
         """What is known of a batch."""
-        if index == len(self.batches):
-            self.batches.append({"digests": digests, "results": {}})
+        if index not in self.batches:
+            self.batches[index] = {"digests": digests, "results": {}}
             self.content["point"] = {}
         elif self.batches[index]["digests"] != digests:
             raise self.refusal(f"batch {index} holds other samples")
@@ -56,21 +59,20 @@ class Ledger:
         self.content["seconds"] += now - self.saved
         self.saved = now
         if self.path is not None:
-            # Another name in the same folder: replacing the file is one step, or none
-            draft = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-            torch.save(self.content, draft)
-            os.replace(draft, self.path)
+            with replacing(self.path) as draft:
+                torch.save(self.content, draft)
 
-    def values(self) -> dict[str, Columns]:
-        first = self.batches[0]["results"]
-        return {
-            label: {
-                name: torch.cat(
-                    [batch["results"][label][name] for batch in self.batches]
-                )
-                for name in columns
-            }
-            for label, columns in first.items()
+    def complete(self, number: int, distributed: bool) -> dict:
+        """The content of so many batches, with those that other ranks did."""
+        parts = ranks.gathered(self.content) if distributed else [self.content]
+        batches = {k: batch for part in parts for k, batch in part["batches"].items()}
+        if len(batches) > number:
+            raise self.refusal(f"are {len(batches)} batches instead of {number}")
+        return self.content | {
+            "batches": [batches[index] for index in range(number)],
+            # a rank without a batch knows no metrics
+            "metrics": max((part["metrics"] for part in parts), key=len),
+            "seconds": max(part["seconds"] for part in parts),
         }
 
     def refusal(self, reason: str) -> ValueError:
@@ -97,6 +99,17 @@ def _loaded(path: Path, description: dict[str, str]) -> dict:
             f"{', '.join(differ)}: use the same arguments to resume, or another file."
         )
     return content
+
+
+def joined(batches: list[dict]) -> dict[str, Columns]:
+    """The columns of all conditions, from batch to batch."""
+    return {
+        label: {
+            name: torch.cat([batch["results"][label][name] for batch in batches])
+            for name in columns
+        }
+        for label, columns in batches[0]["results"].items()
+    }
 
 
 def row(value: object, i: int, count: int) -> object:

@@ -3,37 +3,27 @@ r"""deepinv's Trainer for robust training: noise-free evaluation, exact resume, 
 from __future__ import annotations
 
 import math
-import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
-from deepinv import Trainer
 from deepinv.datasets.base import batch_as_dict
 from deepinv.loss import Loss, SupLoss
 from deepinv.loss.metric import MSE
 from deepinv.physics import Physics
 
+from . import ranks
 from .attacks import Attack
 from .budgets import L2Ball
+from .engine import ResumingTrainer, as_list
 from .iterators import no_jitter
-
-#: Histories that the host saves but does not load: attribute, key in the checkpoint.
-HISTORIES = {
-    "loss_history": "loss",
-    "eval_loss_history": "eval_loss",
-    "train_metrics_history": "train_metrics",
-    "eval_metrics_history": "eval_metrics",
-}
 
 
 @dataclass
-class JitterTrainer(Trainer):
+class JitterTrainer(ResumingTrainer):
     r"""
     Trainer for jittered models: SGD and SPGD jittering, equations (8) and (12) of the paper.
 
@@ -43,16 +33,33 @@ class JitterTrainer(Trainer):
     - evaluation free of noise: losses on the evaluation data, validation metrics, early stopping
       and the choice of the best model. (The host computes evaluation losses in training mode,
       where the model is jittered.)
-    - exact resume: with ``ckpt_pretrained`` set to a ``ckp_{epoch}.pth.tar`` file, training goes
-      on as if it had never stopped, bit for bit on one machine. Checkpoints hold the state of the
-      global random generators of torch, CUDA, numpy and python, of every :class:`torch.Generator`
-      of the model, physics, physics generators, losses, data loaders and data sets, and of the
-      gradient scaler; the histories are taken up again, so early stopping counts right.
+    - exact resume: with ``ckpt_pretrained`` set to a checkpoint, training goes on as if it had
+      never stopped, bit for bit on one machine; :func:`latest_checkpoint` finds the newest.
+      Checkpoints hold the state of the global random generators of torch, CUDA, numpy and python,
+      of every :class:`torch.Generator` of the model, physics, physics generators, losses, data
+      loaders and data sets, and of the gradient scaler; the histories are taken up again, so early
+      stopping counts right.
+    - interruptions: Ctrl-C and SIGTERM let the batch end, write ``ckp_interrupted.pth.tar`` and
+      leave with :class:`KeyboardInterrupt` or exit status 143; a run resumes from the next batch.
+      (With ``log_train_batch`` from the last epoch.) Files are replaced in one step, so that a kill
+      at any time leaves the checkpoint of before.
+      The attribute ``seconds`` counts the time of all parts of a run.
+    - losses and gradients that are not finite never reach the weights.
+    - many GPUs: one process for each, started by ``torchrun``, see below.
     - checkpoints that load with ``torch.load(..., weights_only=True)``, and no others are loaded.
-    - one folder per training: ``test()`` makes none, and ``load_best_model()`` works after it.
+    - one folder per training: ``test()`` makes none, and ``load_best_model()`` works after it, and
+      after a resume.
 
     Metrics on training batches are off by default: they would score the jittered output, in
     training mode.
+
+    **Many GPUs.** Where ``torch.distributed`` is initialised, gradients are averaged over the
+    ranks by :class:`torch.nn.parallel.DistributedDataParallel`; give the trainer the plain model.
+    The loaders share the data: :class:`torch.utils.data.DistributedSampler` for training (its epoch is
+    set), :class:`ShardSampler` or none for evaluation. Noise and attacks differ between the ranks
+    and follow from the seeds; losses and metrics are those of all samples of all ranks. The first
+    rank alone prints, logs and writes. A checkpoint has the names of the plain model, and resumes
+    on any number of ranks; bit for bit on as many as it was written by.
 
     :param bool compute_train_metrics: also compute metrics on training batches, on the jittered
         output. Default: ``False``.
@@ -60,8 +67,20 @@ class JitterTrainer(Trainer):
         with the mean squared error of each sample, so that an uneven last batch is averaged right.
     :param float, None grad_clip: largest gradient norm; the norm is then also reported, as with
         ``check_grad``. Default: ``None``.
-    :raises ValueError: in ``train`` and ``test``, if a data loader has ``drop_last=True``, with
-        which the host loses one full batch per epoch.
+    :param str on_non_finite: what happens when the loss of a training batch or its gradient is not
+        finite: ``"raise"``, with a checkpoint of the weights of before; or ``"skip"``, which leaves
+        the batch out with a warning and adds (epoch, batch) to the attribute ``skipped``. In
+        float16 the gradient scaler leaves out gradients that overflow, as always.
+        Default: ``"raise"``.
+    :param dict ddp_options: arguments of :class:`torch.nn.parallel.DistributedDataParallel`.
+        Default: ``{"find_unused_parameters": True}``, as parameters of an unrolled model may be
+        without use; torch warns if there are none, and ``{}`` then saves a little.
+    :raises TypeError: if the model is a ``DataParallel`` or ``DistributedDataParallel``.
+    :raises ValueError: if ``on_non_finite`` is unknown. In ``train`` and ``test``, if a data loader
+        has ``drop_last=True``, with which the host loses one full batch per epoch; if loaders do
+        not share the data among the ranks; or if ``ckpt_pretrained`` does not fit.
+    :raises FloatingPointError: in ``train``, if a loss or gradient is not finite, or all of them.
+    :raises OSError: in ``train``, if a checkpoint cannot be written; the former one is kept.
 
     The other parameters are those of :class:`deepinv.Trainer`.
 
@@ -89,26 +108,17 @@ class JitterTrainer(Trainer):
         # The host reports the norm of clipped gradients through the meter that check_grad creates
         self.check_grad |= self.grad_clip is not None
         super().__post_init__()
-        self._resume = None
 
     def setup_train(self, train: bool = True, **kwargs) -> None:
         """
         Set up training or testing, see :meth:`deepinv.Trainer.setup_train`.
 
         :param bool train: whether the model is trained.
-        :raises ValueError: if a data loader has ``drop_last=True``.
+        :raises ValueError: if the data loaders do not do, or the checkpoint does not fit.
         """
-        _check_last_batch(self._loaders())
-        self._resume = None
-        if train:
-            super().setup_train(train=True, **kwargs)
-            if self._resume is not None:
-                self._restore(self._resume)
-        else:
-            # The host would open another folder, and lose the one with the best model
-            run_path, self.save_path = self.save_path, None
-            super().setup_train(train=False, **kwargs)
-            self.save_path = run_path
+        _check_last_batch(as_list(self.train_dataloader))
+        _check_last_batch(as_list(self.eval_dataloader))
+        super().setup_train(train=train, **kwargs)
 
     def test(self, test_dataloader, *args, **kwargs) -> dict:
         """
@@ -116,9 +126,9 @@ class JitterTrainer(Trainer):
 
         :param torch.utils.data.DataLoader, list test_dataloader: test data.
         :return: (:class:`dict`) mean and standard deviation of the metrics.
-        :raises ValueError: if a data loader has ``drop_last=True``.
+        :raises ValueError: if a data loader has ``drop_last=True``, or counts samples twice.
         """
-        _check_last_batch(_as_list(test_dataloader))
+        _check_last_batch(as_list(test_dataloader))
         return super().test(test_dataloader, *args, **kwargs)
 
     def compute_loss(
@@ -128,6 +138,8 @@ class JitterTrainer(Trainer):
         Losses of a batch, and in training the backward pass.
 
         In evaluation, no noise and no gradients: the host runs the model in training mode there.
+
+        :raises FloatingPointError: in training, if the loss or its gradient is not finite.
         """
         if train:
             y = self.perturb(x, y, physics)
@@ -151,86 +163,6 @@ class JitterTrainer(Trainer):
         :return: (:class:`torch.Tensor`) measurements, of the shape of ``y``.
         """
         return y
-
-    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
-        """
-        Save a checkpoint from which training can go on exactly.
-
-        :param str filename: name of the file in ``save_path``.
-        :param int epoch: current epoch, from 0.
-        :param dict, None state: more to save, of tensors and builtins.
-        """
-        rng = _global_rng_state() | {
-            "generators": [g.get_state() for g in self._generators()]
-        }
-        extra = {"rng": rng, "scaler": self.scaler.state_dict()}
-        super().save_model(filename, epoch, (state or {}) | extra)
-
-    def load_model(
-        self, ckpt_pretrained: str | Path | None = None, strict: bool = True
-    ) -> dict | None:
-        """
-        Load a checkpoint, see :meth:`deepinv.Trainer.load_model`.
-
-        :param str, pathlib.Path, None ckpt_pretrained: file; ``None`` means the trainer's
-            ``ckpt_pretrained``, from which training then resumes.
-        :param bool strict: whether all weights must be there, and no others.
-        :return: (:class:`dict`) the checkpoint, or ``None`` if there is none to load.
-        :raises pickle.UnpicklingError: if the file holds more than tensors and builtins.
-        """
-        path = ckpt_pretrained or self.ckpt_pretrained
-        if path is None:
-            return None
-        # The host unpickles whatever the file holds; a file that passes here is only data
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        super().load_model(ckpt_pretrained, strict)
-        if ckpt_pretrained is None:
-            self._resume = checkpoint
-        return checkpoint
-
-    def _restore(self, checkpoint: dict) -> None:
-        """What the host leaves out when it resumes; the random state last, as the set-up draws."""
-        for name, key in HISTORIES.items():
-            saved = checkpoint.get(key, {})
-            if saved.keys() == getattr(self, name).keys():
-                setattr(self, name, {k: list(v) for k, v in saved.items()})
-        if "scaler" in checkpoint:
-            self.scaler.load_state_dict(checkpoint["scaler"])
-        if "rng" in checkpoint:
-            rng = checkpoint["rng"]
-            generators = list(self._generators())
-            if len(generators) != len(rng["generators"]):
-                raise ValueError(
-                    "A run resumes with the random generators it was saved with, got "
-                    f"{len(generators)} in this trainer and {len(rng['generators'])} in the "
-                    "checkpoint: build model, physics and loaders alike."
-                )
-            for generator, state in zip(generators, rng["generators"], strict=True):
-                generator.set_state(state)
-            _set_global_rng_state(rng)
-
-    def _loaders(self) -> Iterator:
-        for loaders in (self.train_dataloader, self.eval_dataloader):
-            yield from _as_list(loaders)
-
-    def _generators(self) -> Iterator[torch.Generator]:
-        """Every generator of the trainer, its modules, loaders and data sets, once each."""
-        modules = [
-            module
-            for owner in (self.model, self.physics, self.physics_generator, self.losses)
-            for root in _as_list(owner)
-            for module in root.modules()
-        ]
-        loaders = list(self._loaders())
-        datasets = [part for loader in loaders for part in _datasets(loader)]
-        seen = set()
-        for owner in [self, *modules, *loaders, *datasets]:
-            for value in getattr(owner, "__dict__", {}).values():
-                # a generator, or an object that has one, such as a GaussianJitter
-                generator = getattr(value, "generator", value)
-                if isinstance(generator, torch.Generator) and id(generator) not in seen:
-                    seen.add(id(generator))
-                    yield generator
 
 
 @dataclass
@@ -287,10 +219,20 @@ class InputJitterTrainer(JitterTrainer):
     ) -> torch.Tensor:
         r""":math:`y + w`, see :meth:`JitterTrainer.perturb`."""
         if self.sigma is None:
-            self.sigma = input_jitter_sigma(self.eps, y, physics)
+            levels = ranks.gathered(input_jitter_sigma(self.eps, y, physics))
+            self.sigma = sum(levels) / len(levels)
         device = y.device if self.generator is None else self.generator.device
         w = torch.randn(y.shape, generator=self.generator, device=device, dtype=y.dtype)
         return y + self.sigma * w.to(y.device) * L2Ball(0.0).support(y, physics)
+
+    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
+        """Save a checkpoint, see :meth:`deepinv.Trainer.save_model`."""
+        super().save_model(filename, epoch, (state or {}) | {"sigma": self.sigma})
+
+    def _restore(self, checkpoint: dict) -> None:
+        if self.sigma is None:  # it came from the first batch, which is long past
+            self.sigma = checkpoint.get("sigma")
+        super()._restore(checkpoint)
 
 
 @dataclass
@@ -364,8 +306,9 @@ class AttackTrainer(JitterTrainer):
         _checked_share(1.0 if callable(self.share) else self.share)
         super().__post_init__()
         self.monitor_history = []
-        self._place = 0, 0  # the epoch, and how many of its batches have passed
+        self._turn = 0, 0  # the epoch, and how many of its batches were asked about
         self._deltas = {}  # (loader, sample) -> its last perturbation
+        self._fresh = set()  # the keys of those the other ranks do not know
         self._samples = None  # the keys of the current batch
         self._monitored = None  # the monitor's batch
 
@@ -375,6 +318,8 @@ class AttackTrainer(JitterTrainer):
         r""":math:`y + \delta`, see :meth:`JitterTrainer.perturb`."""
         if not self._attacks_next():
             return super().perturb(x, y, physics)
+        if not y.isfinite().all() or not (x is None or x.isfinite().all()):
+            return y  # with a loss that is not finite either, on which all ranks agree
         if self.monitor is not None and self._monitored is None:
             self._monitored = {
                 "x": x,
@@ -389,45 +334,59 @@ class AttackTrainer(JitterTrainer):
             delta = self.attack(self.model, x, y, physics, init=init)
         if self.persistent:
             self._deltas |= zip(self._samples, delta.cpu(), strict=True)
+            self._fresh.update(self._samples)
         return y + delta
 
     def get_samples(self, iterators, g):
         """A batch, see :meth:`deepinv.Trainer.get_samples`; remembers which samples are in it."""
         if not self.persistent:
             return super().get_samples(iterators, g)
-        batch = batch_as_dict(next(iterators[g]))
-        self._samples = [(int(g), int(i)) for i in batch.get("index", [])]
-        return super().get_samples({g: iter([batch])}, g)
+        return super().get_samples({g: self._remembering(iterators[g], g)}, g)
 
-    def step(
-        self, epoch, *args, train: bool = True, last_batch: bool = False, **kwargs
-    ):
+    def _remembering(self, iterator: Iterator, g: int) -> Iterator:
+        batch = batch_as_dict(next(iterator))
+        self._samples = [(int(g), int(i)) for i in batch.get("index", [])]
+        yield batch
+
+    def step(self, epoch, *args, train: bool = True, last_batch=False, **kwargs):
         """A batch, see :meth:`deepinv.Trainer.step`, and the monitor after the last of an epoch."""
-        if train and self._place[0] != epoch:
-            self._place = epoch, 0
+        if train and self._turn[0] != epoch:
+            self._turn = epoch, 0
         super().step(epoch, *args, train=train, last_batch=last_batch, **kwargs)
-        if train and last_batch and self._monitored is not None:
-            self._check_overfitting(epoch)
+        if train and last_batch:
+            self._share_deltas()
+            if self._monitored is not None:
+                self._check_overfitting(epoch)
 
     def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
-        """Save a checkpoint, see :meth:`JitterTrainer.save_model`."""
-        attacks = {
-            "deltas": self._deltas,
-            "monitored": self._monitored,
-            "monitor_history": self.monitor_history,
-        }
+        """Save a checkpoint, see :meth:`deepinv.Trainer.save_model`."""
+        self._share_deltas()
+        attacks = {"deltas": self._deltas, "monitor_history": self.monitor_history}
         super().save_model(filename, epoch, (state or {}) | attacks)
+
+    def _share_deltas(self) -> None:
+        """Tell all ranks of the samples of each, which the next epoch gives to others."""
+        for deltas in ranks.gathered({k: self._deltas[k] for k in self._fresh}):
+            self._deltas |= deltas
+        self._fresh.clear()
+
+    def _rank_state(self, amid: bool) -> dict:
+        own = {"monitored": self._monitored, "turn": self._turn}
+        return super()._rank_state(amid) | own
 
     def _restore(self, checkpoint: dict) -> None:
         self._deltas = dict(checkpoint.get("deltas", {}))
-        self._monitored = checkpoint.get("monitored")
         self.monitor_history = list(checkpoint.get("monitor_history", []))
         super()._restore(checkpoint)
 
+    def _restore_rank(self, state: dict) -> None:
+        self._monitored, self._turn = state["monitored"], tuple(state["turn"])
+        super()._restore_rank(state)
+
     def _attacks_next(self) -> bool:
         """Whether the next batch is attacked; it counts as passed."""
-        epoch, passed = self._place
-        self._place = epoch, passed + 1
+        epoch, passed = self._turn
+        self._turn = epoch, passed + 1
         share = self.share
         if callable(share):
             share = _checked_share(share(epoch))
@@ -453,7 +412,8 @@ class AttackTrainer(JitterTrainer):
 
         def excess(attack: Attack) -> float:
             result = attack.run(self.model, x, y, physics)
-            return float((result.loss - result.loss_clean).mean())
+            own = float((result.loss - result.loss_clean).mean())
+            return sum(ranks.gathered(own)) / ranks.count()
 
         with _buffers_set(physics, batch["buffers"]):
             strong, weak = excess(self.monitor), excess(self.attack)
@@ -583,12 +543,6 @@ def _check_last_batch(loaders: Iterable) -> None:
             )
 
 
-def _as_list(value) -> list:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
 @contextmanager
 def _buffers_set(
     module: torch.nn.Module, buffers: dict[str, torch.Tensor]
@@ -602,31 +556,3 @@ def _buffers_set(
     finally:
         for name, buffer in before.items():
             setattr(module, name, buffer)
-
-
-def _datasets(owner) -> Iterator:
-    """The data sets of a loader, or inside a data set such as a subset."""
-    for name in ("dataset", "datasets"):
-        for dataset in _as_list(getattr(owner, name, None)):
-            yield dataset
-            yield from _datasets(dataset)
-
-
-def _global_rng_state() -> dict:
-    """State of the global generators, as tensors and builtins for ``weights_only`` loading."""
-    name, keys, *rest = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "python": random.getstate(),
-    }
-
-
-def _set_global_rng_state(state: dict) -> None:
-    torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    random.setstate(state["python"])

@@ -26,8 +26,9 @@ PROJECTS = {
         {},
     ),
     "torch": (
-        ["torch", "torch.nn", "torch.optim", "torch.optim.lr_scheduler"]
-        + ["torch.nn.utils", "torch.random", "torch.func", "torch.utils.data"],
+        ["torch", "torch.nn", "torch.nn.parallel", "torch.optim"]
+        + ["torch.optim.lr_scheduler", "torch.nn.utils", "torch.random", "torch.func"]
+        + ["torch.utils.data"],
         "generated/{name}.html",
         {
             "torch.Tensor": "tensors.html",

@@ -14,8 +14,8 @@ ROOT = Path(dj.__file__).parent
 LAYERS = [
     {"checks"},
     {"noise", "physics", "fidelities", "networks", "datasets", "shifts", "metrics"}
-    | {"budgets"},
-    {"iterators", "priors", "attacks", "states", "reports"},
+    | {"budgets", "randomness", "ranks", "interruptions"},
+    {"iterators", "priors", "attacks", "states", "reports", "engine"},
     {"models", "ensembles", "trainers", "risks", "evaluation", "selection"},
     {"baselines"},
     {"__init__"},

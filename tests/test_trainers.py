@@ -119,7 +119,8 @@ def test_resume_is_exact(tmp_path, scheme):
         assert resumed.monitor_history == whole.monitor_history
     # and the states from which both would go on
     assert torch.equal(
-        torch.get_rng_state(), torch.load(last_checkpoint(whole, 5))["rng"]["torch"]
+        torch.get_rng_state(),
+        torch.load(last_checkpoint(whole, 5))["ranks"][0]["rng"]["torch"],
     )
 
 
@@ -128,7 +129,7 @@ def test_checkpoints_are_plain_data(tmp_path):
     trainer.train()
     checkpoint = torch.load(last_checkpoint(trainer, 1), weights_only=True)
     # noise model, jitter, data set and loader of training, data set of evaluation
-    assert len(checkpoint["rng"]["generators"]) == 5
+    assert len(checkpoint["ranks"][0]["rng"]["generators"]) == 5
     plain = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=3)
     plain.load_state_dict(checkpoint["state_dict"])
 
@@ -364,7 +365,7 @@ class Recorder(dj.RobustTrainer):
         perturbed = super().perturb(x, y, physics)
         radius = (perturbed - y).norm(dim=1)
         attacked = bool(torch.allclose(radius, torch.tensor(0.1), rtol=1e-4))
-        self.attacked.setdefault(self._place[0], []).append(attacked)
+        self.attacked.setdefault(self._turn[0], []).append(attacked)
         if not attacked:
             self.noise.append(perturbed - y)
         return perturbed

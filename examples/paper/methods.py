@@ -2,10 +2,10 @@ r"""The paper's seven training methods: what each changes about the model, and a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import deepinv_jitter as dj
 import torch
@@ -167,8 +167,13 @@ def fit(
     budget: int = 1,
     device: str = "cpu",
     verbose: bool = True,
+    folder: Path | None = None,
 ) -> tuple[torch.nn.Module, float]:
-    """Train from nothing; the model in evaluation mode, and the seconds it took."""
+    """
+    Train from nothing, or from where it was interrupted if there is a folder.
+
+    The model in evaluation mode, and the seconds it took.
+    """
     settings = problem.settings
     torch.manual_seed(seed)
     model = build(problem, algorithm, method, step).to(device)
@@ -192,9 +197,10 @@ def fit(
         physics_generator=None if measured else problem.masks(seed + 1000, device),
         grad_clip=1.0,
         device=device,
-        save_path=None,
+        save_path=folder,
+        ckpt_pretrained=None if folder is None else dj.latest_checkpoint(folder),
+        ckp_interval=max(1, epochs // 20),
         show_progress_bar=verbose,
         verbose=verbose,
     )
-    start = time.perf_counter()
-    return trainer.train().eval(), time.perf_counter() - start
+    return trainer.train().eval(), trainer.seconds

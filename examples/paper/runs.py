@@ -3,9 +3,8 @@ r"""One run: a method trained with one seed and evaluated, kept as a JSON file a
 from __future__ import annotations
 
 import json
-import os
 import platform
-import time
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import deepinv
 import deepinv_jitter as dj
 import torch
+from deepinv_jitter.interruptions import replacing
 from methods import build, fit, stepsizes
 from problems import PROBLEMS, Problem
 
@@ -55,7 +55,8 @@ class Archive:
     The runs of a preset in a folder. What is asked for and is not there is trained or evaluated.
 
     Both files of a run are written in one step, the weights before the evaluation: a run that was
-    interrupted starts at what is missing.
+    interrupted starts at what is missing. What is half done has a folder of its own until then:
+    checkpoints of the training, or the state of the evaluation.
     """
 
     def __init__(
@@ -91,20 +92,26 @@ class Archive:
         """Where the weights of a run are kept; they do not depend on what it is evaluated on."""
         return self.folder / "weights" / f"{replace(run, split='test').name}.pt"
 
+    def unfinished(self, path: Path) -> Path:
+        """The folder of what is half done of a file."""
+        folder = self.folder / "unfinished" / f"{path.parent.name}-{path.stem}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def keep_weights(self, run: Run, model: torch.nn.Module, seconds: float) -> None:
         """Write the weights of a trained model."""
-        path = self.weights(run)
-        draft = path.with_suffix(".tmp")
         content = {"model": model.state_dict(), "seconds": seconds}
-        torch.save(content | self.description(run), draft)
-        os.replace(draft, path)
+        with replacing(self.weights(run)) as draft:
+            torch.save(content | self.description(run), draft)
+        shutil.rmtree(self.unfinished(self.weights(run)))
 
     def kept(self, path: Path, make: Callable[[], dict]) -> dict:
         """What a file holds, made and written first if it is not there."""
         if not path.exists():
-            draft = path.with_suffix(".tmp")
-            draft.write_text(json.dumps(make(), indent=1) + "\n")
-            os.replace(draft, path)
+            text = json.dumps(make(), indent=1) + "\n"
+            with replacing(path) as draft:
+                draft.write_text(text)
+            shutil.rmtree(self.unfinished(path))
         return json.loads(path.read_text())
 
     def model(self, run: Run) -> torch.nn.Module:
@@ -144,6 +151,7 @@ class Archive:
             budget=run.budget,
             device=self.device,
             verbose=self.verbose,
+            folder=self.unfinished(path),
         )
         self.keep_weights(run, model, seconds)
         return model, seconds
@@ -154,7 +162,7 @@ class Archive:
         if self.verbose:
             print(f"\n{run.name}", flush=True)
         model, seconds = self._trained(run)
-        start = time.perf_counter()
+        unfinished = self.unfinished(self.path(run))
         common = {
             "model": model,
             "dataloader": problem.batches(run.split),
@@ -170,6 +178,7 @@ class Archive:
             attacks=problem.attack,
             shifts=problem.shifts,
             draws=DRAWS,
+            state=unfinished / "report",
         )
         conditions = {c.label: condition(report, c.label) for c in report.conditions}
         weak = dj.evaluate_robustness(
@@ -177,6 +186,7 @@ class Archive:
             epsilons=[settings.radius],
             draws=1,
             attacks=problem.attack_of_the_paper(settings.radius),
+            state=unfinished / "paper attack",
         )
         label = f"worst case, eps={settings.radius:g}"
         conditions[label.replace("worst case", "paper attack")] = condition(weak, label)
@@ -192,7 +202,7 @@ class Archive:
                 "deepinv_jitter": dj.__version__,
             },
             "device": device_name(self.device),
-            "seconds": {"train": seconds, "evaluate": time.perf_counter() - start},
+            "seconds": {"train": seconds, "evaluate": report.seconds + weak.seconds},
             "parameters": sum(p.numel() for p in model.parameters()),
             "stepsize": stepsizes(model),
             "samples": report.digests,

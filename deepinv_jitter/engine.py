@@ -1,0 +1,522 @@
+r"""
+deepinv's Trainer for runs that take days: finite steps only, many processes, exact resume.
+
+Three classes, each the host's Trainer with one concern more. They know nothing of jitter; the
+trainers of this package build on the last.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+
+import numpy as np
+import torch
+from deepinv import Trainer
+from deepinv.utils import get_timestamp
+from torch import nn
+
+from . import randomness, ranks
+from .interruptions import BEST, INTERRUPTED, Signals, obeyed, replacing
+
+logger = logging.getLogger(__name__)
+
+#: Histories that the host saves but does not load: attribute, key in the checkpoint.
+HISTORIES = {
+    "loss_history": "loss",
+    "eval_loss_history": "eval_loss",
+    "train_metrics_history": "train_metrics",
+    "eval_metrics_history": "eval_metrics",
+}
+
+
+@dataclass
+class FiniteTrainer(Trainer):
+    """Losses and gradients that are not finite never reach the weights."""
+
+    on_non_finite: str = field(default="raise", kw_only=True)
+
+    def __post_init__(self):
+        if self.on_non_finite not in ("raise", "skip"):
+            raise ValueError(
+                f"on_non_finite must be 'raise' or 'skip', got {self.on_non_finite!r}."
+            )
+        if self.on_non_finite == "skip" and self.log_train_batch:
+            raise ValueError(
+                "on_non_finite='skip' leaves batches without a loss, but log_train_batch=True asks "
+                "for that of every batch: choose one of both."
+            )
+        super().__post_init__()
+        self.skipped = []
+        self._place = 0, 0  # the epoch, and how many of its batches have passed
+
+    def step(
+        self, epoch, *args, train: bool = True, last_batch: bool = False, **kwargs
+    ):
+        """A batch, see :meth:`deepinv.Trainer.step`, which is then counted."""
+        if train:
+            self._place = epoch, self._place[1] if self._place[0] == epoch else 0
+        super().step(epoch, *args, train=train, last_batch=last_batch, **kwargs)
+        if train:
+            self._place = epoch, self._place[1] + 1
+            if last_batch and self.logs_total_loss_train.count == 0:
+                raise FloatingPointError(
+                    f"Every batch of epoch {epoch} was left out: no loss was finite."
+                )
+
+    def compute_loss(self, physics, x, y, train: bool = True, **kwargs):
+        """Losses of a batch, see :meth:`deepinv.Trainer.compute_loss`."""
+        meters = [self.logs_total_loss_train, *self.logs_losses_train]
+        before = [len(meter.vals) for meter in meters]
+        try:
+            result = super().compute_loss(physics, x, y, train=train, **kwargs)
+            if train and self.scaler.is_enabled():
+                # Its gradients may overflow, and it leaves out such steps itself
+                self._check_finite([])
+            return result
+        except FloatingPointError as error:
+            for meter, count in zip(meters, before, strict=True):
+                _refill(meter, meter.vals[:count])
+            self._leave_out(x, y, error)
+            return 0.0, None, {}
+
+    def check_clip_grad(self):
+        """Check and clip the gradient, see :meth:`deepinv.Trainer.check_clip_grad`."""
+        if not self.scaler.is_enabled():
+            self._check_finite(self.model.parameters())
+        return super().check_clip_grad()
+
+    def _check_finite(self, parameters: Iterable[nn.Parameter]) -> None:
+        # Infinity as the largest norm clips nothing; one number for all gradients is quick
+        loss = self.logs_total_loss_train.val
+        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf)
+        bad = not (math.isfinite(loss) and bool(torch.as_tensor(norm).isfinite()))
+        if ranks.largest([int(bad)], self.device)[0]:
+            raise FloatingPointError(
+                f"loss {loss:.3g}, norm of its gradient {norm:.3g}"
+            )
+
+    def _leave_out(self, x, y, error: FloatingPointError) -> None:
+        """Stop at a batch that did not count, or go on without its gradient."""
+        epoch, batch = self._place
+        names = [
+            name
+            for name, t in {"x": x, "y": y}.items()
+            if isinstance(t, torch.Tensor) and not t.isfinite().all()
+        ]
+        reason = f"{' and '.join(names)} not finite" if names else "x and y are finite"
+        message = (
+            f"Loss and gradient must be finite, got {error} in epoch {epoch}, batch {batch} "
+            f"({reason})"
+        )
+        if self.on_non_finite == "raise":
+            raise FloatingPointError(
+                f"{message}: the weights are those of before this batch. on_non_finite='skip' "
+                "leaves such batches out."
+            ) from None
+        warnings.warn(f"{message}: the batch is left out.", stacklevel=2)
+        self.skipped.append((epoch, batch))
+        if not self.scaler.is_enabled():  # which asks for gradients, and sees theirs
+            self.optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass
+class ParallelTrainer(FiniteTrainer):
+    """One training on as many processes as ``torch.distributed`` has, one without it."""
+
+    # An unrolled model may have parameters without use, such as the weight of a prior
+    ddp_options: dict = field(
+        default_factory=lambda: {"find_unused_parameters": True}, kw_only=True
+    )
+
+    def __post_init__(self):
+        ranks.check_plain(self.model)
+        super().__post_init__()
+        self._parallel = None  # the model with gradients averaged over the ranks
+        self._to_merge = -1  # losses until the meters become those of all ranks
+
+    def setup_train(self, train: bool = True, **kwargs) -> None:
+        """Set up training or testing, see :meth:`deepinv.Trainer.setup_train`."""
+        if ranks.own() > 0:
+            self.verbose = self.plot_images = self.wandb_vis = self.mlflow_vis = False
+        if train:
+            ranks.check_loaders(
+                as_list(self.train_dataloader), as_list(self.eval_dataloader)
+            )
+        # One folder per training, of the first rank: the host would open another for testing, and
+        # lose the one with the best model
+        run_path = self.save_path
+        if ranks.own() > 0 or not train:
+            self.save_path = None
+        # The host names a folder by the second, and refuses the second run of one
+        while self.save_path and (Path(self.save_path) / get_timestamp()).exists():
+            time.sleep(0.1)
+        super().setup_train(train=train, **kwargs)
+        if train:
+            self.save_path = ranks.gathered(self.save_path)[0]
+            self._parallel = ranks.parallel(self.model, self.device, self.ddp_options)
+        else:
+            self.save_path = run_path
+
+    def train(self) -> nn.Module:
+        """Train the model, see :meth:`deepinv.Trainer.train`."""
+        try:
+            return super().train()
+        finally:
+            self._parallel = None
+
+    def test(self, test_dataloader, save_path=None, *args, **kwargs) -> dict:
+        """Test the model, see :meth:`deepinv.Trainer.test`; on every rank."""
+        ranks.check_loaders([], as_list(test_dataloader))
+        if ranks.own() > 0:
+            save_path = None
+        return super().test(test_dataloader, save_path, *args, **kwargs)
+
+    def step(self, *args, train: bool = True, last_batch: bool = False, **kwargs):
+        """A batch, see :meth:`deepinv.Trainer.step`; after the last, all ranks are of one mind."""
+        self._to_merge = self.G if last_batch and ranks.count() > 1 else -1
+        super().step(*args, train=train, last_batch=last_batch, **kwargs)
+        if train and last_batch:
+            ranks.same_buffers(self.model)
+
+    def model_inference(self, y, physics, x=None, train: bool = True, **kwargs):
+        """The reconstruction, see :meth:`deepinv.Trainer.model_inference`."""
+        if not (train and torch.is_grad_enabled() and self._parallel is not None):
+            return super().model_inference(y, physics, x=x, train=train, **kwargs)
+        # For this pass alone: evaluation and attacks, of which ranks have unequally many, and
+        # checkpoints are with the plain model
+        plain, self.model = self.model, self._parallel
+        try:
+            return super().model_inference(y, physics, x=x, train=True, **kwargs)
+        finally:
+            self.model = plain
+
+    def compute_loss(self, physics, x, y, train: bool = True, **kwargs):
+        """Losses of a batch, see :meth:`deepinv.Trainer.compute_loss`."""
+        loss, x_net, logs = super().compute_loss(physics, x, y, train=train, **kwargs)
+        self._to_merge -= 1
+        if self._to_merge == 0:  # never if it is not the last batch
+            total = self.logs_total_loss_train if train else self.logs_total_loss_eval
+            meters = self.logs_losses_train if train else self.logs_losses_eval
+            self._merge(logs, ["TotalLoss"], [total])
+            self._merge(logs, [type(part).__name__ for part in self.losses], meters)
+        return loss, x_net, logs
+
+    def compute_metrics(self, x, x_net, y, physics, logs, train=True, **kwargs):
+        """Metrics of a batch, see :meth:`deepinv.Trainer.compute_metrics`."""
+        x_net, logs = super().compute_metrics(
+            x, x_net, y, physics, logs, train=train, **kwargs
+        )
+        if self._to_merge == 0:
+            names = [type(metric).__name__ for metric in self.metrics]
+            meters = self.logs_metrics_train if train else self.logs_metrics_eval
+            self._merge(logs, names, meters)
+            if not train and self.compare_no_learning:
+                names = [f"{name} no learning" for name in names]
+                self._merge(logs, names, self.logs_metrics_no_learning)
+        return x_net, logs
+
+    @staticmethod
+    def _merge(logs: dict, names: list[str], meters: list) -> None:
+        """Make meters those of all ranks, and what the logs say of them."""
+        for name, meter in zip(names, meters, strict=True):
+            _refill(meter, sum(ranks.gathered(meter.vals), []))
+            if name in logs:
+                logs[name] = meter.avg
+
+
+@dataclass
+class ResumingTrainer(ParallelTrainer):
+    """A training that is cut off goes on where it was, as if it had never stopped."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.seconds = 0.0
+        self._since = 0.0  # when they were counted last
+        self._signals = None  # what came while training
+        self._stop = 0  # the signal that all ranks agree to obey
+        self._in_epoch = False
+        self._begins = {}  # random states at the beginning of the epoch
+        self._resume = None  # the checkpoint to go on from
+        self._ahead = None  # its place within an epoch, until that is reached
+
+    def train(self) -> nn.Module:
+        """Train the model, see :meth:`deepinv.Trainer.train`."""
+        self._stop, self.seconds, self._since = 0, 0.0, time.perf_counter()
+        try:
+            with Signals() as self._signals:
+                return super().train()
+        finally:
+            self._count_time()
+            self._signals = None
+
+    def setup_train(self, train: bool = True, **kwargs) -> None:
+        """Set up training or testing, see :meth:`deepinv.Trainer.setup_train`."""
+        self._resume, self._ahead = None, None
+        if train:
+            ranks.check_same("ckpt_pretrained", self.ckpt_pretrained)
+        super().setup_train(train=train, **kwargs)
+        if not train:
+            return
+        self._place, self._in_epoch = (self.epoch_start, 0), False
+        if self._resume is None:
+            randomness.diverge(self._generators(), ranks.own())
+        else:
+            self._restore(self._resume)
+            self._resume = None
+
+    def reset_metrics(self) -> None:
+        """Reset the meters, see :meth:`deepinv.Trainer.reset_metrics`; an epoch begins here."""
+        super().reset_metrics()
+        if self._signals is None or self._in_epoch:
+            return
+        epoch, passed = self._place
+        self._place = epoch + bool(passed), 0
+        ranks.set_epoch(self.train_dataloader, self._place[0])
+        if self._ahead is None:
+            self._begins = {"loaders": self._random_state()}
+
+    def step(self, *args, train: bool = True, last_batch: bool = False, **kwargs):
+        """A batch, see :meth:`deepinv.Trainer.step`; signals are obeyed after it."""
+        if train and self._ahead is not None:
+            self._pass_over()
+            return
+        if train and self._stop and not self._in_epoch:
+            self._interrupt()
+        self._in_epoch |= train
+        super().step(*args, train=train, last_batch=last_batch, **kwargs)
+        if train:
+            self._in_epoch = not last_batch
+            self._stop = ranks.largest([self._signals.received], self.device)[0]
+            if self._stop and not last_batch:
+                self._interrupt()
+
+    def get_samples(self, iterators, g):
+        """A batch, see :meth:`deepinv.Trainer.get_samples`."""
+        if self._in_epoch and self._place[1] == 0:
+            # A loader without workers draws its order now
+            self._begins[int(g)] = self._random_state()
+        return super().get_samples(iterators, g)
+
+    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
+        """
+        Save a checkpoint from which training can go on exactly.
+
+        :param str filename: name of the file in ``save_path``.
+        :param int epoch: current epoch, from 0.
+        :param dict, None state: more to save, of tensors and builtins.
+        :raises OSError: if the file cannot be written; one of before is kept.
+        """
+        if not self.save_path:
+            return
+        self._count_time()
+        extra = {
+            "ranks": ranks.gathered(self._rank_state(amid=filename == INTERRUPTED)),
+            "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+        }
+        if ranks.own() == 0:
+            with replacing(Path(self.save_path) / filename) as draft:
+                super().save_model(draft.name, epoch, (state or {}) | extra)
+        ranks.gathered(None)  # no rank looks for the file before it is there
+
+    def load_model(
+        self, ckpt_pretrained: str | Path | None = None, strict: bool = True
+    ) -> dict | None:
+        """
+        Load a checkpoint, see :meth:`deepinv.Trainer.load_model`.
+
+        :param str, pathlib.Path, None ckpt_pretrained: file; ``None`` means the trainer's
+            ``ckpt_pretrained``, from which training then resumes.
+        :param bool strict: whether all weights must be there, and no others.
+        :return: (:class:`dict`) the checkpoint, or ``None`` if there is none to load.
+        :raises pickle.UnpicklingError: if the file holds more than tensors and builtins.
+        :raises ValueError: if the file is damaged, no checkpoint, or one of another model.
+        """
+        path = ckpt_pretrained or self.ckpt_pretrained
+        if path is None:
+            return None
+        # The host unpickles whatever the file holds; a file that passes here is only data
+        checkpoint = _loaded(path)
+        _check_fits(self.model, checkpoint["state_dict"], path, strict)
+        super().load_model(ckpt_pretrained, strict)
+        if ckpt_pretrained is None:
+            self._resume = checkpoint
+            self._take_best_along(Path(path), checkpoint)
+        return checkpoint
+
+    def _count_time(self) -> None:
+        if self._signals is not None:
+            now = time.perf_counter()
+            self.seconds, self._since = self.seconds + now - self._since, now
+
+    def _take_best_along(self, path: Path, checkpoint: dict) -> None:
+        """The best model so far, to the folder of the resumed run."""
+        best = path.with_name(BEST)
+        if ranks.own() > 0 or not self.save_path or not best.exists():
+            return
+        if _loaded(best)["epoch"] <= checkpoint.get("epoch", math.inf):
+            shutil.copyfile(best, Path(self.save_path) / BEST)
+
+    def _interrupt(self) -> None:
+        """Save where the run is, and leave."""
+        self._save_place()
+        logger.warning("Interrupted: epoch %d, %d of its batches done.", *self._place)
+        raise obeyed(self._stop)
+
+    def _save_place(self) -> None:
+        """A checkpoint amid an epoch: the epoch before it is the last whole one."""
+        if (
+            not self.log_train_batch
+        ):  # with which the host's histories have no place in an epoch
+            self.save_model(INTERRUPTED, self._place[0] - 1)
+
+    def _leave_out(self, x, y, error: FloatingPointError) -> None:
+        try:
+            super()._leave_out(x, y, error)
+        except FloatingPointError:
+            self._save_place()
+            raise
+
+    def _rank_state(self, amid: bool) -> dict:
+        """What each rank has of its own, at the end of an epoch or amid it."""
+        if amid and self._place[1] == 0:
+            return {"rng": self._begins["loaders"]}
+        state = {"rng": self._random_state()}
+        if amid:
+            state |= {
+                "batch": self._place[1],
+                "begins": self._begins,
+                "meters": [_content(meter) for meter in self._meters()],
+            }
+        return state
+
+    def _restore(self, checkpoint: dict) -> None:
+        """What the host leaves out when it resumes; the random state last, as the set-up draws."""
+        for name, key in HISTORIES.items():
+            saved = checkpoint.get(key, {})
+            if saved.keys() == getattr(self, name).keys():
+                setattr(self, name, {k: list(v) for k, v in saved.items()})
+        if "scaler" in checkpoint:
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        self.skipped = list(checkpoint.get("skipped", []))
+        self.seconds = checkpoint.get("seconds", 0.0)
+        states = checkpoint.get("ranks")  # none from the host's own trainer
+        if states and len(states) == ranks.count():
+            self._restore_rank(states[ranks.own()])
+            return
+        if (
+            states
+        ):  # from another number of ranks: an epoch that was cut off begins anew
+            randomness.restore(states[0]["rng"], self._generators())
+        randomness.diverge(self._generators(), ranks.own())
+
+    def _restore_rank(self, state: dict) -> None:
+        if "batch" in state:
+            self._ahead, self._begins = state, dict(state["begins"])
+        rng = self._begins["loaders"] if self._ahead else state["rng"]
+        randomness.restore(rng, self._generators())
+
+    def _pass_over(self) -> None:
+        """A batch that was trained on before the run was cut off."""
+        for g in range(self.G):
+            if self._place[1] == 0:
+                randomness.restore(self._begins[g], self._generators())
+            next(self.current_train_iterators[g])
+        self._place = self._place[0], self._place[1] + 1
+        if self._place[1] == self._ahead["batch"]:
+            randomness.restore(self._ahead["rng"], self._generators())
+            for meter, content in zip(
+                self._meters(), self._ahead["meters"], strict=True
+            ):
+                vars(meter).update(content)
+            self._in_epoch, self._ahead = True, None
+
+    def _meters(self) -> list:
+        """What an epoch adds up while it trains."""
+        meters = [self.logs_total_loss_train, *self.logs_losses_train]
+        meters += self.logs_metrics_train
+        return meters + ([self.check_grad_val] if self.check_grad else [])
+
+    def _random_state(self) -> dict:
+        return randomness.state(self._generators())
+
+    def _generators(self) -> list[torch.Generator]:
+        """Every generator of the trainer, its modules, loaders and data sets, once each."""
+        modules = [
+            module
+            for owner in (self.model, self.physics, self.physics_generator, self.losses)
+            for root in as_list(owner)
+            for module in root.modules()
+        ]
+        loaders = as_list(self.train_dataloader) + as_list(self.eval_dataloader)
+        datasets = [part for loader in loaders for part in _datasets(loader)]
+        return list(randomness.generators([self, *modules, *loaders, *datasets]))
+
+
+def as_list(value: object) -> list:
+    """One thing, several or none as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _refill(meter, values: list[float]) -> None:
+    meter.reset()
+    if values:
+        meter.update(np.array(values))
+
+
+def _content(meter) -> dict:
+    return {k: v for k, v in vars(meter).items() if k not in ("name", "fmt")}
+
+
+def _datasets(owner) -> Iterator:
+    """The data sets of a loader, or inside a data set such as a subset."""
+    for name in ("dataset", "datasets"):
+        for dataset in as_list(getattr(owner, name, None)):
+            yield dataset
+            yield from _datasets(dataset)
+
+
+def _loaded(path: str | Path) -> dict:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, IsADirectoryError, PermissionError, UnpicklingError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"ckpt_pretrained must be a checkpoint, got {str(path)!r}, which is damaged or "
+            "something else: take an earlier one."
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(
+            f"ckpt_pretrained must be a checkpoint of a trainer, with a state_dict, got "
+            f"{str(path)!r} without: load other weights with model.load_state_dict."
+        )
+    return checkpoint
+
+
+def _check_fits(
+    model: nn.Module, weights: dict, path: str | Path, strict: bool
+) -> None:
+    own = model.state_dict()
+    differ = {
+        k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape
+    }
+    if strict:
+        differ |= own.keys() ^ weights.keys()
+    if differ:
+        raise ValueError(
+            f"ckpt_pretrained must be of this model, but {str(path)!r} differs from it in "
+            f"{', '.join(sorted(differ)[:3])}{' and others' if len(differ) > 3 else ''}: build "
+            "the model as it was trained."
+        )

@@ -1,0 +1,177 @@
+r"""
+Many processes, one run: what trainers and evaluations need of ``torch.distributed``.
+
+Without an initialised process group there is one rank, and everything here does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Sampler
+
+T = TypeVar("T")
+
+
+def count() -> int:
+    """Number of processes."""
+    ready = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if ready else 1
+
+
+def own() -> int:
+    """Number of this process, from 0."""
+    return distributed.get_rank() if count() > 1 else 0
+
+
+def gathered(thing: T) -> list[T]:
+    """What every rank has to say, in their order, on every rank."""
+    if count() == 1:
+        return [thing]
+    things = [None] * count()
+    distributed.all_gather_object(things, thing)
+    return things
+
+
+def largest(numbers: list[int], device: torch.device) -> list[int]:
+    """Each number as its largest value on any rank."""
+    if count() == 1:
+        return numbers
+    tensor = torch.tensor(numbers, device=device)
+    distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+    return tensor.tolist()
+
+
+def parallel(model: nn.Module, device: torch.device, options: dict) -> nn.Module | None:
+    """The model with gradients averaged over the ranks; ``None`` on a single one."""
+    if count() == 1 or not any(p.requires_grad for p in model.parameters()):
+        return None
+    device_ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, **options)
+
+
+def check_same(name: str, value: object) -> None:
+    """
+    Refuse what is not the same on all ranks, before they wait for each other in vain.
+
+    :raises ValueError: if it differs.
+    """
+    values = gathered(value)
+    if any(other != value for other in values):
+        raise ValueError(f"{name} must be the same on all ranks, got {values}.")
+
+
+def same_buffers(model: nn.Module) -> None:
+    """Give every rank the buffers of the first, such as running means."""
+    if count() > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
+
+
+def check_plain(model: nn.Module) -> None:
+    """
+    Refuse a model in one of torch's wrappers for many GPUs.
+
+    :raises TypeError: if it is one.
+    """
+    if isinstance(model, DataParallel):
+        raise TypeError(
+            "model must not be a DataParallel: its copies would run deepinv's iterations with the "
+            "parameters of the first GPU. Give the plain model and start one process per GPU with "
+            "torchrun."
+        )
+    if isinstance(model, DistributedDataParallel):
+        raise TypeError(
+            "model must be the plain model, got DistributedDataParallel: give model.module; "
+            "trainers wrap it themselves once torch.distributed is initialised."
+        )
+
+
+class ShardSampler(Sampler[int]):
+    r"""
+    The share of this process in data for evaluation: every sample on one rank, once.
+
+    :class:`torch.utils.data.DistributedSampler` repeats samples until all ranks have equally many,
+    which counts some twice. In training that is needed and meant, in evaluation it is an error.
+
+    :param Sized data: the data set, at least one sample for each rank.
+    :raises ValueError: if there are fewer samples than ranks.
+
+    |sep|
+
+    :Examples:
+
+    >>> import deepinv_jitter as dj
+    >>> list(dj.ShardSampler(dj.PointDataset(3)))  # in a single process
+    [0, 1, 2]
+    """
+
+    def __init__(self, data: Sized):
+        if len(data) < count():
+            raise ValueError(
+                f"data must hold a sample for each of {count()} ranks, got {len(data)}: evaluate "
+                "without a sampler, the same on all ranks."
+            )
+        self.indices = range(own(), len(data), count())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def set_epoch(loaders: Iterable[DataLoader], epoch: int) -> None:
+    """Tell the samplers, whose order follows from the epoch."""
+    for loader in loaders:
+        for sampler in _samplers(loader):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+
+
+def check_loaders(training: list[DataLoader], evaluation: list[DataLoader]) -> None:
+    """
+    Refuse loaders with which ranks would train on the same data, or count samples twice.
+
+    :raises ValueError: if the loaders do not share the data among the ranks.
+    """
+    if count() == 1:
+        return
+    for loader in training:
+        stream = isinstance(getattr(loader, "dataset", None), IterableDataset)
+        if not stream and _distributed(loader) is None:
+            raise ValueError(
+                "each training loader must share its data among the ranks, got one without "
+                "DistributedSampler: use DataLoader(data, sampler=DistributedSampler(data))."
+            )
+    for loader in evaluation:
+        sampler = _distributed(loader)
+        if sampler is not None and sampler.total_size != len(sampler.dataset):
+            raise ValueError(
+                "evaluation loaders must count every sample once, got a DistributedSampler which "
+                f"makes {sampler.total_size} of {len(sampler.dataset)}: use "
+                "DataLoader(data, sampler=ShardSampler(data))."
+            )
+    lengths = gathered([len(loader) for loader in training])
+    if any(other != lengths[0] for other in lengths):
+        raise ValueError(
+            f"training loaders must have equally many batches on all ranks, got {lengths}."
+        )
+
+
+def _distributed(loader: DataLoader) -> DistributedSampler | None:
+    return next(
+        (s for s in _samplers(loader) if isinstance(s, DistributedSampler)), None
+    )
+
+
+def _samplers(loader: DataLoader) -> Iterator[Sampler]:
+    """The samplers of a loader, from the outermost to the innermost."""
+    sampler = getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", None)
+    while sampler is not None:
+        yield sampler
+        sampler = getattr(sampler, "sampler", None)

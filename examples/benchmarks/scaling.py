@@ -1,0 +1,134 @@
+r"""
+What data-parallel training sends, and what that costs on 2, 8 and 64 GPUs.
+
+``torchrun --standalone --nproc_per_node=2 examples/benchmarks/scaling.py`` measures, on two
+processes, the step of a trainer with and without the others, and the messages of one step. The
+table is computed, for the faster of two ways to add up S bytes over N GPUs: a ring sends
+2 (N - 1) / N S through each link in 2 (N - 1) hops, a tree 2 S in 2 log2 N hops. Bandwidth, latency
+and the step of a GPU are assumed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from statistics import median
+
+import deepinv as dinv
+import torch
+from torch import distributed
+from torch.utils.data import DataLoader, DistributedSampler, Subset
+
+import deepinv_jitter as dj
+from deepinv_jitter import ranks
+
+SIZE = (96, 96)
+BATCH, STEPS = 4, 12
+LINKS = {  # bytes per second and seconds per hop, of each GPU
+    "NVLink, one machine": (200e9, 5e-6),
+    "InfiniBand, 200 Gbit/s": (25e9, 15e-6),
+    "Ethernet, 10 Gbit/s": (1.25e9, 50e-6),
+}
+MODELS = {  # parameters, and a step in seconds on one GPU
+    "the demos' network": (19_747, 0.02),
+    "the paper's MRI network": (224_322, 0.2),
+    "a VarNet": (30_000_000, 0.5),
+}
+FLAGS = 2  # of a word: is every loss finite, has a signal come
+
+
+def timed(action, repeat: int = STEPS) -> float:
+    """Median seconds of an action on all ranks together."""
+    taken = []
+    for _ in range(repeat + 2):
+        distributed.barrier()
+        start = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - start)
+    return median(taken[2:])
+
+
+def trainer() -> dj.JitterTrainer:
+    torch.manual_seed(0)
+    network = dj.UnrolledDnCNN(2, depth=4, width=32, residual=True)
+    model = dj.UnfoldedPGD(network, max_iter=5, jitter=0.01)
+    physics = dj.SingleCoilMRI(
+        dj.FastMRIMaskGenerator(SIZE, seed=0).step(1)["mask"],
+        img_size=SIZE,
+        noise_model=dinv.physics.GaussianNoise(0.05),
+    )
+    data = dj.BrainSliceDataset("train", img_size=SIZE, resolution=2)
+    data = Subset(data, range(BATCH * ranks.count()))
+    return dj.JitterTrainer(
+        model,
+        physics,
+        torch.optim.Adam(model.parameters(), lr=1e-3),
+        DataLoader(data, BATCH, sampler=DistributedSampler(data)),
+        online_measurements=True,
+        device="cpu",
+        epochs=1,
+        save_path=None,
+        verbose=False,
+        ddp_options={},
+    )
+
+
+def measured() -> dict[str, float]:
+    """Seconds of a step, together and alone, and of its messages."""
+    run = trainer()
+    run.setup_train()
+    x = torch.stack([run.train_dataloader[0].dataset[i]["x"] for i in range(BATCH)])
+    y = run.physics[0](x)
+
+    def step() -> None:
+        run.optimizer.zero_grad(set_to_none=True)
+        run.compute_loss(run.physics[0], x, y, train=True, epoch=0)
+        run.optimizer.step()
+
+    seconds = {"step of two processes": timed(step)}
+    run._parallel = None  # as in a single process, but for the flag
+    seconds["step without their gradients"] = timed(step)
+    count = sum(p.numel() for p in run.model.parameters())
+    gradient = torch.zeros(count)
+    seconds[f"gradient of {4 * count / 1e3:.0f} kB"] = timed(
+        lambda: distributed.all_reduce(gradient), 50
+    )
+    seconds["flag"] = timed(lambda: ranks.largest([0], run.device), 50)
+    return seconds
+
+
+def computed(parameters: int, count: int, link: tuple[float, float]) -> float:
+    """Seconds for the messages of a step on so many GPUs, none of it hidden by the computation."""
+    bandwidth, latency = link
+
+    def message(size: int) -> float:
+        ring = 2 * (count - 1) * (size / count / bandwidth + latency)
+        tree = 2 * size / bandwidth + 2 * math.log2(count) * latency
+        return min(ring, tree)
+
+    return message(4 * parameters) + FLAGS * message(8)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    seconds = measured()
+    if ranks.own() == 0:
+        print("| measured on 2 processes, gloo | ms |\n|---|---|")
+        for name, value in seconds.items():
+            print(f"| {name} | {1e3 * value:.3g} |")
+        print(
+            "\n| network (parameters, gradient, assumed step) | link | 2 | 8 | 64 GPUs |"
+        )
+        print("|---|---|---|---|---|")
+        for name, (parameters, step) in MODELS.items():
+            size = f"{parameters:,}, {4 * parameters / 1e6:.3g} MB, {1e3 * step:g} ms"
+            for link, speed in LINKS.items():
+                costs = [computed(parameters, n, speed) for n in (2, 8, 64)]
+                cells = [f"{1e3 * c:.3g} ms, {c / step:.1%}" for c in costs]
+                print(f"| {name} ({size}) | {link} | {' | '.join(cells)} |")
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
