@@ -3,7 +3,7 @@ Train any deepinv unrolled network so that it stays accurate and becomes robust.
 
 The modules in layers, from the ground up; imports run only downwards.
 
-Layer 0, on torch and deepinv alone (with :mod:`~deepinv_jitter.checks`, what a number must be):
+Layer 0, on torch and deepinv alone (with :mod:`~deepinv_jitter.checks`, what an argument must be):
 
 - :mod:`~deepinv_jitter.noise`: the law of the jitter :math:`w_k`, its scale and its generator.
 - :mod:`~deepinv_jitter.physics`: seismic convolution, single-coil MRI, the fastMRI masks.

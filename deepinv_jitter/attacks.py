@@ -13,15 +13,17 @@ import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from deepinv.loss.metric import Metric
 from deepinv.physics import Physics
 from torch import nn
 
+from . import checks as rules
 from .budgets import LAWS, Budget, L2Ball, column, per_sample
 
 FLAGS = (
@@ -141,8 +143,10 @@ class Attack(nn.Module, ABC):
         :param torch.Tensor, None init: where to start, brought into the budget. Default: ``None``,
             the attack's start.
         :return: (:class:`torch.Tensor`) :math:`\delta`, shape, type and device of ``y``, detached.
-        :raises TypeError: if ``y`` is no tensor or ``model`` no module.
-        :raises ValueError: if ``x``, ``eps``, ``init`` or the objective's values do not fit.
+        :raises TypeError: if ``model`` is no module, or ``x``, ``y``, ``init`` or what the model
+            returns no tensor of real or complex numbers.
+        :raises ValueError: if ``x``, ``eps``, ``init`` or the objective's values do not fit, or
+            ``x``, ``y`` or ``init`` are not finite.
         :raises RuntimeError: if the model gives no gradient, or under ``torch.inference_mode``.
         """
         return self._solve(model, x, y, physics, eps, init, report=False).delta
@@ -171,9 +175,10 @@ class Attack(nn.Module, ABC):
 
         :param int n: number of runs.
         :return: (:class:`WorstCase`) an attack.
+        :raises TypeError: if ``n`` is no whole number.
+        :raises ValueError: if it is below 1.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}.")
+        n = rules.number("n", n, Integral, 1)
         copies = [self._restarted(k) for k in range(1, n)]
         return WorstCase([self, *copies], objective=self.objective)
 
@@ -208,10 +213,8 @@ class SearchAttack(Attack):
         autocast: torch.dtype | None = None,
     ):
         super().__init__(budget, objective)
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(
-                f"the number of steps must be a positive integer, got {steps!r}."
-            )
+        steps = rules.number("steps", steps, Integral, 1)
+        seed = rules.seed("seed", seed)
         if start is None:
             start = "random" if self._against_clean else "zero"
         if start not in ("zero", "random"):
@@ -244,7 +247,7 @@ class SearchAttack(Attack):
         """
 
     def _solve(self, model, x, y, physics, eps, init, report):
-        with _undisturbed(model, y, physics):
+        with _undisturbed(model, x, y, physics):
             problem = Problem(self, model, x, y, physics, eps)
             delta, clean = problem.zero, None
             if init is not None or self.start == "random":
@@ -310,7 +313,8 @@ class PGDAttack(SearchAttack):
         :class:`torch.autocast`: ``torch.bfloat16`` makes an attack several times faster on hardware
         with units for it, and slower without, of which a warning tells. The perturbation and its
         loss stay in single precision. Default: ``None``, the precision that is in force.
-    :raises TypeError: if ``budget`` or ``objective`` is none of the above.
+    :raises TypeError: if ``budget`` or ``objective`` is none of the above, or a number of the wrong
+        type.
     :raises ValueError: if an argument is out of range.
 
     |sep|
@@ -349,9 +353,7 @@ class PGDAttack(SearchAttack):
             checks=checks,
             autocast=autocast,
         )
-        if not (math.isfinite(rel_step) and rel_step > 0):
-            raise ValueError(f"rel_step must be positive, got {rel_step!r}.")
-        self.rel_step = rel_step
+        self.rel_step = rules.positive("rel_step", rel_step)
 
     @classmethod
     def paper(cls, eps: float, steps: int = 20, step: float = 0.1) -> PGDAttack:
@@ -366,9 +368,10 @@ class PGDAttack(SearchAttack):
         :param int steps: number of steps. Default: 20; 50 for points.
         :param float step: length of a step. Default: 0.1; 0.05 for points.
         :return: (:class:`PGDAttack`) the attack.
+        :raises TypeError: if an argument is not a number of its type.
+        :raises ValueError: if an argument is not positive and finite.
         """
-        if not eps > 0:
-            raise ValueError(f"eps must be positive, got {eps!r}.")
+        eps, step = rules.positive("eps", eps), rules.positive("step", step)
         return cls(L2Ball(eps), steps=steps, rel_step=step / eps, keep="last")
 
     def search(self, problem, delta):
@@ -417,7 +420,8 @@ class PowerAttack(SearchAttack):
         self, budget: Budget, *, steps: int = 3, momentum: float = 0.4, **kwargs
     ):
         super().__init__(budget, steps=steps, **kwargs)
-        if not 0 <= momentum < 1:
+        momentum = rules.number("momentum", momentum, low=0)
+        if momentum >= 1:
             raise ValueError(
                 f"momentum must be at least 0 and below 1, got {momentum!r}."
             )
@@ -549,7 +553,7 @@ class RandomAttack(SearchAttack):
             raise ValueError(f"law must be one of {LAWS}, got {law!r}.")
         super().__init__(
             budget,
-            steps=samples,
+            steps=rules.number("samples", samples, Integral, 1),
             start="zero",
             objective=objective,
             seed=seed,
@@ -581,8 +585,8 @@ class WorstCase(Attack):
     :raises TypeError: if something in ``attacks`` is no attack.
     :raises ValueError: if ``attacks`` is empty or mixes domains.
 
-    Flags are those of the attack that won; ``random_beats_gradient`` also says that the winner is a
-    :class:`RandomAttack` while other attacks used a gradient.
+    Flags are those of the attack that won, or of all where none did; ``random_beats_gradient`` also
+    says that the winner is a :class:`RandomAttack` while other attacks used a gradient.
 
     |sep|
 
@@ -599,6 +603,8 @@ class WorstCase(Attack):
     """
 
     def __init__(self, attacks: Sequence[Attack], *, objective: Objective = "error"):
+        if isinstance(attacks, str) or not isinstance(attacks, Iterable):
+            raise TypeError(f"attacks must be a list of attacks, got {attacks!r}.")
         attacks = list(attacks)
         if not attacks:
             raise ValueError("attacks must hold at least one attack, got none.")
@@ -619,13 +625,14 @@ class WorstCase(Attack):
         return any(attack.uses_gradient for attack in self.attacks)
 
     def _solve(self, model, x, y, physics, eps, init, report):
-        with _undisturbed(model, y, physics):
+        with _undisturbed(model, x, y, physics):
             judge = Problem(self, model, x, y, physics, eps)
             flags = {
                 name: torch.zeros(len(y), dtype=torch.bool, device=y.device)
                 for name in FLAGS
             }
             clean, n_grad = judge.loss(judge.zero), 0
+            unbeaten = torch.ones_like(judge.nonfinite)
             for attack in self.attacks:
                 result = attack._solve(model, x, y, physics, eps, init, report)
                 n_grad += result.n_grad
@@ -633,8 +640,10 @@ class WorstCase(Attack):
                 won = judge.loss(result.perturbation) > before
                 for name, flag in result.flags.items():
                     if name == "random_beats_gradient" and not attack.uses_gradient:
-                        flag = torch.full_like(won, self.uses_gradient)
-                    flags[name] = torch.where(won, flag, flags[name])
+                        flag = won & self.uses_gradient
+                    doubted = flags[name] | (flag & unbeaten)
+                    flags[name] = torch.where(won, flag, doubted)
+                unbeaten &= ~won
         return AttackResult(
             delta=judge.to_measurement(judge.worst),
             perturbation=judge.worst,
@@ -710,6 +719,15 @@ class Problem:
         return self._judge(self.reconstruct(delta))
 
     def _judge(self, x_net: torch.Tensor) -> torch.Tensor:
+        if not isinstance(x_net, torch.Tensor):
+            raise TypeError(
+                f"the model must return a torch.Tensor, got {type(x_net).__name__}."
+            )
+        if self.target is not None and self.target.shape != x_net.shape:
+            raise ValueError(
+                f"x must have the shape of the model's output, {tuple(x_net.shape)}, got "
+                f"{tuple(self.target.shape)}."
+            )
         loss = self._value(x_net, self.target)
         if not isinstance(loss, torch.Tensor) or loss.shape != self.eps.shape:
             shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else loss
@@ -774,6 +792,12 @@ class Problem:
         """The given first point, brought into the budget, or a random one."""
         if init is None:
             return self.random(torch.Generator().manual_seed(seed))
+        rules.batch(init=init)
+        if init.is_complex() and not self.zero.is_complex():
+            raise TypeError(
+                f"init must be real like the perturbation, got {init.dtype}: give complex numbers "
+                "as 2 channels."
+            )
         if init.shape != self.zero.shape:
             raise ValueError(
                 f"init must have the shape of the perturbation, {tuple(self.zero.shape)}, got "
@@ -802,7 +826,9 @@ def _is_fast(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module, y: torch.Tensor, physics: Physics) -> Iterator[None]:
+def _undisturbed(
+    model: nn.Module, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
+) -> Iterator[None]:
     """Evaluation mode, frozen parameters, a copy of the global random state; undone after."""
     if not isinstance(y, torch.Tensor):
         raise TypeError(
@@ -816,6 +842,8 @@ def _undisturbed(model: nn.Module, y: torch.Tensor, physics: Physics) -> Iterato
             "attacks need gradients, which torch.inference_mode rules out: call them "
             "outside of it, or under torch.no_grad."
         )
+    # Once per attack: a loss that is no number would look like one that cannot be raised
+    rules.batch(**({"y": y} if x is None else {"x": x, "y": y}))
     modes = [(module, module.training) for module in model.modules()]
     modules = [m for m in (model, physics) if isinstance(m, nn.Module)]
     free = [p for m in modules for p in m.parameters() if p.requires_grad]
@@ -895,6 +923,11 @@ def _as_function(objective: Objective) -> tuple[Callable, bool]:
     if isinstance(objective, str) and objective in ("error", "deviation"):
         return _squared_error, objective == "deviation"
     if isinstance(objective, torch.Tensor):
+        if objective.is_complex() or not objective.isfinite().all():
+            raise ValueError(
+                "objective must be real and finite where it is a weight of the squared error, got "
+                f"shape {tuple(objective.shape)} of {objective.dtype}."
+            )
         return lambda x_net, x: _squared_error(x_net, x, objective), False
     if isinstance(objective, Metric):
         better = -1 if objective.lower_better or objective.train_loss else 1
@@ -914,16 +947,17 @@ def _squared_error(
         raise ValueError(
             "objective='error' needs the truth x, got None: or use 'deviation'."
         )
-    if x.shape != x_net.shape:
-        raise ValueError(
-            f"x must have the shape of the model's output, {tuple(x_net.shape)}, got "
-            f"{tuple(x.shape)}."
-        )
     squares = (x_net - x).abs().to(
         torch.promote_types(x.abs().dtype, torch.float32)
     ) ** 2
     if weight is not None:
-        squares = squares * weight.to(squares)
+        try:
+            squares = squares * weight.to(squares).expand_as(squares)
+        except RuntimeError as error:
+            raise ValueError(
+                "objective must broadcast to the model's output, of shape "
+                f"{tuple(squares.shape)}, got a weight of shape {tuple(weight.shape)}."
+            ) from error
     return squares.flatten(1).sum(1)
 
 

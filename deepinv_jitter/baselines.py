@@ -87,6 +87,7 @@ class ConditionalDDPM(Reconstructor):
     and sampling follows deepinv's variance-preserving diffusion by its DDIM solver (Song et al.,
     ICLR 2021) from one fixed noise image: the reconstruction is a deterministic and differentiable
     function of the measurements, so that attacks see all of it. Trained with :class:`DDPMTrainer`.
+    In single precision alone, as the host's sampler.
 
     :param torch.nn.Module unet: :math:`U_\theta`, a deepinv diffusion U-Net with ``forward_unet``,
         such as :class:`deepinv.models.ADMUNet` or :class:`deepinv.models.NCSNpp`, of twice as many

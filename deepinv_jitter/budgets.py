@@ -3,9 +3,12 @@ r"""What an attack may do: the ball of allowed perturbations, and the entries it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from numbers import Real
 
 import torch
 from deepinv.physics import GaussianNoise, LinearPhysics, Physics
+
+from . import checks
 
 UNITS = (None, "y", "noise")
 DOMAINS = ("measurement", "image")
@@ -16,6 +19,9 @@ class Budget(ABC):
     r"""
     A ball :math:`\{\delta : \|\delta_i\| \leq \varepsilon_i\}` for each sample :math:`i`, on the
     support of a physics.
+
+    Perturbations and gradients are taken to be finite, as those of an attack are: to look at their
+    values at every step would cost more than the step on a GPU. NaN in one gives NaN.
 
     A subclass is a norm: it writes :meth:`norm`, :meth:`project`, :meth:`steepest` and the two
     hooks of the random draws and of the noise unit. No method mixes the samples of a batch.
@@ -42,12 +48,7 @@ class Budget(ABC):
                 "relative_to compares with measurements, so an image-domain budget is absolute, "
                 f"got relative_to={relative_to!r}: give the radius in the unit of the image."
             )
-        if not (
-            support is None or isinstance(support, torch.Tensor) or support == "auto"
-        ):
-            raise ValueError(
-                f"support must be 'auto', a tensor or None, got {support!r}."
-            )
+        _check_given_support(support)
         _check_radius("radius", radius)
         self.radius = radius
         self.relative_to = relative_to
@@ -102,12 +103,20 @@ class Budget(ABC):
         :param deepinv.physics.Physics physics: the physics, asked for its noise by
             ``relative_to="noise"``.
         :return: (:class:`torch.Tensor`) :math:`\varepsilon`, shape `(B,)`.
-        :raises ValueError: if the radius does not fit the batch, or is relative to a noise that is
-            not Gaussian.
+        :raises TypeError: if ``y`` is no tensor of real or complex numbers.
+        :raises ValueError: if the radius does not fit the batch, is not finite in the precision of
+            ``y``, or is relative to a noise that is not Gaussian.
         """
+        checks.tensor("y", y)
         radius = per_sample("radius", self.radius, y)
+        radii = radius * self._unit(y, physics)
+        _check_range("radius", radii, y)
+        return radii
+
+    def _unit(self, y: torch.Tensor, physics: Physics) -> torch.Tensor:
+        """What the radius multiplies."""
         if self.relative_to == "y":
-            return radius * self.norm(y)
+            return self.norm(y)
         if self.relative_to == "noise":
             noise = getattr(physics, "noise_model", None)
             if not isinstance(noise, GaussianNoise):
@@ -115,10 +124,10 @@ class Budget(ABC):
                     "relative_to='noise' needs a physics with deepinv's GaussianNoise, got "
                     f"{type(noise).__name__}: give an absolute radius or relative_to='y'."
                 )
-            entries = self.support(y, physics).flatten(1).sum(1)
+            entries = self.support(y, physics).flatten(1).sum(1).to(_precision(y))
             sigma = per_sample("the physics' sigma", noise.sigma.reshape(-1), y)
-            return radius * sigma * self._noise_norm(entries)
-        return radius
+            return sigma * self._noise_norm(entries)
+        return torch.ones((), device=y.device)
 
     def zero(self, y: torch.Tensor, physics: Physics) -> torch.Tensor:
         r"""
@@ -127,8 +136,10 @@ class Budget(ABC):
         :param torch.Tensor y: measurements, shape `(B, ...)`.
         :param deepinv.physics.Physics physics: the physics.
         :return: (:class:`torch.Tensor`) zeros like ``y``, or like the image :math:`A^\top y`.
-        :raises TypeError: if the budget is in the image domain and the physics is not linear.
+        :raises TypeError: if ``y`` is no tensor of real or complex numbers, or the budget is in the
+            image domain and the physics is not linear.
         """
+        checks.tensor("y", y)
         if self.domain == "measurement":
             return torch.zeros_like(y)
         if not isinstance(physics, LinearPhysics):
@@ -204,13 +215,30 @@ class Budget(ABC):
         :param torch.Tensor, None support: ``True`` where the perturbation may differ from zero,
             shape `(B, ...)`. Default: everywhere.
         :return: (:class:`torch.Tensor`) perturbation inside the ball.
-        :raises ValueError: if the law is unknown.
+        :raises TypeError: if ``like`` is no tensor of real or complex numbers, or ``generator`` no
+            :class:`torch.Generator`.
+        :raises ValueError: if the law is unknown, or ``eps`` or ``support`` do not fit ``like``.
         """
+        checks.tensor("like", like)
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(
+                f"generator must be a torch.Generator, got {type(generator).__name__}."
+            )
+        if generator.device.type != "cpu":
+            raise ValueError(
+                f"generator must be on the CPU, got one on {generator.device}."
+            )
         if law not in LAWS:
             raise ValueError(f"law must be one of {LAWS}, got {law!r}.")
         if support is None:
             support = torch.ones_like(like, dtype=torch.bool)
-        entries = support.flatten(1).sum(1).clamp_min(1)
+        if support.dtype != torch.bool or support.shape != like.shape:
+            raise ValueError(
+                f"support must be boolean, of shape {tuple(like.shape)}, got "
+                f"{tuple(support.shape)} of {support.dtype}."
+            )
+        _check_eps(eps, like)
+        entries = support.flatten(1).sum(1).clamp_min(1).to(eps.dtype)
         normal = torch.where(support, _same_normal(like, generator), 0)
         if law == "gaussian":
             scale = eps / self._noise_norm(entries)
@@ -245,9 +273,9 @@ class L2Ball(Budget):
         physics measures (see :meth:`Budget.support`); a tensor non-zero on them that broadcasts to
         the perturbation; ``None``, all. Default: ``"auto"``.
     :param str domain: ``"measurement"`` or ``"image"``. Default: ``"measurement"``.
-    :raises TypeError: if ``radius`` is no number or tensor.
-    :raises ValueError: if an argument is none of the above, or an image-domain budget is not
-        absolute.
+    :raises TypeError: if ``radius`` is no number or tensor of such.
+    :raises ValueError: if an argument is none of the above, ``support`` lets nothing be perturbed,
+        or an image-domain budget is not absolute.
 
     |sep|
 
@@ -264,17 +292,21 @@ class L2Ball(Budget):
 
     def norm(self, delta: torch.Tensor) -> torch.Tensor:
         r""":math:`\|\delta_i\|_2`, see :class:`Budget`."""
+        checks.tensor("delta", delta)
         peak, scaled = _scaled(delta)
         return peak * torch.linalg.vector_norm(scaled, dim=1)
 
     def project(self, delta: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         r""":math:`\delta_i \min(1, \varepsilon_i / \|\delta_i\|_2)`, see :class:`Budget`."""
         norm = self.norm(delta)
+        _check_eps(eps, delta)
         factor = torch.where(norm <= eps, 1.0, _inside(eps, delta) / norm)
         return (delta * column(factor, delta)).to(delta.dtype)
 
     def steepest(self, gradient: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         r""":math:`\varepsilon_i\, g_i / \|g_i\|_2`, see :class:`Budget`."""
+        checks.tensor("gradient", gradient)
+        _check_eps(eps, gradient)
         peak, scaled = _scaled(gradient)
         # The largest entry is scaled to 1: the norm is smaller where all entries are zero, only
         length = torch.linalg.vector_norm(scaled, dim=1).clamp_min(1)
@@ -308,9 +340,9 @@ class LinfBall(Budget):
         ``None``, an absolute radius.
     :param str, torch.Tensor, None support: as for :class:`L2Ball`. Default: ``"auto"``.
     :param str domain: ``"measurement"`` or ``"image"``. Default: ``"measurement"``.
-    :raises TypeError: if ``radius`` is no number or tensor.
-    :raises ValueError: if an argument is none of the above, or an image-domain budget is not
-        absolute.
+    :raises TypeError: if ``radius`` is no number or tensor of such.
+    :raises ValueError: if an argument is none of the above, ``support`` lets nothing be perturbed,
+        or an image-domain budget is not absolute.
 
     |sep|
 
@@ -323,10 +355,13 @@ class LinfBall(Budget):
 
     def norm(self, delta: torch.Tensor) -> torch.Tensor:
         r""":math:`\max_j |\delta_{ij}|`, see :class:`Budget`."""
+        checks.tensor("delta", delta)
         return _scaled(delta)[0]
 
     def project(self, delta: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         r"""Each entry cut to :math:`\varepsilon_i` in modulus, see :class:`Budget`."""
+        checks.tensor("delta", delta)
+        _check_eps(eps, delta)
         size = delta.abs().to(eps.dtype)
         factor = torch.where(
             size <= column(eps, delta), 1.0, column(_inside(eps, delta), delta) / size
@@ -335,11 +370,13 @@ class LinfBall(Budget):
 
     def steepest(self, gradient: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         r""":math:`\varepsilon_i \operatorname{sign}(g_{ij})`, see :class:`Budget`."""
+        checks.tensor("gradient", gradient)
+        _check_eps(eps, gradient)
         out = torch.sgn(gradient) * column(_inside(eps, gradient), gradient)
         return out.to(gradient.dtype)
 
     def _noise_norm(self, entries: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(entries, dtype=torch.float32)
+        return torch.ones_like(entries)
 
     def _depth(
         self, sphere: torch.Tensor, entries: torch.Tensor, generator: torch.Generator
@@ -350,14 +387,15 @@ class LinfBall(Budget):
 
 def per_sample(name: str, value: float | torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """A checked radius as one number per sample of y, in single precision at least."""
-    _check_radius(name, value)
-    value = torch.as_tensor(value)
+    value = _check_radius(name, value)
     if value.ndim and value.shape not in ((1,), (len(y),)):
         raise ValueError(
             f"{name} must be a number or one number per sample, shape ({len(y)},), got shape "
             f"{tuple(value.shape)}."
         )
-    return value.to(y.device, _precision(y)).expand(len(y))
+    radii = value.to(y.device, _precision(y)).expand(len(y))
+    _check_range(name, radii, y)
+    return radii
 
 
 def column(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -365,16 +403,53 @@ def column(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return value.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _check_radius(name: str, value: float | torch.Tensor) -> None:
-    if not isinstance(value, (int, float, torch.Tensor)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number or a tensor, got {value!r}.")
+def _check_radius(name: str, value: float | torch.Tensor) -> torch.Tensor:
+    """The radius as a tensor, a number in double precision."""
+    kind = value.dtype if isinstance(value, torch.Tensor) else type(value)
+    no_number = kind in (bool, torch.bool) or getattr(kind, "is_complex", False)
+    if not isinstance(value, (Real, torch.Tensor)) or no_number:
+        raise TypeError(f"{name} must be a number or a tensor of such, got {value!r}.")
     if isinstance(value, torch.Tensor) and value.ndim > 1:
         raise ValueError(
             f"{name} must be a number or one number per sample, got shape {tuple(value.shape)}."
         )
-    value = torch.as_tensor(value)
+    if not isinstance(value, torch.Tensor):
+        value = torch.tensor(checks.number(name, value, Real, 0), dtype=torch.float64)
     if not bool((value.isfinite() & (value >= 0)).all()):
-        raise ValueError(f"{name} must be finite and not negative, got {value}.")
+        raise ValueError(f"{name} must be finite and at least 0, got {value}.")
+    return value
+
+
+def _check_range(name: str, radii: torch.Tensor, y: torch.Tensor) -> None:
+    """A radius must not overflow in the type of the perturbation."""
+    if not (radii <= torch.finfo(y.dtype).max).all():
+        raise ValueError(
+            f"{name} must be finite in the precision of y, {y.dtype}, got {radii.tolist()}."
+        )
+
+
+def _check_eps(eps: torch.Tensor, like: torch.Tensor) -> None:
+    """The shape alone: the values would be looked at once per step of an attack."""
+    if not isinstance(eps, torch.Tensor) or eps.shape not in ((1,), (len(like),)):
+        got = tuple(eps.shape) if isinstance(eps, torch.Tensor) else repr(eps)
+        raise ValueError(
+            f"eps must be a tensor with one radius per sample, shape ({len(like)},), got {got}."
+        )
+    if eps.device != like.device:
+        raise ValueError(
+            f"eps must be on the device of the perturbation, {like.device}, got {eps.device}."
+        )
+
+
+def _check_given_support(support: str | torch.Tensor | None) -> None:
+    if isinstance(support, torch.Tensor):
+        if not support.any() or not support.isfinite().all():
+            raise ValueError(
+                "support must be finite and not zero everywhere, where nothing may be perturbed, "
+                f"got a tensor of shape {tuple(support.shape)} that is not."
+            )
+    elif support is not None and not (isinstance(support, str) and support == "auto"):
+        raise ValueError(f"support must be 'auto', a tensor or None, got {support!r}.")
 
 
 def _precision(tensor: torch.Tensor) -> torch.dtype:

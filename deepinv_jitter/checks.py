@@ -1,9 +1,11 @@
-r"""What an argument must be, said in one way everywhere: the rule, what came."""
+r"""What an argument must be, said in one way everywhere: the rule, what came, what to do."""
 
 from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+
+import torch
 
 
 def number(
@@ -36,9 +38,117 @@ def number(
     if isinstance(value, bool) or not isinstance(value, kind):
         noun = "a whole number" if kind is Integral else "a number"
         raise TypeError(f"{name} must be {noun}, got {value!r}.")
-    if not (math.isfinite(value) and low <= value <= high):
+    try:
+        finite = kind is Integral or math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        finite = False
+    if not (finite and low <= value <= high):
         bounds = "" if low == -math.inf else f" and at least {low}"
         if high < math.inf:
             bounds = f" and lie from {low} to {high}"
         raise ValueError(f"{name} must be finite{bounds}, got {value}.")
     return int(value) if kind is Integral else float(value)
+
+
+def positive(name: str, value: float, below: float = math.inf) -> float:
+    r"""
+    A finite number above zero.
+
+    :param str name: what the error message calls it.
+    :param float value: the number.
+    :param float below: a bound that it must not reach. Default: none.
+    :return: ``value`` as :class:`float`.
+    :raises TypeError: if it is no number.
+    :raises ValueError: if it is not finite, not positive or not below the bound.
+    """
+    result = number(name, value)
+    if not 0 < result < below:
+        bound = f" and below {below:g}" if below < math.inf else ""
+        raise ValueError(f"{name} must be positive{bound}, got {value}.")
+    return result
+
+
+def seed(name: str, value: int) -> int:
+    r"""
+    A whole number that torch's generators take.
+
+    :param str name: what the error message calls it.
+    :param int value: the seed.
+    :return: ``value`` as :class:`int`.
+    :raises TypeError: if it is no whole number.
+    :raises ValueError: if it is negative or needs more than 63 bits.
+    """
+    return number(name, value, Integral, 0, 2**63 - 1)
+
+
+def tensor(name: str, value: torch.Tensor, real: bool = False) -> None:
+    r"""
+    A batch of real or complex numbers. Its values are not looked at, which costs next to nothing.
+
+    :param str name: what the error messages call it.
+    :param torch.Tensor value: the tensor, shape `(B, ...)`.
+    :param bool real: whether complex numbers are refused. Default: ``False``.
+    :raises TypeError: if it is no tensor of such numbers.
+    :raises ValueError: if it is empty, or no batch.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
+    if not (value.is_floating_point() or value.is_complex() and not real):
+        kind = "real" if real else "real or complex"
+        advice = (
+            "give complex images as 2 channels"
+            if value.is_complex()
+            else "convert it, for example by float()"
+        )
+        raise TypeError(
+            f"{name} must be a tensor of {kind} numbers, got {value.dtype}: {advice}."
+        )
+    if value.ndim < 2 or value.numel() == 0:
+        raise ValueError(
+            f"{name} must be a batch of shape (B, ...) and not empty, got {tuple(value.shape)}."
+        )
+
+
+def batch(**tensors: torch.Tensor) -> None:
+    r"""
+    Tensors that belong together, such as truths and their measurements. Once per batch: their
+    values are looked at.
+
+    :param torch.Tensor tensors: by name, each of shape `(B, ...)`.
+    :raises TypeError: if one is no tensor of real or complex numbers.
+    :raises ValueError: if one is empty, no batch, or not finite, or they differ in the size of the
+        batch or in the device.
+    """
+    for name, value in tensors.items():
+        tensor(name, value)
+    names = " and ".join(tensors)
+    sizes = [len(value) for value in tensors.values()]
+    if len(set(sizes)) > 1:
+        got = " and ".join(map(str, sizes))
+        raise ValueError(f"{names} must have one batch size, got {got} samples.")
+    devices = [str(value.device) for value in tensors.values()]
+    if len(set(devices)) > 1:
+        raise ValueError(
+            f"{names} must be on one device, got {' and '.join(devices)}: move one by to()."
+        )
+    for name, value in tensors.items():
+        finite(name, value)
+
+
+def finite(name: str, value: torch.Tensor) -> None:
+    r"""
+    A tensor without NaN and infinity. On a GPU this waits for all that came before.
+
+    :param str name: what the error message calls it.
+    :param torch.Tensor value: the tensor, shape `(B, ...)`.
+    :raises ValueError: if a value is not finite, or there are none, as on the meta device.
+    """
+    if value.is_meta:
+        raise ValueError(f"{name} must hold values, got a tensor on the meta device.")
+    good = value.isfinite()
+    if not good.all():
+        bad = (~good).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity in {len(bad)} of {len(value)} samples, "
+            f"first in sample {bad[0]}."
+        )

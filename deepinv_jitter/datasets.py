@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import re
+import sys
 import tempfile
 from collections.abc import Iterable
 from numbers import Integral, Real
@@ -30,6 +32,8 @@ DIRECTIONS = ("inline", "crossline", "trace")
 PERIOD = 40
 BLOCKS = {"train": range(0, 25), "test": range(29, 36)}
 SMALLEST_AREA = 0.3
+# Of a section with its margins: a gigabyte in double precision
+LARGEST_CANVAS = 2**27
 
 
 class PointDataset(ImageDataset):
@@ -59,9 +63,12 @@ class PointDataset(ImageDataset):
 
     def __init__(self, length: int, *, center: Iterable[float] = (0.0, 0.0)):
         super().__init__(use_dict_output=True)
-        self.length = checks.number("length", length, Integral, 1)
+        self.length = checks.number("length", length, Integral, 1, sys.maxsize)
         center = tuple(center) if isinstance(center, Iterable) else (center,)
-        self.center = tuple(checks.number("center", c, Real) for c in center)
+        largest = torch.finfo(torch.float32).max
+        self.center = tuple(
+            checks.number("center", c, Real, -largest, largest) for c in center
+        )
         if len(center) != 2:
             raise ValueError(f"center must hold two numbers, got {len(center)}.")
 
@@ -111,7 +118,8 @@ class ReflectivityDataset(ImageDataset):
     :param float throw: largest vertical offset across a fault in time samples, at least 1; each
         is drawn from a third of it up. Default: 24.
     :raises TypeError: if a number is of the wrong type.
-    :raises ValueError: if a number is out of range, or dip and fold could turn the layers over.
+    :raises ValueError: if a number is out of range, dip and fold could turn the layers over, or
+        faults and throw need a canvas of more than 2**27 samples.
 
     |sep|
 
@@ -137,7 +145,7 @@ class ReflectivityDataset(ImageDataset):
         throw: float = 24.0,
     ):
         super().__init__(use_dict_output=True)
-        self.length = checks.number("length", length, Integral, 1)
+        self.length = checks.number("length", length, Integral, 1, sys.maxsize)
         self.img_size = _checked_size(img_size)
         self.seed = checks.number("seed", seed, Integral, 0)
         self.thickness = checks.number(
@@ -146,8 +154,8 @@ class ReflectivityDataset(ImageDataset):
         self.dip = checks.number("dip", dip, Real, 0)
         self.fold = checks.number("fold", fold, Real, 0)
         self.pinch_out = checks.number("pinch_out", pinch_out, Real, 0, 1)
-        self.faults = checks.number("faults", faults, Integral, 0)
-        self.throw = checks.number("throw", throw, Real, 1)
+        self.faults = checks.number("faults", faults, Integral, 0, LARGEST_CANVAS)
+        self.throw = checks.number("throw", throw, Real, 1, LARGEST_CANVAS)
         # Faults bring in rock from above and from the sides: sections are cut from a larger canvas
         slide = self.faults * math.ceil(self.throw)
         self._margin = (slide, math.ceil(0.7 * slide))
@@ -155,6 +163,12 @@ class ReflectivityDataset(ImageDataset):
             self.img_size[0] + slide,
             self.img_size[1] + 2 * self._margin[1],
         )
+        if math.prod(self._canvas) > LARGEST_CANVAS:
+            raise ValueError(
+                f"a section and what its faults may bring in must not exceed {LARGEST_CANVAS} "
+                f"samples, got {self._canvas[0]} x {self._canvas[1]}: reduce img_size, faults or "
+                "throw."
+            )
         self._relief = self.dip * self._canvas[1] / 2 + self.fold
         if self._relief >= self._canvas[0]:
             raise ValueError(
@@ -302,13 +316,13 @@ class BrainSliceDataset(ImageDataset):
         seed: int = 0,
     ):
         super().__init__(use_dict_output=True)
-        if split not in BLOCKS:
+        if split not in tuple(BLOCKS):
             raise ValueError(f"split must be one of {tuple(BLOCKS)}, got {split!r}.")
         if plane not in PLANES:
             raise ValueError(f"plane must be one of {PLANES}, got {plane!r}.")
         img_size = _checked_size(img_size)
         resolution = checks.number("resolution", resolution, Real, 0.1, 10)
-        spacing = checks.number("spacing", spacing, Integral, 1)
+        spacing = checks.number("spacing", spacing, Integral, 1, 1000)
         copies = checks.number("copies", copies, Integral, 1)
         self.contrast, self.flip = contrast, flip
         # The template is its own mirror image from left to right
@@ -354,6 +368,7 @@ class IndexedDataset(ImageDataset):
     :class:`AttackTrainer` with ``persistent=True``. deepinv ignores the key.
 
     :param torch.utils.data.Dataset dataset: data set in any of deepinv's formats.
+    :raises TypeError: if ``dataset`` has no length or no items.
 
     |sep|
 
@@ -366,12 +381,18 @@ class IndexedDataset(ImageDataset):
 
     def __init__(self, dataset: Dataset):
         super().__init__(use_dict_output=True)
+        if not all(hasattr(dataset, name) for name in ("__len__", "__getitem__")):
+            raise TypeError(
+                f"dataset must have a length and items, got {type(dataset).__name__}."
+            )
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+        # One number for each sample, however it is asked for
+        index = _from_zero(index, len(self))
         return batch_as_dict(self.dataset[index]) | {"index": index}
 
 
@@ -387,8 +408,9 @@ def fastmri_slices(
 
     The images are those in the files, ``reconstruction_esc`` or ``reconstruction_rss``, each
     brought to [0, 1] by its own minimum and maximum and then centre-cropped or padded with zeros.
-    deepinv reads the k-space of every slice along with them and shows progress bars; it skips
-    unreadable files with a warning. fastMRI's test and challenge files hold no images.
+    deepinv reads the k-space of every slice along with them and shows progress bars. All files are
+    looked at before any is read: one that is broken or not a volume is an error, so that a data set
+    never lacks volumes without a word. fastMRI's test and challenge files hold no images.
 
     :param str, pathlib.Path root: folder of ``.h5`` files, from https://fastmri.med.nyu.edu.
     :param str, pathlib.Path, None save_path: file in which to keep the slices, overwritten if it
@@ -400,8 +422,11 @@ def fastmri_slices(
         ``"middle+i"`` (the middle one and ``i`` on either side), or indices. Default: ``"all"``.
     :return: (:class:`deepinv.datasets.SimpleFastMRISliceDataset`) samples ``{"x": x}`` with ``x``
         of shape `(2, H, W)`, the real part in [0, 1] and the imaginary part 0.
-    :raises FileNotFoundError: if ``root`` is no folder or holds no readable ``.h5`` file.
-    :raises ValueError: if a file holds no images, or an argument is out of range.
+    :raises FileNotFoundError: if ``root`` is no folder or holds no ``.h5`` file.
+    :raises IsADirectoryError: if ``save_path`` is a folder.
+    :raises TypeError: if ``slice_index`` is none of the above.
+    :raises ValueError: if a file is no fastMRI volume with images or holds NaN or infinity in a
+        slice, or an argument is out of range.
 
     |sep|
 
@@ -417,23 +442,96 @@ def fastmri_slices(
         raise FileNotFoundError(
             f"root must be a folder of fastMRI .h5 files, got {root}."
         )
-    volumes = FastMRISliceDataset(root, slice_index=slice_index, use_dict_output=True)
-    if len(volumes) == 0:
-        raise FileNotFoundError(
-            f"root must hold readable fastMRI .h5 files, found none in {root}."
+    if save_path is not None and Path(save_path).is_dir():
+        raise IsADirectoryError(
+            f"save_path must be a file, got the folder {save_path}."
         )
-    for path in sorted({sample.fname for sample in volumes.samples}):
-        with h5py.File(path) as file:
-            if not {"reconstruction_esc", "reconstruction_rss"} & set(file):
-                raise ValueError(
-                    f"every file must hold reconstruction_esc or reconstruction_rss, {path} holds "
-                    f"{sorted(file)}: use fastMRI's train or val files."
-                )
+    paths = sorted(Path(root).glob("*.h5"))
+    if not paths:
+        raise FileNotFoundError(
+            f"root must hold fastMRI .h5 files, found none in {root}."
+        )
+    for path in paths:
+        _check_slices(slice_index, _fastmri_slices_in(path), path)
+    volumes = FastMRISliceDataset(
+        root, slice_index=slice_index, transform=_finite_slice, use_dict_output=True
+    )
     # The host returns its dataset through a file, all of which it has read back by then
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "slices.pt") if save_path is None else Path(save_path)
         path.parent.mkdir(parents=True, exist_ok=True)
         return volumes.save_simple_dataset(path, pad_to_size=img_size)
+
+
+def _fastmri_slices_in(path: Path) -> int:
+    """The number of slices of a volume, once what it holds has been checked."""
+    try:
+        with h5py.File(path) as file:
+            names = sorted(file)
+            k = file.get("kspace")
+            x = file.get("reconstruction_esc", file.get("reconstruction_rss"))
+            k, x = ((v.shape, v.dtype) if hasattr(v, "dtype") else None for v in (k, x))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"every .h5 file must be a fastMRI volume, {path} cannot be read ({error}): load it "
+            "down again, or take it out of the folder."
+        ) from error
+    if k is None:
+        raise ValueError(
+            f"every file must hold kspace, {path} holds {names}: take it out of the folder."
+        )
+    if x is None:
+        raise ValueError(
+            f"every file must hold reconstruction_esc or reconstruction_rss, {path} holds "
+            f"{names}: use fastMRI's train or val files."
+        )
+    if k[1].kind != "c" or len(k[0]) not in (3, 4) or 0 in k[0]:
+        raise ValueError(
+            "kspace must be complex, of shape (slices, H, W) or (slices, coils, H, W), "
+            f"{path} holds {k[0]} of {k[1]}."
+        )
+    if x[1].kind != "f" or len(x[0]) != 3 or x[0][0] != k[0][0] or 0 in x[0]:
+        raise ValueError(
+            f"images must be real, of shape (slices, H, W) with the {k[0][0]} slices of kspace, "
+            f"{path} holds {x[0]} of {x[1]}."
+        )
+    return x[0][0]
+
+
+def _check_slices(chosen: str | int | tuple[int, ...], count: int, path: Path) -> None:
+    if isinstance(chosen, str):
+        match = re.fullmatch(r"all|middle(?:\+(\d+))?", chosen)
+        if not match:
+            raise ValueError(
+                "slice_index must be 'all', 'middle', 'middle+i' or indices, got "
+                f"{chosen!r}."
+            )
+        around = int(match[1] or 0)
+        wanted = (count // 2 - around, count // 2 + around)
+    else:
+        wanted = chosen if isinstance(chosen, (tuple, list)) else (chosen,)
+        for index in wanted:
+            checks.number("slice_index", index, Integral)
+        around = 0
+        wanted = [i + count if i < 0 else i for i in wanted]
+    if not wanted or not 0 <= min(wanted) <= max(wanted) < count:
+        raise ValueError(
+            f"slice_index must choose slices of every volume, got {chosen!r}, but {path} has "
+            f"{count}."
+        )
+
+
+def _finite_slice(target, kspace, seed, metadata, **params):
+    """A transform of the host's, which changes nothing: it sees all that is read."""
+    for name, values in {"kspace": kspace, "the image": target}.items():
+        if not values.isfinite().all():
+            # The host's seed is the path and the number
+            path, number = seed.rsplit(".h5", 1)
+            raise ValueError(
+                f"{name} must be finite, got NaN or infinity in slice {number} of {path}.h5: take "
+                "the file out of the folder, or leave the slice out by slice_index."
+            )
+    return target, kspace, params
 
 
 def segy_sections(

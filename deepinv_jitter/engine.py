@@ -94,13 +94,15 @@ class FiniteTrainer(Trainer):
         return super().check_clip_grad()
 
     def _check_finite(self, parameters: Iterable[nn.Parameter]) -> None:
-        # Infinity as the largest norm clips nothing; one number for all gradients is quick
         loss = self.logs_total_loss_train.val
-        norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf)
-        bad = not (math.isfinite(loss) and bool(torch.as_tensor(norm).isfinite()))
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        peaks = [g.abs().max() for g in gradients if g.numel()]
+        # All of them in one number, which is copied from the device once
+        peak = torch.stack(peaks).max().item() if peaks else 0.0
+        bad = not (math.isfinite(loss) and math.isfinite(peak))
         if ranks.largest([int(bad)], self.device)[0]:
             raise FloatingPointError(
-                f"loss {loss:.3g}, norm of its gradient {norm:.3g}"
+                f"loss {loss:.3g}, largest entry of its gradient {peak:.3g}"
             )
 
     def _leave_out(self, x, y, error: FloatingPointError) -> None:
@@ -171,13 +173,21 @@ class ParallelTrainer(FiniteTrainer):
             return super().train()
         finally:
             self._parallel = None
+            self._let_workers_go()
 
     def test(self, test_dataloader, save_path=None, *args, **kwargs) -> dict:
         """Test the model, see :meth:`deepinv.Trainer.test`; on every rank."""
         ranks.check_loaders([], as_list(test_dataloader))
         if ranks.own() > 0:
             save_path = None
-        return super().test(test_dataloader, save_path, *args, **kwargs)
+        try:
+            return super().test(test_dataloader, save_path, *args, **kwargs)
+        finally:
+            self._let_workers_go()
+
+    def _let_workers_go(self) -> None:
+        # The host keeps the iterators of the loaders, and they their worker processes
+        self.current_train_iterators = self.current_eval_iterators = None
 
     def step(self, *args, train: bool = True, last_batch: bool = False, **kwargs):
         """A batch, see :meth:`deepinv.Trainer.step`; after the last, all ranks are of one mind."""
@@ -240,7 +250,8 @@ class ResumingTrainer(ParallelTrainer):
         super().__post_init__()
         self.seconds = 0.0
         self._since = 0.0  # when they were counted last
-        self._signals = None  # what came while training
+        self._signals = Signals()
+        self._running = False
         self._stop = 0  # the signal that all ranks agree to obey
         self._in_epoch = False
         self._begins = {}  # random states at the beginning of the epoch
@@ -250,12 +261,13 @@ class ResumingTrainer(ParallelTrainer):
     def train(self) -> nn.Module:
         """Train the model, see :meth:`deepinv.Trainer.train`."""
         self._stop, self.seconds, self._since = 0, 0.0, time.perf_counter()
+        self._running = True
         try:
             with Signals() as self._signals:
                 return super().train()
         finally:
             self._count_time()
-            self._signals = None
+            self._running = False
 
     def setup_train(self, train: bool = True, **kwargs) -> None:
         """Set up training or testing, see :meth:`deepinv.Trainer.setup_train`."""
@@ -275,7 +287,7 @@ class ResumingTrainer(ParallelTrainer):
     def reset_metrics(self) -> None:
         """Reset the meters, see :meth:`deepinv.Trainer.reset_metrics`; an epoch begins here."""
         super().reset_metrics()
-        if self._signals is None or self._in_epoch:
+        if self._in_epoch or not self._running:
             return
         epoch, passed = self._place
         self._place = epoch + bool(passed), 0
@@ -354,7 +366,7 @@ class ResumingTrainer(ParallelTrainer):
         return checkpoint
 
     def _count_time(self) -> None:
-        if self._signals is not None:
+        if self._running:
             now = time.perf_counter()
             self.seconds, self._since = self.seconds + now - self._since, now
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from deepinv.optim import BaseOptim
@@ -12,6 +12,7 @@ from deepinv.physics import Physics
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from . import checks
 from .iterators import JitteredIterator, jitter, unjitter
 from .noise import GaussianJitter
 
@@ -30,7 +31,8 @@ class Ensemble(nn.Module):
         and the level and generator of their jitter; some may have none. On the device and of the
         type they are to run in; left as they are until :meth:`unstack`.
     :raises TypeError: if something in ``models`` is not a :class:`deepinv.optim.BaseOptim`.
-    :raises ValueError: if ``models`` is empty, or their weights or scales of noise do not match.
+    :raises ValueError: if ``models`` is empty, or their weights, with type and device, or scales of
+        noise do not match.
 
     |sep|
 
@@ -53,6 +55,10 @@ class Ensemble(nn.Module):
 
     def __init__(self, models: Sequence[BaseOptim]):
         super().__init__()
+        if not isinstance(models, Iterable):
+            raise TypeError(
+                f"models must be a list of models, got {type(models).__name__}."
+            )
         models = list(models)
         _check_alike(models)
         parameters, buffers = stack_module_state(models)
@@ -72,8 +78,10 @@ class Ensemble(nn.Module):
         :param torch.Tensor y: measurements, shape `(M, B, ...)` for `M` models.
         :param deepinv.physics.Physics physics: the physics of all of them.
         :return: (:class:`torch.Tensor`) reconstructions, shape `(M, B, ...)`.
+        :raises TypeError: if ``y`` is no tensor of real or complex numbers.
         :raises ValueError: if the first dimension of ``y`` is not the number of models.
         """
+        checks.tensor("y", y)
         if len(y) != len(self._models):
             raise ValueError(
                 f"y must hold the measurements of each of the {len(self._models)} models, got "
@@ -112,8 +120,15 @@ class Ensemble(nn.Module):
 
         :param float max_norm: largest norm.
         :return: (:class:`torch.Tensor`) norms before, shape `(M,)`.
+        :raises TypeError: if ``max_norm`` is no number.
+        :raises ValueError: if it is negative or not finite, or there are no gradients.
         """
+        max_norm = checks.number("max_norm", max_norm, low=0)
         gradients = [w.grad for w in self._weights if w.grad is not None]
+        if not gradients:
+            raise ValueError(
+                "gradients must be there to be clipped: call backward first."
+            )
         norms = torch.stack(
             [g.reshape(len(g), -1).norm(dim=1) for g in gradients]
         ).norm(dim=0)
@@ -129,7 +144,7 @@ class Ensemble(nn.Module):
             for k, m in itertools.product(range(steps), range(len(x))):
                 law = self._laws[m]
                 if law is not None and law.sigma_at(k) > 0:
-                    noise[k, m] = law.sigma_at(k) * law.standard_normal(x[m])
+                    noise[k, m] = law.level(x[m], k) * law.standard_normal(x[m])
         return noise
 
 
@@ -174,8 +189,8 @@ def _check_alike(models: Sequence[BaseOptim]) -> None:
     kinds = [_kind(model) for model in models]
     if any(kind != kinds[0] for kind in kinds):
         raise ValueError(
-            "models must be alike in class, max_iter, fixed parameters and the shapes of their "
-            "weights: build them all by one function."
+            "models must be alike in class, max_iter, fixed parameters and the shapes, types and "
+            "devices of their weights: build them all by one function."
         )
     places = {
         (id(p), id(m), n) for m in models[0].modules() for n, p in m._parameters.items()
@@ -194,5 +209,5 @@ def _kind(model: BaseOptim) -> tuple:
         for name, value in model.init_params_algo.items()
         if not isinstance(value, nn.ParameterList)
     }
-    shapes = {name: p.shape for name, p in model.named_parameters()}
+    shapes = {n: (p.shape, p.dtype, p.device) for n, p in model.named_parameters()}
     return type(model), model.max_iter, fixed, shapes

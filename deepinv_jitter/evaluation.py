@@ -155,12 +155,16 @@ def evaluate_robustness(
         raise TypeError(
             f"physics must be a deepinv Physics, got {type(physics).__name__}."
         )
+    if not isinstance(dataloader, Iterable):
+        raise TypeError(
+            f"dataloader must be iterable, got {type(dataloader).__name__}."
+        )
     protocol = _Protocol(
         conditions=_conditions(epsilons, shifts, physics),
         attack=_attack(attacks),
         metrics=_checked_metrics(metrics),
         draws=checks.number("draws", draws, Integral, 1),
-        seed=checks.number("seed", seed, Integral, 0),
+        seed=checks.seed("seed", seed),
     )
     tensors = chain(model.parameters(), physics.buffers(), [torch.empty(0)])
     device = torch.device(next(tensors).device if device is None else device)
@@ -321,6 +325,10 @@ class _Bench:
     def reconstruct(self, delta: torch.Tensor) -> torch.Tensor:
         r""":math:`H(y + \delta)`."""
         x_net = self.model(self.y + delta, self.physics)
+        if not isinstance(x_net, torch.Tensor):
+            raise TypeError(
+                f"the model must return a torch.Tensor, got {type(x_net).__name__}."
+            )
         if x_net.shape != self.x.shape:
             raise ValueError(
                 f"the reconstruction must have the shape of x, {tuple(self.x.shape)}, got "
@@ -483,6 +491,11 @@ def _unpacked(
     batch: object, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor | None, dict]:
     """Truth, measurements if any, and parameters of the physics."""
+    if not isinstance(batch, (dict, list, tuple, torch.Tensor)):
+        raise TypeError(
+            "every batch must be a dictionary, a tuple or a tensor, got "
+            f"{type(batch).__name__}."
+        )
     batch = batch_as_dict(batch)
     x, y, params = batch.get("x"), batch.get("y"), batch.get("params") or {}
     if x is None:
@@ -490,11 +503,9 @@ def _unpacked(
             "every batch needs the truth x, which errors are measured against, got "
             f"{sorted(batch)}."
         )
+    # Once per batch: NaN would travel silently into every mean
     for name, value in {"x": x, "y": x if y is None else y}.items():
-        if not isinstance(value, torch.Tensor):
-            raise TypeError(
-                f"{name} must be a torch.Tensor, got {type(value).__name__}."
-            )
+        checks.batch(**{name: value})
     params = {
         name: value.to(device) if isinstance(value, torch.Tensor) else value
         for name, value in params.items()
@@ -514,11 +525,15 @@ def _conditions(
     """All conditions, in the order in which they are tried."""
     if isinstance(epsilons, (Real, str)) or not isinstance(epsilons, Iterable):
         raise TypeError(f"epsilons must be a list of radii, got {epsilons!r}.")
-    radii = sorted({float(eps) for eps in epsilons})
-    if not all(math.isfinite(eps) and eps >= 0 for eps in radii):
-        raise ValueError(f"epsilons must be finite and not negative, got {radii}.")
+    # What tensors and arrays hold is a number, too
+    radii = [e.item() if getattr(e, "shape", None) == () else e for e in epsilons]
+    radii = sorted({checks.number("epsilons", eps, Real, 0) for eps in radii})
     if isinstance(shifts, Shift):
         shifts = [shifts]
+    if isinstance(shifts, str) or not isinstance(shifts, (Iterable, type(None))):
+        raise TypeError(
+            f"shifts must be a Shift, such as Bias, or several, got {shifts!r}."
+        )
     if not isinstance(shifts, dict):
         shifts = {repr(shift): shift for shift in shifts or []}
     for name, shift in shifts.items():

@@ -7,9 +7,13 @@ registered, saved or moved.
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from deepinv.optim import L2, DataFidelity
 from deepinv.physics import Physics
+
+from . import checks
 
 
 class NormalL2(L2):
@@ -26,7 +30,10 @@ class NormalL2(L2):
     :class:`ConditionedIterator`. In any other model, and for a physics that is not linear, this is
     the host's class, with the same values.
 
-    :param float sigma: standard deviation of the noise. Default: 1.
+    :param float sigma: standard deviation of the noise, from 1e-15 to 1e15, so that its square
+        keeps its digits in single precision. Default: 1.
+    :raises TypeError: if ``sigma`` is no number.
+    :raises ValueError: if it is out of range.
 
     |sep|
 
@@ -42,6 +49,9 @@ class NormalL2(L2):
     """
 
     reads_adjoint = True
+
+    def __init__(self, sigma: float = 1.0):
+        super().__init__(sigma=checks.number("sigma", sigma, Real, 1e-15, 1e15))
 
     def given(self, adjoint: torch.Tensor) -> NormalL2Given:
         r"""

@@ -41,7 +41,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     >>> with TemporaryDirectory() as folder:
     ...     with replacing(Path(folder) / "table.txt") as draft:
     ...         _ = draft.write_text("whole")
-    ...     [file.name for file in Path(folder).iterdir()]
+    ...     print([file.name for file in Path(folder).iterdir()])
     ['table.txt']
     """
     path = Path(path)

@@ -55,11 +55,17 @@ class IteratorWrapper(OptimIterator):
     ``state_dict``, so that checkpoints load with and without the wrapper.
 
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap, left unchanged.
+    :raises TypeError: if ``iterator`` is none.
     """
 
     def __init__(self, iterator: OptimIterator):
         # Not OptimIterator.__init__, which would register steps and a cost of its own
         torch.nn.Module.__init__(self)
+        if not isinstance(iterator, OptimIterator):
+            raise TypeError(
+                "iterator must be a deepinv OptimIterator, such as GDIteration(), got "
+                f"{type(iterator).__name__}."
+            )
         self.iterator = iterator
         self.train(iterator.training)
         self._register_state_dict_hook(_drop_prefix)
@@ -331,6 +337,7 @@ def no_jitter(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
     :param torch.nn.Module module: a model, or anything that holds one.
     :return: a context manager which yields ``module``.
+    :raises TypeError: if ``module`` is no module.
 
     |sep|
 
@@ -344,6 +351,10 @@ def no_jitter(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
     ...     print(torch.equal(model(y, physics), model(y, physics)))
     True
     """
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(
+            f"no_jitter needs a torch.nn.Module, got {type(module).__name__}."
+        )
     iterators = [m for m in module.modules() if isinstance(m, JitteredIterator)]
     before = [iterator.enabled for iterator in iterators]
     try:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 from deepinv.loss.metric import SSIM, Metric
 
+from . import checks
+
+#: Width of the window of SSIM, in pixels
+WINDOW = 11
+
 
 class PaperPSNR(Metric):
     r"""
@@ -20,9 +25,12 @@ class PaperPSNR(Metric):
     cuts the reconstruction but not the truth, so that a perfect one is not perfect; here both are
     cut.)
 
-    Images of shape `(B, 2, ...)` are complex, as everywhere in deepinv. Equal images give infinity.
+    Images of shape `(B, 2, ...)` are complex, as everywhere in deepinv. Equal images give infinity,
+    and NaN in an image gives NaN for it.
 
     :param kwargs: as for :class:`deepinv.loss.metric.Metric`.
+    :raises TypeError: in the call, if an image is no tensor of real or complex numbers.
+    :raises ValueError: in the call, if the images are empty or their shapes differ.
 
     |sep|
 
@@ -43,7 +51,8 @@ class PaperPSNR(Metric):
         self, x_net: torch.Tensor, x: torch.Tensor, *args, **kwargs
     ) -> torch.Tensor:
         """PSNR of each image, shape `(B,)`, see :class:`deepinv.loss.metric.Metric`."""
-        squares = (_real_part(x_net) - _real_part(x)).square()
+        x_net, x = _real_parts(x_net, x)
+        squares = (x_net - x).square()
         return -10 * squares.flatten(1).mean(1).log10()
 
 
@@ -55,6 +64,9 @@ class PaperSSIM(SSIM):
     images must be no smaller. The warnings of :class:`PaperPSNR` hold.
 
     :param kwargs: as for :class:`deepinv.loss.metric.SSIM`.
+    :raises TypeError: in the call, if an image is no tensor of real or complex numbers.
+    :raises ValueError: in the call, if the shapes differ or the images are not of shape `(B, C, H,
+        W)` with 11 pixels and more.
 
     |sep|
 
@@ -73,7 +85,27 @@ class PaperSSIM(SSIM):
         self, x_net: torch.Tensor, x: torch.Tensor, *args, **kwargs
     ) -> torch.Tensor:
         """SSIM of each image, shape `(B,)`, see :class:`deepinv.loss.metric.Metric`."""
-        return super().metric(_real_part(x_net), _real_part(x), *args, **kwargs)
+        x_net, x = _real_parts(x_net, x)
+        if x.ndim != 4 or min(x.shape[2:]) < WINDOW:
+            raise ValueError(
+                f"images must have shape (B, C, H, W) with H, W at least {WINDOW}, the window of "
+                f"SSIM, got {tuple(x.shape)}."
+            )
+        return super().metric(x_net, x, *args, **kwargs)
+
+
+def _real_parts(
+    x_net: torch.Tensor, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    for name, image in {"x_net": x_net, "x": x}.items():
+        checks.tensor(name, image)
+    x_net, x = _real_part(x_net), _real_part(x)
+    if x_net.shape != x.shape or x_net.device != x.device:
+        raise ValueError(
+            "x_net and x must have one shape and device, got "
+            f"{tuple(x_net.shape)} on {x_net.device} and {tuple(x.shape)} on {x.device}."
+        )
+    return x_net, x
 
 
 def _real_part(x: torch.Tensor) -> torch.Tensor:

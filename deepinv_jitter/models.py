@@ -3,6 +3,7 @@ r"""The paper's two unrolled networks, over the host's own algorithms."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 
 import torch
 from deepinv.models import Denoiser, Reconstructor
@@ -10,6 +11,7 @@ from deepinv.optim import GD, PGD, RED, DataFidelity, PnP, Prior
 from deepinv.physics import Physics
 from torch import nn
 
+from . import checks
 from .fidelities import NormalL2
 from .iterators import CheckpointedIterator, ConditionedIterator
 from .iterators import jitter as jitter_model
@@ -45,8 +47,7 @@ class _Unfolded:
         positive_stepsize: bool = False,
         init: Callable[[torch.Tensor, Physics], torch.Tensor] = adjoint,
     ):
-        if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-            raise ValueError(f"max_iter must be a positive integer, got {max_iter!r}.")
+        max_iter = checks.number("max_iter", max_iter, Integral, 1)
         trainable = _checked_trainables(trainable_params, sigma_denoiser)
         steps = _per_iteration("stepsize", stepsize, max_iter)
         if positive_stepsize:
@@ -63,12 +64,24 @@ class _Unfolded:
                 f"max_iter={max_iter}."
             )
         priors = [self._as_prior(p, sigma_denoiser) for p in priors]
+        fidelities = NormalL2() if data_fidelity is None else data_fidelity
+        if not isinstance(fidelities, list):
+            fidelities = [fidelities]
+        if not all(isinstance(f, DataFidelity) for f in fidelities):
+            raise TypeError(
+                f"data_fidelity must be a deepinv DataFidelity, got {data_fidelity!r}."
+            )
+        if len(fidelities) not in (1, max_iter):
+            raise ValueError(
+                f"data_fidelity must be one or one per iteration, got {len(fidelities)} for "
+                f"max_iter={max_iter}."
+            )
         if not callable(init):
             raise TypeError(
                 f"init must be callable as init(y, physics), got {type(init).__name__}."
             )
         super().__init__(
-            data_fidelity=NormalL2() if data_fidelity is None else data_fidelity,
+            data_fidelity=fidelities,
             prior=priors,
             lambda_reg=_per_iteration("lambda_reg", lambda_reg, max_iter),
             stepsize=steps,
@@ -153,10 +166,11 @@ class UnfoldedGD(_Unfolded, GD):
     :param bool positive_stepsize: learn the logarithm of the step size, which keeps it positive.
         The parameter and the checkpoint then hold :math:`\log\eta`. Default: ``False``.
     :param Callable init: ``init(y, physics)`` returns :math:`x_0`. Default: :math:`A^\top y`.
-    :raises TypeError: if ``prior`` is none of the above, ``init`` is not callable or an argument
-        is unknown.
-    :raises ValueError: if a list has the wrong length, a name in ``trainable_params`` is unknown,
-        a denoiser comes without ``sigma_denoiser``, or the jitter is refused.
+    :raises TypeError: if ``prior`` is none of the above, ``init`` is not callable, or an argument
+        is unknown or of the wrong type.
+    :raises ValueError: if a list has the wrong length, a number is negative or not finite, a name
+        in ``trainable_params`` is unknown, a denoiser comes without ``sigma_denoiser``, or the
+        jitter is refused.
 
     |sep|
 
@@ -210,8 +224,8 @@ class UnfoldedPGD(_Unfolded, PGD):
 
 
 def _checked_trainables(names: Sequence[str], sigma_denoiser: object) -> list[str]:
-    unknown = set(names) - set(TRAINABLE)
-    if isinstance(names, str) or unknown:
+    listed = isinstance(names, Iterable) and not isinstance(names, str)
+    if not listed or not all(name in TRAINABLE for name in names):
         raise ValueError(
             f"trainable_params must be a list of names in {TRAINABLE}, got {names!r}."
         )
@@ -226,7 +240,19 @@ def _per_iteration(
     name: str, value: float | Sequence[float], max_iter: int
 ) -> list[float]:
     """The parameter as the host takes it: a list of one number, or of one per iteration."""
-    values = [float(v) for v in torch.as_tensor(value, dtype=torch.float64).reshape(-1)]
+    try:
+        kind = torch.as_tensor(value).dtype
+        if kind == torch.bool or kind.is_complex:
+            raise TypeError(kind)
+        # Through single precision, in which the host keeps what is learned
+        tensor = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(
+            f"{name} must be a number or one number per iteration, got {value!r}."
+        ) from error
+    if not (tensor.float().isfinite() & (tensor >= 0)).all():
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
+    values = tensor.tolist()
     if len(values) not in (1, max_iter):
         raise ValueError(
             f"{name} must hold one value or one per iteration, got {len(values)} for "

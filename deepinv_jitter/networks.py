@@ -2,8 +2,12 @@ r"""The paper's network bodies :math:`f_\theta`: no algorithm and no noise in he
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import nn
+
+from . import checks
 
 
 class PointMLP(nn.Sequential):
@@ -16,7 +20,10 @@ class PointMLP(nn.Sequential):
     :param type[torch.nn.Module] activation: activation after every layer but the last. Default:
         :class:`torch.nn.ReLU`; a smooth one such as :class:`torch.nn.Softplus` satisfies
         Assumption 7.2.
-    :raises ValueError: if there are fewer than 2 layers.
+    :raises TypeError: if an argument is of the wrong type; in the call, if ``x`` is no tensor of
+        real numbers.
+    :raises ValueError: if there are fewer than 2 layers, or a number is below 1; in the call, if
+        ``x`` is not of shape `(B, features)`.
 
     |sep|
 
@@ -34,8 +41,14 @@ class PointMLP(nn.Sequential):
         layers: int = 3,
         activation: type[nn.Module] = nn.ReLU,
     ):
-        if layers < 2:
-            raise ValueError(f"layers must be at least 2, got {layers}.")
+        features = checks.number("features", features, Integral, 1)
+        hidden = checks.number("hidden", hidden, Integral, 1)
+        layers = checks.number("layers", layers, Integral, 2)
+        if not callable(activation) or isinstance(activation, nn.Module):
+            raise TypeError(
+                "activation must be a class of modules, such as torch.nn.ReLU, got "
+                f"{activation!r}."
+            )
         body = []
         for _ in range(layers - 2):
             body += [nn.Linear(hidden, hidden), activation()]
@@ -45,6 +58,21 @@ class PointMLP(nn.Sequential):
             *body,
             nn.Linear(hidden, features),
         )
+        self.features = features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        r"""
+        Apply the network.
+
+        :param torch.Tensor x: points, shape `(B, features)`.
+        :return: (:class:`torch.Tensor`) points, of the shape of ``x``.
+        """
+        checks.tensor("x", x, real=True)
+        if x.shape[-1] != self.features:
+            raise ValueError(
+                f"x must have shape (B, {self.features}), got {tuple(x.shape)}."
+            )
+        return super().forward(x)
 
 
 class UnrolledDnCNN(nn.Module):
@@ -65,7 +93,9 @@ class UnrolledDnCNN(nn.Module):
     :param bool residual: return ``x`` minus the body instead of the body. Default: ``False``.
     :param int condition_channels: channels of a second input, such as the measurements, which is
         stacked to the first. Default: 0, no second input.
-    :raises ValueError: if ``depth`` is below 3 or ``groups`` does not divide ``width``.
+    :raises TypeError: if a number is not whole.
+    :raises ValueError: if ``depth`` is below 3, ``groups`` does not divide ``width``, or a number
+        is out of range.
 
     |sep|
 
@@ -89,8 +119,13 @@ class UnrolledDnCNN(nn.Module):
         condition_channels: int = 0,
     ):
         super().__init__()
-        if depth < 3:
-            raise ValueError(f"depth must be at least 3, got {depth}.")
+        channels = checks.number("channels", channels, Integral, 1)
+        depth = checks.number("depth", depth, Integral, 3)
+        width = checks.number("width", width, Integral, 1)
+        groups = checks.number("groups", groups, Integral, 1)
+        condition_channels = checks.number(
+            "condition_channels", condition_channels, Integral, 0
+        )
         if width % groups:
             raise ValueError(
                 f"groups must divide width, got groups={groups} and width={width}."
@@ -112,6 +147,7 @@ class UnrolledDnCNN(nn.Module):
             last,
         )
         self.residual = residual
+        self.channels, self.condition_channels = channels, condition_channels
 
     def forward(self, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         r"""
@@ -120,6 +156,28 @@ class UnrolledDnCNN(nn.Module):
         :param torch.Tensor x: image, shape `(B, channels, H, W)`.
         :param torch.Tensor, None y: second input, shape `(B, condition_channels, H, W)`.
         :return: (:class:`torch.Tensor`) image, of the shape of ``x``.
+        :raises TypeError: if an input is no tensor of real numbers.
+        :raises ValueError: if the shapes are none of these, or ``y`` is missing or not asked for.
         """
+        self._check(x, y)
         out = self.body(x if y is None else torch.cat([x, y], dim=1))
         return x - out if self.residual else out
+
+    def _check(self, x: torch.Tensor, y: torch.Tensor | None) -> None:
+        checks.tensor("x", x, real=True)
+        fits = x.ndim == 4 and x.shape[1] == self.channels
+        if y is not None:
+            checks.tensor("y", y, real=True)
+            seen = (len(x), self.condition_channels, *x.shape[2:])
+            fits = fits and y.shape == seen
+        if not fits or (y is None) != (self.condition_channels == 0):
+            second = (
+                f" and y of shape (B, {self.condition_channels}, H, W)"
+                if self.condition_channels
+                else ", and no y"
+            )
+            got = tuple(x.shape), None if y is None else tuple(y.shape)
+            raise ValueError(
+                f"the network takes x of shape (B, {self.channels}, H, W){second}, got {got[0]} "
+                f"and {got[1]}."
+            )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from numbers import Integral, Real
 
 import torch
+
+from . import checks
 
 SCALES = ("std", "norm", "relative", "official")
 
@@ -68,8 +71,12 @@ class GaussianJitter:
 
         :param int k: iteration, from 0.
         :return: (:class:`float`) :math:`\sigma_k`.
-        :raises ValueError: if there is one level per iteration and none for ``k``.
+        :raises TypeError: if ``k`` is no whole number.
+        :raises ValueError: if it is negative, or there is one level per iteration and none for it.
         """
+        # Every iteration comes by: the check itself only where something is wrong
+        if type(k) is not int or k < 0:
+            k = checks.number("k", k, Integral, 0)
         if len(self.sigma) == 1:
             return self.sigma[0]
         if k >= len(self.sigma):
@@ -93,9 +100,11 @@ class GaussianJitter:
         :param Callable, None data_step: returns :math:`x_k - \eta\,A^\top(Ax_k-y)`, called only by
             the ``"official"`` scale.
         :return: (:class:`torch.Tensor`) noise, of the shape, type and device of ``x``.
-        :raises ValueError: if the scale is ``"official"`` and ``data_step`` is missing.
+        :raises TypeError: if ``x`` is no tensor of real or complex numbers.
+        :raises ValueError: if ``x`` is no batch, the level is so large that squares of the noise
+            overflow, or the scale is ``"official"`` and ``data_step`` is missing or complex.
         """
-        sigma = self.sigma_at(k)
+        sigma = self.level(x, k)
         if self.scale == "std":
             std = sigma
         elif self.scale == "norm":
@@ -104,13 +113,41 @@ class GaussianJitter:
             std = sigma * x.detach().abs().amax(
                 dim=tuple(range(1, x.ndim)), keepdim=True
             )
-        elif data_step is not None:
-            std = sigma * data_step().max()
-        else:
+        elif data_step is None:
             raise ValueError(
                 "scale='official' needs data_step, the stepped iterate it scales with."
             )
+        elif x.is_complex():
+            raise ValueError(
+                "scale='official' takes the largest value of a real iterate, got "
+                f"{x.dtype}: use 'relative'."
+            )
+        else:
+            std = sigma * data_step().max()
         return std * self.standard_normal(x)
+
+    def level(self, x: torch.Tensor, k: int = 0) -> float:
+        r"""
+        Noise level of iteration ``k`` for an iterate, whose values it does not look at.
+
+        :param torch.Tensor x: iterate, shape `(B, ...)`.
+        :param int k: iteration, from 0. Default: 0.
+        :return: (:class:`float`) :math:`\sigma_k`.
+        :raises TypeError: if ``x`` is no tensor of real or complex numbers.
+        :raises ValueError: if ``x`` is no batch, there is no level for ``k``, or it is so large
+            that :math:`\|w_k\|_2^2` overflows.
+        """
+        checks.tensor("x", x)
+        sigma, entries = self.sigma_at(k), x[0].numel()
+        norm = sigma * math.sqrt(entries) if self.scale == "std" else sigma
+        # Losses sum squares in single precision at least; a normal number hardly exceeds 10
+        largest = torch.finfo(torch.promote_types(x.dtype, torch.float32)).max
+        if norm > math.sqrt(largest) or 10 * sigma > torch.finfo(x.dtype).max:
+            raise ValueError(
+                "sigma must be so small that the squared norm of the noise is finite in "
+                f"{x.dtype}, got {sigma:g} for {entries} entries."
+            )
+        return sigma
 
     def standard_normal(self, x: torch.Tensor) -> torch.Tensor:
         r"""
@@ -153,17 +190,16 @@ class GaussianJitter:
 
 def _levels(sigma: float | Iterable[float]) -> tuple[float, ...]:
     """The noise levels as a tuple of checked floats."""
-    try:
-        levels = tuple(float(s) for s in (sigma if _is_sequence(sigma) else [sigma]))
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"sigma must be a number or one number per iteration, got {sigma!r}."
-        ) from error
+    levels = list(sigma) if _is_sequence(sigma) else [sigma]
     if not levels:
         raise ValueError("sigma must hold at least one level, got an empty sequence.")
-    if not all(math.isfinite(s) and s >= 0 for s in levels):
-        raise ValueError(f"sigma must be finite and non-negative, got {sigma!r}.")
-    return levels
+    # What tensors and arrays hold is a number, too
+    levels = [s.item() if getattr(s, "shape", None) == () else s for s in levels]
+    if not all(isinstance(s, Real) and not isinstance(s, bool) for s in levels):
+        raise TypeError(
+            f"sigma must be a number or one number per iteration, got {sigma!r}."
+        )
+    return tuple(checks.number("sigma", s, Real, 0) for s in levels)
 
 
 def _is_sequence(sigma: object) -> bool:

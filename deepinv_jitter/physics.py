@@ -3,12 +3,15 @@ r"""The forward operators :math:`A` of the paper: seismic convolution and single
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from numbers import Integral, Real
 
 import torch
 from deepinv.physics import MRI, LinearPhysics, NoiseModel, ZeroNoise
 from deepinv.physics.generator import PhysicsGenerator
 from fastmri.data.subsample import EquispacedMaskFractionFunc, RandomMaskFunc
+
+from . import checks
 
 MASK_KINDS = {"random": RandomMaskFunc, "equispaced": EquispacedMaskFractionFunc}
 
@@ -35,6 +38,7 @@ def ricker(
     :param torch.dtype dtype: real type. Default: torch's default type.
     :param torch.device, str device: device. Default: torch's default device.
     :return: (:class:`torch.Tensor`) wavelet, shape `(points,)`.
+    :raises TypeError: if ``points`` or ``a`` is no number of its type, or ``dtype`` not real.
     :raises ValueError: if ``points`` is even or below 1, or ``a`` is not positive and finite.
 
     |sep|
@@ -45,15 +49,17 @@ def ricker(
     >>> dj.ricker(5, a=1.0)
     tensor([-0.4060,  0.0000,  1.0000,  0.0000, -0.4060])
     """
-    if points < 1 or points % 2 != 1:
+    points = checks.number("points", points, Integral, 1)
+    if points % 2 != 1:
         raise ValueError(
-            f"points must be odd and at least 1, got {points}: "
-            "only an odd wavelet has a centre sample."
+            f"points must be odd, got {points}: only an odd wavelet has a centre sample."
         )
-    if not (math.isfinite(a) and a > 0):
-        raise ValueError(f"a must be positive and finite, in samples, got {a}.")
+    a = checks.positive("a", a)
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a real type, got {dtype}.")
     t = torch.arange(points, dtype=dtype or torch.get_default_dtype(), device=device)
-    u = ((t - points // 2) / a) ** 2
+    # A spike in any precision below 1e-9, and for u beyond 1e4: neither 0/0 nor inf * 0
+    u = (((t - points // 2) / max(a, 1e-9)) ** 2).clamp_max(1e4)
     return (1 - u) * torch.exp(-u / 2)
 
 
@@ -84,7 +90,8 @@ class SeismicConvolution(LinearPhysics):
     :param deepinv.physics.NoiseModel noise_model: measurement noise. Default: none.
     :param torch.device, str device: device of wavelet and noise. Default: ``"cpu"``.
     :param kwargs: passed to :class:`deepinv.physics.LinearPhysics`.
-    :raises ValueError: if the wavelet is not 1-D, real, of odd length, finite and non-zero.
+    :raises TypeError: if the wavelet is not made of numbers.
+    :raises ValueError: if it is not 1-D, real, of odd length, finite and non-zero.
 
     |sep|
 
@@ -127,7 +134,9 @@ class SeismicConvolution(LinearPhysics):
         :param torch.Tensor x: reflectivity, shape `(B, 1, T, X)`: time samples by traces.
         :param torch.Tensor wavelet: see :meth:`update_parameters`.
         :return: (:class:`torch.Tensor`) section, shape `(B, 1, T, X)`.
-        :raises ValueError: if ``x`` is no real section or the wavelet is refused.
+        :raises TypeError: if ``x`` is no tensor or the wavelet is not made of numbers.
+        :raises ValueError: if ``x`` is no real section or on another device than the wavelet, or
+            the wavelet is refused.
         """
         self.update_parameters(wavelet=wavelet, **kwargs)
         x = _section(x, self.wavelet)
@@ -168,7 +177,8 @@ class SeismicConvolution(LinearPhysics):
 
         :param torch.Tensor wavelet: new wavelet, shape `(K,)`, :math:`K` odd, brought to the type
             and device of the current one. Default: keep the current one.
-        :raises ValueError: if the wavelet is not 1-D, real, of odd length, finite and non-zero.
+        :raises TypeError: if the wavelet is not made of numbers.
+        :raises ValueError: if it is not 1-D, real, of odd length, finite and non-zero.
         """
         if wavelet is not None:
             wavelet = self._applied(wavelet)
@@ -196,6 +206,7 @@ class SingleCoilMRI(MRI):
     :param deepinv.physics.NoiseModel noise_model: measurement noise. Default: none.
     :param torch.device, str device: device of mask and noise. Default: ``"cpu"``.
     :param kwargs: passed to :class:`deepinv.physics.MRI`.
+    :raises TypeError: if the mask is not made of numbers, or ``img_size`` not of whole ones.
     :raises ValueError: if a mask does not fit, holds other values, or is zero everywhere.
 
     |sep|
@@ -219,12 +230,15 @@ class SingleCoilMRI(MRI):
         device: torch.device | str = "cpu",
         **kwargs,
     ):
-        if mask is not None:
-            img_size = mask.shape if img_size is None else img_size
-            mask = _owned_mask(mask, tuple(img_size[-2:]))
+        if mask is None:
+            img_size = _checked_size((320, 320) if img_size is None else img_size)
+            mask = torch.ones(img_size[-2:])
+        else:
+            mask = _as_tensor("mask", mask)
+            img_size = _checked_size(mask.shape if img_size is None else img_size)
         super().__init__(
-            mask=mask,
-            img_size=(320, 320) if img_size is None else img_size,
+            mask=_owned_mask(mask, img_size[-2:]),
+            img_size=img_size,
             three_d=False,
             # The host's default noise is one object shared by every physics.
             noise_model=ZeroNoise() if noise_model is None else noise_model,
@@ -239,11 +253,28 @@ class SingleCoilMRI(MRI):
 
         :param torch.Tensor mask: new mask, of any shape the constructor takes and of any batch
             size. Default: keep the current one.
+        :raises TypeError: if the mask is not made of numbers.
         :raises ValueError: if a mask does not fit, holds other values, or is zero everywhere.
         """
         if mask is not None:
             mask = _owned_mask(mask, tuple(self.img_size[-2:]))
         super().update_parameters(mask=mask, **kwargs)
+
+    def A(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        r"""
+        Transform and mask.
+
+        :param torch.Tensor x: image, shape `(B, 2, H, W)`.
+        :param torch.Tensor mask: see :meth:`update_parameters`.
+        :return: (:class:`torch.Tensor`) measurements, shape `(B, 2, H, W)`.
+        :raises TypeError: if ``x`` is no tensor or the mask is not made of numbers.
+        :raises ValueError: if ``x`` has not the size or the device of the mask, there are several
+            masks but not one per image, or the mask is refused.
+        """
+        self.update_parameters(mask=mask, **kwargs)
+        return super().A(_image("images", x, self.mask))
 
     def A_adjoint(
         self, y: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
@@ -257,8 +288,13 @@ class SingleCoilMRI(MRI):
         :param torch.Tensor y: measurements, shape `(B, 2, H, W)`.
         :param torch.Tensor mask: see :meth:`update_parameters`.
         :return: (:class:`torch.Tensor`) image, shape `(B, 2, H, W)`.
+
+        Errors are those of :meth:`A`.
         """
-        return super().A_adjoint(y, mask, **kwargs).contiguous()
+        options = {name: kwargs.pop(name) for name in ("mag", "crop") if name in kwargs}
+        self.update_parameters(mask=mask, **kwargs)
+        y = _image("measurements", y, self.mask)
+        return super().A_adjoint(y, **options).contiguous()
 
     def A_adjoint_A(
         self, x: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
@@ -270,9 +306,11 @@ class SingleCoilMRI(MRI):
         :param torch.Tensor x: image, shape `(B, 2, H, W)`.
         :param torch.Tensor mask: see :meth:`update_parameters`.
         :return: (:class:`torch.Tensor`) image, shape `(B, 2, H, W)`.
+
+        Errors are those of :meth:`A`.
         """
         self.update_parameters(mask=mask, **kwargs)
-        # The transforms know no half precision, which is what autocast hands over
+        x = _image("images", x, self.mask)
         x = x.to(torch.promote_types(x.dtype, self.mask.dtype))
         columns = self._columns(self.mask)
         if columns is None:
@@ -302,6 +340,7 @@ class FastMRIMaskGenerator(PhysicsGenerator):
     :param torch.Generator rng: source of the randomness, on ``device``.
     :param int seed: seed of a new source, instead of ``rng``.
     :param torch.device, str device: device of the masks. Default: ``"cpu"``.
+    :raises TypeError: if an argument is of the wrong type.
     :raises ValueError: if an argument is out of range, not exactly one of ``rng`` and ``seed`` is
         given, or the centre takes none or all of the columns.
 
@@ -329,26 +368,26 @@ class FastMRIMaskGenerator(PhysicsGenerator):
         seed: int | None = None,
         device: torch.device | str = "cpu",
     ):
-        if center_fraction is None:
-            center_fraction = 0.08 if acceleration < 8 else 0.04
+        img_size = _checked_size(img_size)
         if len(img_size) not in (2, 3):
             raise ValueError(f"img_size must be (H, W) or (C, H, W), got {img_size}.")
-        if not acceleration >= 1:
-            raise ValueError(f"acceleration must be at least 1, got {acceleration}.")
-        if not 0 < center_fraction < 1:
-            raise ValueError(
-                f"center_fraction must lie in (0, 1), got {center_fraction}."
-            )
-        if kind not in MASK_KINDS:
+        checks.number("acceleration", acceleration, Real, 1)
+        if center_fraction is None:
+            center_fraction = 0.08 if acceleration < 8 else 0.04
+        checks.positive("center_fraction", center_fraction, below=1)
+        if kind not in tuple(MASK_KINDS):
             raise ValueError(f"kind must be one of {tuple(MASK_KINDS)}, got {kind!r}.")
         if (rng is None) == (seed is None):
             raise ValueError(
                 f"give exactly one of rng and seed, got rng={rng} and seed={seed}: "
                 "for example seed=0 for training and seed=1 for testing."
             )
-        rng = torch.Generator(device).manual_seed(seed) if rng is None else rng
+        if rng is None:
+            rng = torch.Generator(device).manual_seed(checks.seed("seed", seed))
+        elif not isinstance(rng, torch.Generator):
+            raise TypeError(f"rng must be a torch.Generator, got {type(rng).__name__}.")
         super().__init__(rng=rng, device=device)
-        self.img_size = tuple(img_size)
+        self.img_size = img_size
         self.acceleration = acceleration
         self.center_fraction = center_fraction
         self.kind = kind
@@ -370,10 +409,19 @@ class FastMRIMaskGenerator(PhysicsGenerator):
         :param tuple img_size: `(H, W)` for this call. Default: that of the constructor.
         :return: (:class:`dict`) key ``"mask"``, shape `(B, C, H, W)`, :math:`C = 1` if the
             constructor was given `(H, W)`.
-        :raises ValueError: if the centre takes none or all of the columns of this size.
+        :raises TypeError: if an argument is of the wrong type.
+        :raises ValueError: if an argument is out of range, or the centre takes none or all of the
+            columns of this size.
         """
-        self.rng_manual_seed(seed)
-        height, width = (self.img_size if img_size is None else img_size)[-2:]
+        batch_size = checks.number("batch_size", batch_size, Integral, 0)
+        size = self.img_size[-2:] if img_size is None else _checked_size(img_size)
+        if len(size) != 2:
+            raise ValueError(f"img_size must be (H, W) in a call, got {size}.")
+        if seed is not None:
+            self.rng_manual_seed(
+                seed if isinstance(seed, str) else checks.seed("seed", seed)
+            )
+        height, width = size
         channels = self.img_size[0] if len(self.img_size) == 3 else 1
         self.n_center = self._center_columns(width)
         seeds = torch.randint(
@@ -400,12 +448,14 @@ class FastMRIMaskGenerator(PhysicsGenerator):
 
 
 def _checked_wavelet(wavelet: torch.Tensor) -> torch.Tensor:
-    wavelet = torch.as_tensor(wavelet)
+    wavelet = _as_tensor("wavelet", wavelet)
     fault = None
     if wavelet.ndim != 1 or len(wavelet) % 2 == 0 or not wavelet.is_floating_point():
         fault = f"shape {tuple(wavelet.shape)} of {wavelet.dtype}"
     elif not wavelet.isfinite().all() or not wavelet.any():
         fault = "zeros only, or values that are not finite"
+    elif not _peak_gain(wavelet).square().isfinite():
+        fault = "values whose sums overflow when squared"
     if fault:
         raise ValueError(
             "wavelet must be 1-D, real, of odd length, finite and not all zero, "
@@ -417,6 +467,7 @@ def _checked_wavelet(wavelet: torch.Tensor) -> torch.Tensor:
 def _peak_gain(wavelet: torch.Tensor) -> torch.Tensor:
     """Peak of the frequency response, never underestimated: ||A|| <= 1 depends on it."""
     points = 512 * len(wavelet)
+    wavelet = wavelet.to(torch.promote_types(wavelet.dtype, torch.float32))
     # Between its n values on a grid, a trigonometric polynomial of degree d exceeds them by at
     # most 1 / cos(pi d / n) (Ehlich and Zeller, 1964).
     excess = 1 / math.cos(math.pi * (len(wavelet) // 2) / points)
@@ -425,7 +476,7 @@ def _peak_gain(wavelet: torch.Tensor) -> torch.Tensor:
 
 def _owned_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """A checked copy of the mask, of shape `(B, 2, H, W)` and real type."""
-    mask = torch.as_tensor(mask)
+    mask = _as_tensor("mask", mask)
     shape = tuple(mask.shape)
     channels = shape[-3] if mask.ndim > 2 else 1
     fits = mask.ndim <= 4 and channels in (1, 2) and len(size) == 2
@@ -435,7 +486,7 @@ def _owned_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
             "mask must have shape (W,), (H, W), (C, H, W) or (B, C, H, W) with C = 1 or 2 and "
             f"img_size must end in its H, W, got a mask {shape} and img_size {size}."
         )
-    binary = ((mask == 0) | (mask == 1)).all()
+    binary = not mask.is_complex() and ((mask == 0) | (mask == 1)).all()
     mask = mask.reshape((1,) * (4 - mask.ndim) + shape).expand(-1, 2, *size).clone()
     if not binary or not mask.flatten(1).any(1).all():
         raise ValueError(
@@ -444,6 +495,45 @@ def _owned_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
             "mask, or draw it again."
         )
     return mask if mask.is_floating_point() else mask.to(torch.get_default_dtype())
+
+
+def _as_tensor(name: str, values) -> torch.Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} must be a tensor or an array of numbers, got {values!r}."
+        ) from error
+
+
+def _checked_size(size: tuple[int, ...]) -> tuple[int, ...]:
+    if not isinstance(size, Iterable) or isinstance(size, str):
+        raise TypeError(f"img_size must be made of whole numbers, got {size!r}.")
+    return tuple(checks.number("img_size", n, Integral, 1) for n in size)
+
+
+def _image(name: str, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The checked image or k-space, in single precision at least."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}.")
+    height, width = size = mask.shape[-2:]
+    if x.is_complex() or x.ndim != 4 or not len(x) or x.shape[1:] != (2, *size):
+        raise ValueError(
+            f"{name} must be real, of shape (B, 2, {height}, {width}) like the mask, got "
+            f"{tuple(x.shape)} of {x.dtype}: give complex numbers as 2 channels."
+        )
+    if len(mask) not in (1, len(x)) and len(x) > 1:
+        raise ValueError(
+            f"there must be one mask for all or one for each of the {len(x)} images, got "
+            f"{len(mask)} masks: give new ones, for example by update(mask=mask)."
+        )
+    if x.device != mask.device:
+        raise ValueError(
+            f"{name} must be on the device of the mask, {mask.device}, got {x.device}: move one "
+            "by to()."
+        )
+    # The transforms know no half precision, which is what autocast hands over
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _Derived:
@@ -469,9 +559,16 @@ class _Derived:
 
 def _section(x: torch.Tensor, wavelet: torch.Tensor) -> torch.Tensor:
     """The checked section, in the precision of the wavelet or better."""
-    if x.ndim != 4 or x.shape[1] != 1 or not x.is_floating_point():
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"sections must be a torch.Tensor, got {type(x).__name__}.")
+    if x.device != wavelet.device:
         raise ValueError(
-            f"sections must be real, of shape (B, 1, T, X), got {tuple(x.shape)} of "
+            f"sections must be on the device of the wavelet, {wavelet.device}, got {x.device}: "
+            "move one by to()."
+        )
+    if x.ndim != 4 or x.shape[1] != 1 or not x.is_floating_point() or not x.numel():
+        raise ValueError(
+            f"sections must be real, of shape (B, 1, T, X), not empty, got {tuple(x.shape)} of "
             f"{x.dtype}: add the missing dimensions, for example x[None, None]."
         )
     return x.to(torch.promote_types(x.dtype, wavelet.dtype))

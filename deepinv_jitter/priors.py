@@ -36,15 +36,20 @@ class NetworkPrior(Prior):
         return PriorGivenY(self, y)
 
     def _apply_network(self, x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-        if not self.reads_y:
-            return self.network(x)
-        if y is None:
+        if self.reads_y and y is None:
             raise ValueError(
                 f"The network of this {type(self).__name__} reads the measurements, but the model "
                 "showed it none: build the model with UnfoldedGD or UnfoldedPGD, or wrap its "
                 "iterator in a ConditionedIterator."
             )
-        return self.network(x, y)
+        out = self.network(x, y) if self.reads_y else self.network(x)
+        # Another shape could be broadcast without a word
+        if not isinstance(out, torch.Tensor) or out.shape != x.shape:
+            got = getattr(out, "shape", type(out).__name__)
+            raise ValueError(
+                f"The network must return the shape of x, {tuple(x.shape)}, got {got}."
+            )
+        return out
 
 
 class PriorGivenY:
@@ -105,7 +110,8 @@ class GradientPrior(NetworkPrior):
         :param float, None sigma_denoiser: ignored, a deepinv convention.
         :param torch.Tensor, None y: measurements, for a network that reads them.
         :return: (:class:`torch.Tensor`) gradient, of the shape of ``x``.
-        :raises ValueError: if the network reads the measurements and gets none.
+        :raises ValueError: if the network reads the measurements and gets none, or returns another
+            shape.
         """
         return self._apply_network(x, y)
 
@@ -147,6 +153,7 @@ class ProximalPrior(NetworkPrior):
         :param float, None sigma_denoiser: ignored, a deepinv convention.
         :param torch.Tensor, None y: measurements, for a network that reads them.
         :return: (:class:`torch.Tensor`) proximal point, of the shape of ``x``.
-        :raises ValueError: if the network reads the measurements and gets none.
+        :raises ValueError: if the network reads the measurements and gets none, or returns another
+            shape.
         """
         return self._apply_network(x, y)

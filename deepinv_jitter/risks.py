@@ -83,10 +83,11 @@ def average_case_risk(
     :param torch.Generator, None generator: source of the randomness. ``None`` (default) uses the
         global generator; a generator leaves it untouched.
     :return: (:class:`Risk`) the risk of each sample.
-    :raises TypeError: if ``model`` is no module, ``x`` or ``y`` no tensor, or a number or
-        ``generator`` of another type.
-    :raises ValueError: if ``sigma_e`` is negative or not finite, there are fewer than 2 draws, or
-        the reconstruction has not the shape of ``x``.
+    :raises TypeError: if ``model`` is no module, ``x`` or ``y`` no tensor of real or complex
+        numbers, or another argument of another type.
+    :raises ValueError: if ``sigma_e`` is negative, not finite or so large that squares overflow,
+        there are fewer than 2 draws, ``x`` and ``y`` do not belong together or are not finite, or
+        the reconstruction has not the shape of ``x`` or an error that is not finite.
 
     |sep|
 
@@ -101,7 +102,7 @@ def average_case_risk(
     (torch.Size([50]), True)
     """
     law = _law("sigma_e", sigma_e, generator)
-    _check_tensors(x=x, y=y)
+    checks.batch(x=x, y=y)
     weight = _support_weight(y, physics)
     return _risk(model, samples, lambda: _error(model, x, y + weight * law(y), physics))
 
@@ -134,9 +135,8 @@ def generalization_risk(
         global generator; a generator leaves it untouched.
     :return: (:class:`Risk`) the risk of each sample.
     :raises TypeError: if the physics is not linear, ``model`` is no module, ``x`` or ``y`` no
-        tensor, or a number or ``generator`` of another type.
-    :raises ValueError: if ``sigma_g`` is negative or not finite, there are fewer than 2 draws, or
-        the reconstruction has not the shape of ``x``.
+        tensor of real or complex numbers, or another argument of another type.
+    :raises ValueError: as for :func:`average_case_risk`.
 
     |sep|
 
@@ -150,7 +150,7 @@ def generalization_risk(
     torch.Size([2])
     """
     law = _law("sigma_g", sigma_g, generator)
-    _check_tensors(x=x, y=y)
+    checks.batch(x=x, y=y)
     if not isinstance(physics, LinearPhysics):
         raise TypeError(
             f"physics must be linear, y + A(g), got {type(physics).__name__}."
@@ -158,7 +158,13 @@ def generalization_risk(
 
     def draw() -> torch.Tensor:
         g = law(x)
-        return _error(model, x + g, y + physics.A(g), physics)
+        e = physics.A(g)
+        if e.shape != y.shape:
+            raise ValueError(
+                f"y must have the shape of the measurements of x, {tuple(e.shape)}, got "
+                f"{tuple(y.shape)}."
+            )
+        return _error(model, x + g, y + e, physics)
 
     return _risk(model, samples, draw)
 
@@ -184,10 +190,11 @@ def worst_case_risk(
     :param Callable attack: ``attack(model, x, y, physics)`` returns :math:`\delta`, of the shape of
         ``y``. It sees the model in evaluation mode.
     :return: (:class:`Risk`) the risk of each sample, with standard errors 0.
-    :raises TypeError: if ``model`` is no module, ``x`` or ``y`` no tensor, or ``attack`` is not
-        callable.
-    :raises ValueError: if the perturbation has not the shape of ``y`` or the reconstruction not
-        that of ``x``.
+    :raises TypeError: if ``model`` is no module, ``x``, ``y`` or the perturbation no tensor, or
+        ``attack`` is not callable.
+    :raises ValueError: if ``x`` and ``y`` do not belong together or are not finite, the
+        perturbation has not the shape of ``y``, or the reconstruction not that of ``x`` or an error
+        that is not finite.
 
     |sep|
 
@@ -203,7 +210,7 @@ def worst_case_risk(
     >>> risk.standard_errors.any()
     tensor(False)
     """
-    _check_tensors(x=x, y=y)
+    checks.batch(x=x, y=y)
     if not callable(attack):
         raise TypeError(
             f"attack must be callable as attack(model, x, y, physics), got {type(attack).__name__}."
@@ -211,6 +218,10 @@ def worst_case_risk(
     with _evaluation(model):
         # Outside no_grad, for attacks that need gradients and do not ask for them
         delta = attack(model, x, y, physics)
+        if not isinstance(delta, torch.Tensor):
+            raise TypeError(
+                f"the attack must return a torch.Tensor, got {type(delta).__name__}."
+            )
         if delta.shape != y.shape:
             raise ValueError(
                 f"the attack must return the shape of y, {tuple(y.shape)}, "
@@ -218,6 +229,7 @@ def worst_case_risk(
             )
         with torch.no_grad():
             values = _error(model, x, y + delta, physics)
+    _check_errors(values)
     return Risk(values, torch.zeros_like(values))
 
 
@@ -325,6 +337,7 @@ def trajectory_deviation(
         clean = _trajectory(model, y, physics)
         with _jitter_alone(model, law):
             noisy = _trajectory(model, y, physics)
+    _check_errors(_squared_norm(noisy.x - clean.x))
     noise_term = torch.zeros_like(y)
     for step in noisy.steps:
         noise_term = (1 - step.eta) * noise_term + step.eta * step.w
@@ -387,16 +400,23 @@ def convergence_bound(
     >>> dj.convergence_bound(1.0, 2.0, 100, f_start=3.0, f_inf=1.0, delta=1.0)
     ConvergenceBound(value=1.0, stepsize=0.1)
     """
-    max_iter = checks.number("max_iter", max_iter, Integral, 1)
-    lipschitz = checks.number("lipschitz", lipschitz, Real)
-    if lipschitz <= 0:
-        raise ValueError(f"lipschitz must be positive, got {lipschitz}.")
+    max_iter = checks.number("max_iter", max_iter, Integral, 1, 2**63 - 1)
+    lipschitz = checks.positive("lipschitz", lipschitz)
     lipschitz_max = checks.number("lipschitz_max", lipschitz_max, Real, lipschitz)
     f_inf = checks.number("f_inf", f_inf, Real)
     gap = checks.number("f_start", f_start, Real, f_inf) - f_inf
     delta = checks.number("delta", delta, Real, 0)
-    stepsize = math.sqrt(2 / (lipschitz * lipschitz_max * max_iter))
-    value = math.sqrt(2 * lipschitz * lipschitz_max / max_iter) * (2 * gap + delta)
+    product = lipschitz * lipschitz_max
+    value, stepsize = math.inf, math.inf
+    if 1e-280 < product < 1e300:
+        value = math.sqrt(2 * product / max_iter) * (2 * gap + delta)
+        stepsize = math.sqrt(2 / (product * max_iter))
+    if not math.isfinite(value):
+        raise ValueError(
+            "the bound must be finite, but its constants are out of the range of numbers, got "
+            f"lipschitz={lipschitz}, lipschitz_max={lipschitz_max}, f_start - f_inf={gap} and "
+            f"delta={delta}."
+        )
     return ConvergenceBound(value, stepsize)
 
 
@@ -405,7 +425,19 @@ def _risk(model: nn.Module, samples: int, draw: Callable[[], torch.Tensor]) -> R
     samples = checks.number("samples", samples, Integral, 2)
     with _evaluation(model), torch.no_grad():
         errors = torch.stack([draw() for _ in range(samples)])
+    _check_errors(errors.sum(0))
     return Risk(errors.mean(0), errors.std(0) / math.sqrt(samples))
+
+
+def _check_errors(errors: torch.Tensor) -> None:
+    """Once per risk; a mean hides which draw or which sample it was."""
+    finite = errors.isfinite()
+    if not finite.all():
+        raise ValueError(
+            "the squared errors of a risk must be finite, got NaN or infinity for "
+            f"{int((~finite).sum())} of {len(errors)} samples: the model diverges there, or the "
+            "noise is too large."
+        )
 
 
 @contextmanager
@@ -429,6 +461,10 @@ def _error(
     model: nn.Module, x: torch.Tensor, y: torch.Tensor, physics: Physics
 ) -> torch.Tensor:
     x_net = model(y, physics)
+    if not isinstance(x_net, torch.Tensor):
+        raise TypeError(
+            f"the model must return a torch.Tensor, got {type(x_net).__name__}."
+        )
     if x_net.shape != x.shape:
         raise ValueError(
             f"the reconstruction must have the shape of x, {tuple(x.shape)}, "
@@ -508,7 +544,7 @@ def _denoising_law(
     generator: torch.Generator | None,
 ) -> GaussianJitter:
     """The checked noise, with the caller's generator: the law's own is that of training."""
-    _check_tensors(y=y)
+    checks.batch(y=y)
     if not isinstance(model, BaseOptim) or _gradient_iteration(model) is None:
         raise TypeError(
             "model must be unrolled gradient descent, such as UnfoldedGD, "
@@ -536,11 +572,3 @@ def _gradient_iteration(model: BaseOptim) -> GDIteration | None:
     while isinstance(iterator, IteratorWrapper):
         iterator = iterator.iterator
     return iterator if isinstance(iterator, GDIteration) else None
-
-
-def _check_tensors(**tensors: torch.Tensor) -> None:
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise TypeError(
-                f"{name} must be a torch.Tensor, got {type(tensor).__name__}."
-            )

@@ -42,10 +42,10 @@ def choose_sigma(
     :param bool higher_is_better: whether the metric grows with quality, as PSNR does and the
         squared error does not. Default: ``True``.
     :return: (:class:`float`) the level :math:`\sigma`.
-    :raises TypeError: if a level or ``tolerance`` is no number.
+    :raises TypeError: if an argument is no mapping, or a level, a value or ``tolerance`` no number.
     :raises ValueError: if there are no levels, those of the two mappings differ, values are not of
-        one shape `(N,)` or not finite, a number is negative, or no level is accurate enough for the
-        reference.
+        one shape `(N,)`, none or not finite, a number is negative, or no level is accurate enough
+        for the reference.
 
     |sep|
 
@@ -61,10 +61,15 @@ def choose_sigma(
     >>> dj.choose_sigma(clean, attacked, tolerance=6.0)
     1.0
     """
+    for name, mapping in {"accuracy": accuracy, "robustness": robustness}.items():
+        if not isinstance(mapping, Mapping):
+            raise TypeError(
+                f"{name} must be a mapping of levels to values, got {type(mapping).__name__}."
+            )
     if not accuracy or set(accuracy) != set(robustness):
         raise ValueError(
             "accuracy and robustness must hold the same levels, at least one, got "
-            f"{sorted(accuracy)} and {sorted(robustness)}."
+            f"{sorted(accuracy, key=str)} and {sorted(robustness, key=str)}."
         )
     tolerance = checks.number("tolerance", tolerance, Real, 0)
     levels = sorted(checks.number("a level", level, Real, 0) for level in accuracy)
@@ -95,8 +100,16 @@ def choose_sigma(
 
 
 def _checked(values: torch.Tensor) -> torch.Tensor:
-    values = torch.as_tensor(values, dtype=torch.float64)
-    if values.ndim != 1 or not values.isfinite().all():
+    try:
+        kind = torch.as_tensor(values).dtype
+        if kind == torch.bool or kind.is_complex:
+            raise TypeError(kind)
+        values = torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"the values of a level must be real numbers, got {values!r}."
+        ) from error
+    if values.ndim != 1 or not len(values) or not values.isfinite().all():
         raise ValueError(
             "the values of a level must be finite and of shape (N,), one per sample, got shape "
             f"{tuple(values.shape)}."

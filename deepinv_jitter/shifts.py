@@ -46,18 +46,11 @@ class Shift(ABC):
             boolean, shape `(B, n)` for points `(B, n)`, else `(B, 1, ...)`, as the channels of a
             pixel belong together.
         :raises TypeError: if ``x`` is not a real tensor or ``start`` is not a whole number.
-        :raises ValueError: if ``start`` is negative, or the edit does not fit the shape of ``x``.
+        :raises ValueError: if ``start`` is negative, ``x`` is not finite, or the edit does not fit
+            the shape or the precision of ``x``.
         """
-        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(
-                f"x must be a tensor of real numbers, got {got}: give complex images as 2 channels."
-            )
-        if x.ndim < 2 or len(x) == 0:
-            raise ValueError(
-                f"x must be a batch of shape (B, ...), got {tuple(x.shape)}: add the batch "
-                "dimension, for example x[None]."
-            )
+        checks.tensor("x", x, real=True)
+        checks.finite("x", x)
         start = checks.number("start", start, Integral, 0)
         # A string is hashed, so neighbouring seeds and numbers give unrelated streams
         edited = torch.stack(
@@ -66,6 +59,7 @@ class Shift(ABC):
                 for number, sample in enumerate(x, start)
             ]
         )
+        checks.finite(f"x + d of {self!r}, in {x.dtype},", edited.detach())
         changed = edited != x
         return edited, changed if x.ndim == 2 else changed.any(1, keepdim=True)
 
@@ -92,7 +86,7 @@ class Bias(Shift):
 
     :param float, Iterable[float] value: the constant, in the unit of ``x``: a number for all
         entries, or values that broadcast to one sample, such as one per coordinate of a point.
-    :raises TypeError: if ``value`` is not made of real numbers.
+    :raises TypeError: if ``value`` is not made of real numbers; ``True`` and ``False`` are none.
     :raises ValueError: if a value is not finite; in the call, if ``value`` does not broadcast to a
         sample.
 
@@ -107,13 +101,17 @@ class Bias(Shift):
 
     def __init__(self, value: float | Iterable[float] | torch.Tensor):
         try:
-            self.value = torch.as_tensor(value, dtype=torch.float64).tolist()
+            kind = torch.as_tensor(value).dtype
+            if kind == torch.bool or kind.is_complex:
+                raise TypeError(kind)
+            numbers = torch.as_tensor(value, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
-                f"value must be a number or an array of numbers, got {value!r}."
+                f"value must be a real number or an array of such, got {value!r}."
             ) from error
-        if not torch.tensor(self.value).isfinite().all():
+        if not numbers.isfinite().all():
             raise ValueError(f"value must be finite, got {value!r}.")
+        self.value = numbers.tolist()
 
     def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
         """The constant, see :meth:`Shift.detail`."""
@@ -184,7 +182,8 @@ class HorizontalLayer(Shift):
         if self.position is None:
             t, first = random.randrange(samples), random.randrange(places)
         d = torch.zeros_like(x)
-        d[:, t, first : first + self.length] = self.height
+        height = torch.tensor(self.height, dtype=torch.float64).to(x)
+        d[:, t, first : first + self.length] = height
         return d
 
 
@@ -259,9 +258,11 @@ class Lesion(Shift):
     def _inside(self, magnitude: torch.Tensor, random: Random) -> tuple[int, int]:
         margin = math.ceil(self.radius) - 1
         height, width = magnitude.shape
-        centres = magnitude > OBJECT_LEVEL * magnitude.max()
-        centres = centres[margin : height - margin, margin : width - margin].nonzero()
-        if min(height, width) <= 2 * margin or not len(centres):
+        rows, columns = (
+            slice(min(margin, n), max(n - margin, 0)) for n in (height, width)
+        )
+        centres = (magnitude > OBJECT_LEVEL * magnitude.max())[rows, columns].nonzero()
+        if not len(centres):
             raise ValueError(
                 f"a lesion of radius {self.radius} needs a centre in the object of an image of "
                 f"{height} x {width}, got none: make it smaller or give its position."
@@ -290,8 +291,9 @@ def contrast_recovery(
     :param torch.Tensor x_shifted: edited truth :math:`x + d`, same shape.
     :param torch.Tensor x: truth, same shape.
     :return: (:class:`torch.Tensor`) recovery of each sample, shape `(B,)`; NaN where the truths do
-        not differ.
-    :raises ValueError: if the shapes differ.
+        not differ, or a reconstruction is not finite.
+    :raises TypeError: if an image is no tensor of real numbers.
+    :raises ValueError: if the shapes or the devices differ, or there are no samples.
 
     |sep|
 
@@ -303,9 +305,12 @@ def contrast_recovery(
     >>> dj.contrast_recovery(0.7 * x_shifted, x, x_shifted, x)
     tensor([0.7000])
     """
-    _check_same_shape(x_net_shifted, x_net, x_shifted, x)
+    _check_alike(x_net_shifted=x_net_shifted, x_net=x_net, x_shifted=x_shifted, x=x)
     d = (x_shifted - x).flatten(1)
     recovered = (x_net_shifted - x_net).flatten(1)
+    # Of largest entry 1, so that no square overflows or vanishes
+    largest = d.abs().amax(1, keepdim=True)
+    d, recovered = d / largest, recovered / largest
     return (recovered * d).sum(1) / d.square().sum(1)
 
 
@@ -320,8 +325,9 @@ def error_outside(
     :param torch.Tensor region: boolean, as a :class:`Shift` returns it; broadcasts to the shape.
     :return: (:class:`torch.Tensor`) error of each sample in the unit of ``x_shifted``, shape
         `(B,)`; NaN where the region is everything.
-    :raises TypeError: if ``region`` is not boolean.
-    :raises ValueError: if the shapes differ or ``region`` does not broadcast to them.
+    :raises TypeError: if an image is no tensor of real numbers, or ``region`` is not boolean.
+    :raises ValueError: if the shapes or the devices differ, there are no samples, or ``region``
+        does not broadcast to them.
 
     |sep|
 
@@ -332,9 +338,14 @@ def error_outside(
     >>> dj.error_outside(torch.full_like(x, 0.25), x, region)
     tensor([0.2500])
     """
-    _check_same_shape(x_net_shifted, x_shifted)
-    if region.dtype != torch.bool:
-        raise TypeError(f"region must be boolean, got {region.dtype}.")
+    _check_alike(x_net_shifted=x_net_shifted, x_shifted=x_shifted)
+    kind = getattr(region, "dtype", type(region).__name__)
+    if kind != torch.bool:
+        raise TypeError(f"region must be a boolean tensor, got {kind}.")
+    if region.device != x_shifted.device:
+        raise ValueError(
+            f"region must be on the device of the images, {x_shifted.device}, got {region.device}."
+        )
     try:
         outside = ~region.expand_as(x_shifted).flatten(1)
     except RuntimeError as error:
@@ -346,11 +357,15 @@ def error_outside(
     return (squares.sum(1) / outside.sum(1)).sqrt()
 
 
-def _check_same_shape(*tensors: torch.Tensor) -> None:
-    shapes = [tuple(t.shape) for t in tensors]
-    if len(set(shapes)) > 1:
+def _check_alike(**tensors: torch.Tensor) -> None:
+    for name, tensor in tensors.items():
+        checks.tensor(name, tensor, real=True)
+    shapes = [tuple(t.shape) for t in tensors.values()]
+    devices = [str(t.device) for t in tensors.values()]
+    if len(set(shapes)) > 1 or len(set(devices)) > 1:
         raise ValueError(
-            f"reconstructions and truths must have one shape, got {shapes}."
+            "reconstructions and truths must have one shape and one device, got "
+            f"{shapes} on {devices}."
         )
 
 

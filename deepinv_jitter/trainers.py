@@ -15,7 +15,7 @@ from deepinv.loss import Loss, SupLoss
 from deepinv.loss.metric import MSE
 from deepinv.physics import Physics
 
-from . import ranks
+from . import checks, ranks
 from .attacks import Attack
 from .budgets import L2Ball
 from .engine import ResumingTrainer, as_list
@@ -53,9 +53,9 @@ class JitterTrainer(ResumingTrainer):
     Metrics on training batches are off by default: they would score the jittered output, in
     training mode.
 
-    **Many GPUs.** Where ``torch.distributed`` is initialised, gradients are averaged over the
-    ranks by :class:`torch.nn.parallel.DistributedDataParallel`; give the trainer the plain model.
-    The loaders share the data: :class:`torch.utils.data.DistributedSampler` for training (its epoch is
+    **Many GPUs.** Where ``torch.distributed`` is initialised, gradients are averaged over the ranks
+    by :class:`torch.nn.parallel.DistributedDataParallel`; give the trainer the plain model. The
+    loaders share the data: :class:`torch.utils.data.DistributedSampler` for training (its epoch is
     set), :class:`ShardSampler` or none for evaluation. Noise and attacks differ between the ranks
     and follow from the seeds; losses and metrics are those of all samples of all ranks. The first
     rank alone prints, logs and writes. A checkpoint has the names of the plain model, and resumes
@@ -322,8 +322,9 @@ class AttackTrainer(JitterTrainer):
             return y  # with a loss that is not finite either, on which all ranks agree
         if self.monitor is not None and self._monitored is None:
             self._monitored = {
-                "x": x,
-                "y": y,
+                # Copies: what comes from a worker lies in shared memory, an open file
+                "x": None if x is None else x.clone(),
+                "y": y.clone(),
                 "physics": [p is physics for p in self.physics].index(True),
                 "buffers": {
                     n: b.clone() for n, b in physics.named_buffers(recurse=False)
@@ -333,7 +334,9 @@ class AttackTrainer(JitterTrainer):
         with self.get_autocast_context():
             delta = self.attack(self.model, x, y, physics, init=init)
         if self.persistent:
-            self._deltas |= zip(self._samples, delta.cpu(), strict=True)
+            # Copies: a row would keep the memory of its whole batch
+            rows = map(torch.clone, delta.cpu())
+            self._deltas |= zip(self._samples, rows, strict=True)
             self._fresh.update(self._samples)
         return y + delta
 
@@ -498,8 +501,9 @@ def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
     :param torch.Tensor y: measurements, shape `(B, ...)`, from which the energy is estimated.
     :param deepinv.physics.Physics physics: the physics, with deepinv's Gaussian noise.
     :return: (:class:`float`) standard deviation of each measured entry.
-    :raises ValueError: if the physics has no Gaussian noise, or ``eps`` is negative or not below
-        the norm of the signal.
+    :raises TypeError: if ``eps`` is no number, or ``y`` no tensor of real or complex numbers.
+    :raises ValueError: if the physics has no Gaussian noise, ``y`` is not finite, or ``eps`` is
+        negative or not below the norm of the signal.
 
     |sep|
 
@@ -511,13 +515,15 @@ def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
     >>> round(dj.input_jitter_sigma(1.6, y, physics), 2)
     0.1
     """
+    eps = checks.number("eps", eps, low=0)
+    checks.batch(y=y)
     budget = L2Ball(1.0, relative_to="noise")
     noise = budget.radii(y, physics).double().square().mean().item()
     energy = y.detach().abs().double().square().flatten(1).sum(1).mean().item()
     signal = energy - noise
-    if not 0 <= eps < math.sqrt(max(signal, 0)):
+    if not eps < math.sqrt(max(signal, 0)):
         raise ValueError(
-            "eps must be at least 0 and below the norm of the signal, here "
+            "eps must be below the norm of the signal, here "
             f"{math.sqrt(max(signal, 0)):.3g}, got {eps!r}."
         )
     shrinkage = (signal - eps * math.sqrt(signal * noise / (energy - eps**2))) / energy

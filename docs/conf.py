@@ -80,7 +80,8 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = project
 # Pages without pages below them have nothing to navigate in
-ALONE = ["index", "method", "schemes", "attacks", "data", "adding", "changelog"]
+ALONE = ["index", "method", "schemes", "attacks", "data", "long_runs", "adding"]
+ALONE += ["changelog"]
 html_sidebars = dict.fromkeys(ALONE, [])
 html_static_path = ["_static"]
 html_css_files = ["style.css"]

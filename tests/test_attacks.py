@@ -35,6 +35,7 @@ ATTACKS = {
     ),
 }
 GRADIENT = ["PGD", "APGD", "power"]
+NAN = float("nan")
 every_attack = pytest.mark.parametrize("name", ATTACKS)
 every_gradient_attack = pytest.mark.parametrize("name", GRADIENT)
 DENOISING = dinv.physics.Denoising()
@@ -774,8 +775,10 @@ def test_nonfinite_gradient():
 
 def test_one_bad_sample_does_not_spoil_its_neighbours():
     x, y = torch.randn(2, 3, 20)
-    y[0] = float("nan")
-    model = Reconstructor(lambda y: 2 * y)
+    y[0] = 100.0
+    model = Reconstructor(
+        lambda y: torch.where(y.mean(1, keepdim=True) > 50, NAN, 2 * y)
+    )
     for name in GRADIENT:
         attack = ATTACKS[name](dj.L2Ball(1.0))
         result = attack.run(model, x, y, DENOISING)
@@ -864,21 +867,77 @@ BALL = dj.L2Ball(1.0)
     "call, error, message",
     [
         (lambda: dj.PGDAttack(1.0), TypeError, "budget must be a Budget .* got float"),
-        (lambda: dj.PGDAttack(BALL, steps=0), ValueError, "a positive integer, got 0"),
+        (lambda: dj.PGDAttack(BALL, steps=0), ValueError, "steps .* at least 1, got 0"),
         (
             lambda: dj.PGDAttack(BALL, steps=1.5),
-            ValueError,
-            "a positive integer, got 1.5",
+            TypeError,
+            "steps must be a whole numb",
+        ),
+        (
+            lambda: dj.APGDAttack(BALL, steps=True),
+            TypeError,
+            "steps must be .* got True",
         ),
         (
             lambda: dj.RandomAttack(BALL, samples=0),
             ValueError,
-            "a positive integer, got 0",
+            "samples .* least 1, got",
         ),
         (
             lambda: dj.PGDAttack(BALL, rel_step=0),
             ValueError,
-            "rel_step must be positive, got 0",
+            "rel_step must be positiv",
+        ),
+        (
+            lambda: dj.PGDAttack(BALL, rel_step=NAN),
+            ValueError,
+            "rel_step must be finite",
+        ),
+        (
+            lambda: dj.PGDAttack(BALL, rel_step=True),
+            TypeError,
+            "rel_step must be a num",
+        ),
+        (
+            lambda: dj.PGDAttack(BALL, rel_step="1"),
+            TypeError,
+            "rel_step must be a numb",
+        ),
+        (lambda: dj.PGDAttack(BALL, seed=-1), ValueError, "seed must be .* from 0 to"),
+        (
+            lambda: dj.PGDAttack(BALL, seed=0.5),
+            TypeError,
+            "seed must be a whole number",
+        ),
+        (lambda: dj.PGDAttack(BALL, seed=2**64), ValueError, "seed must be .* from 0"),
+        (
+            lambda: dj.PowerAttack(BALL, momentum=NAN),
+            ValueError,
+            "momentum must be fin",
+        ),
+        (
+            lambda: dj.PowerAttack(BALL, momentum=None),
+            TypeError,
+            "momentum must be a nu",
+        ),
+        (lambda: dj.PGDAttack.paper(NAN), ValueError, "eps must be finite, got nan"),
+        (lambda: dj.PGDAttack.paper(True), TypeError, "eps must be a number, got True"),
+        (lambda: dj.PGDAttack.paper(1.0, step=-1), ValueError, "step must be positive"),
+        (lambda: dj.PGDAttack(BALL).repeat(1.5), TypeError, "n must be a whole number"),
+        (
+            lambda: dj.WorstCase(3),
+            TypeError,
+            "attacks must be a list of attacks, got 3",
+        ),
+        (
+            lambda: dj.WorstCase("PGD"),
+            TypeError,
+            "must be a list of attacks, got 'PGD'",
+        ),
+        (
+            lambda: dj.PGDAttack(BALL, objective=torch.tensor([1.0, NAN])),
+            ValueError,
+            r"objective must be real and finite .* got shape \(2,\)",
         ),
         (
             lambda: dj.PGDAttack(BALL, start="one"),
@@ -915,7 +974,7 @@ BALL = dj.L2Ball(1.0)
         (
             lambda: dj.PGDAttack(BALL).repeat(0),
             ValueError,
-            "n must be at least 1, got 0",
+            "n must be .* at least 1, got 0",
         ),
         (lambda: dj.WorstCase([]), ValueError, "at least one attack, got none"),
         (
@@ -957,7 +1016,7 @@ def test_refused(call, error, message):
             TypeError,
             "must be a torch.nn.Module, got function",
         ),
-        ({"eps": -1.0}, ValueError, "eps must be finite and not negative, got -1.0"),
+        ({"eps": -1.0}, ValueError, "eps must be finite and at least 0, got -1.0"),
         (
             {"eps": torch.ones(2)},
             ValueError,
@@ -968,17 +1027,83 @@ def test_refused(call, error, message):
             ValueError,
             r"init must have .* \(3, 4\), got \(3, 5\)",
         ),
+        ({"init": torch.full((3, 4), NAN)}, ValueError, "init must be finite, got NaN"),
+        ({"init": [0.0]}, TypeError, "init must be a torch.Tensor, got list"),
+        ({"init": torch.zeros(3, 4) + 0j}, TypeError, "init must be real .*complex64"),
+        ({"x": torch.zeros(2, 4)}, ValueError, "one batch size, got 2 and 3 samples"),
+        ({"x": torch.zeros(1, 4)}, ValueError, "one batch size, got 1 and 3 samples"),
+        ({"x": torch.zeros(3, 1)}, ValueError, r"output, \(3, 4\), got \(3, 1\)"),
+        ({"x": torch.zeros(3, 4).int()}, TypeError, "x must be .* got torch.int32"),
+        (
+            {"x": torch.zeros(3, 4).to("meta")},
+            ValueError,
+            "one device, got meta and cpu",
+        ),
+        (
+            {"y": torch.ones(3, 4).to("meta")},
+            ValueError,
+            "one device, got cpu and meta",
+        ),
+        ({"y": torch.ones(3, 4).int()}, TypeError, "y must be .* got torch.int32"),
+        ({"y": torch.ones(3, 4).bool()}, TypeError, "y must be .* got torch.bool"),
+        ({"y": torch.ones(4)}, ValueError, r"y must be a batch .* got \(4,\)"),
+        ({"x": torch.ones(0, 4), "y": torch.ones(0, 4)}, ValueError, "and not empty"),
+        ({"x": torch.full((3, 4), NAN)}, ValueError, "x must be finite, .* in 3 of 3"),
+        (
+            {"y": torch.eye(3, 4) / 0},
+            ValueError,
+            "y must be finite, .* first in sample 0",
+        ),
+        ({"eps": NAN}, ValueError, "eps must be finite and at least 0, got nan"),
+        (
+            {"eps": True},
+            TypeError,
+            "eps must be a number or a tensor of such, got True",
+        ),
+        (
+            {"eps": 1e39},
+            ValueError,
+            "eps must be finite in the precision of y, torch.fl",
+        ),
+        (
+            {"model": Reconstructor(lambda y: (y, None))},
+            TypeError,
+            "the model must return a torch.Tensor, got tuple",
+        ),
     ],
 )
-def test_refused_with_the_model(change, error, message):
+@pytest.mark.parametrize("several", [False, True])
+def test_refused_with_the_model(several, change, error, message):
     arguments = {
         "model": Reconstructor(lambda y: 2 * y),
         "x": torch.zeros(3, 4),
         "y": torch.ones(3, 4),
         "physics": DENOISING,
     }
-    with pytest.raises(error, match=message):
-        dj.PowerAttack(BALL)(**arguments | change)
+    attack = dj.PowerAttack(BALL).repeat(2) if several else dj.PowerAttack(BALL)
+    for call in (attack, attack.run):
+        with pytest.raises(error, match=message):
+            call(**arguments | change)
+
+
+@pytest.mark.parametrize("size", [(3, 1), (2, 1), (5,), (2, 3, 4)])
+def test_a_weight_must_fit_the_output(size):
+    x, y, model = torch.zeros(3, 4), torch.ones(3, 4), Reconstructor(lambda y: 2 * y)
+    attack = dj.PowerAttack(BALL, objective=torch.ones(size))
+    if size == (3, 1):
+        assert attack(model, x, y, DENOISING).any()
+        return
+    with pytest.raises(ValueError, match=r"broadcast .* \(3, 4\), got a weight of sh"):
+        attack(model, x, y, DENOISING)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_absurd_radius_gives_no_nan(name):
+    """Where the loss overflows there is nothing to climb, which a flag tells."""
+    x, y, model = torch.zeros(3, 4), torch.ones(3, 4), Reconstructor(lambda y: 2 * y)
+    result = ATTACKS[name](dj.L2Ball(1e30)).run(model, x, y, DENOISING)
+    assert result.delta.isfinite().all() and not result.loss.isnan().any()
+    assert result.flags["nonfinite_gradient"].all()
 
 
 def test_an_objective_must_judge_each_sample():

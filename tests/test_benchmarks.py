@@ -16,6 +16,7 @@ sys.path.insert(0, str(FOLDER))
 import cases  # noqa: E402
 import goals  # noqa: E402
 import measure  # noqa: E402
+import memory  # noqa: E402
 
 CASES = cases.cases(quick=True, device="cpu")
 
@@ -75,3 +76,23 @@ def test_peak_memory():
         return second + 1
 
     assert 7.9 < measure.peak_memory(allocate) < 8.6
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_memory_command(tmp_path, monkeypatch, capsys):
+    matplotlib.use("Agg")
+    monkeypatch.setattr(sys, "argv", ["memory.py", "--quick", "--out", "memory.png"])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(FOLDER / "memory.py"), run_name="__main__")
+    page = capsys.readouterr().out
+    assert all(f"| {name} | 4 | " in page for name in memory.CASES)
+    assert (tmp_path / "memory.png").stat().st_size > 1000
+
+
+def test_growth_of_memory_is_a_line_after_the_warm_up():
+    steps = list(range(0, 1001, 100))
+    resident = [0.0, *(100 + 0.002 * step for step in steps[1:])]
+    record = memory.Record(steps, resident, files=[4] * 11, children=[2] * 10 + [0])
+    assert record.warm == 1 and record.slope == pytest.approx(2.0)
+    page = memory.table({"case": record})
+    assert "| case | 1000 | 100.2 | 101.2 | 102.0 | +2.00 | 4 | 4 | 2 | 0 |" in page

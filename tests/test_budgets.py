@@ -1,10 +1,13 @@
 import deepinv as dinv
+import numpy as np
 import pytest
 import torch
 from properties import assert_global_rng_untouched
 
 import deepinv_jitter as dj
 
+NAN = float("nan")
+DENOISING = dinv.physics.Denoising()
 BALLS = {"l2": dj.L2Ball, "linf": dj.LinfBall}
 every_ball = pytest.mark.parametrize("ball", [dj.L2Ball(1.0), dj.LinfBall(1.0)])
 DTYPES = [
@@ -149,13 +152,21 @@ def test_gaussian_draws_measure_eps():
     assert draw.abs().max() <= 3 and inner.std().item() == pytest.approx(1.6, rel=0.1)
 
 
-@pytest.mark.parametrize("radius", [2, 2.0, torch.tensor(2.0), torch.tensor([2.0])])
+@pytest.mark.parametrize(
+    "radius", [2, 2.0, np.float32(2), torch.tensor(2.0), torch.tensor([2.0])]
+)
 @every_ball
 def test_absolute_radius(ball, radius):
     y = torch.ones(3, 2)
     assert torch.equal(
         type(ball)(radius).radii(y, dinv.physics.Denoising()), torch.full((3,), 2.0)
     )
+
+
+@every_ball
+def test_a_radius_keeps_the_digits_of_double_precision(ball):
+    radii = type(ball)(0.1).radii(torch.ones(2, 2, dtype=torch.float64), DENOISING)
+    assert radii.tolist() == [0.1, 0.1]
 
 
 def test_radius_per_sample():
@@ -236,21 +247,31 @@ def test_image_domain():
         (
             {"radius": -1.0},
             ValueError,
-            "radius must be finite and not negative, got -1.0",
+            "radius must be finite and at least 0, got -1.0",
         ),
         (
             {"radius": float("nan")},
             ValueError,
-            "radius must be finite and not negative",
+            "radius must be finite and at least 0",
         ),
-        ({"radius": torch.tensor([1.0, -1.0])}, ValueError, "finite and not negative"),
+        ({"radius": torch.tensor([1.0, -1.0])}, ValueError, "finite and at least 0"),
         (
             {"radius": torch.ones(2, 2)},
             ValueError,
             r"one number per sample, got shape \(2, 2\)",
         ),
-        ({"radius": "1"}, TypeError, "radius must be a number or a tensor, got '1'"),
-        ({"radius": True}, TypeError, "radius must be a number or a tensor, got True"),
+        (
+            {"radius": "1"},
+            TypeError,
+            "radius must be a number or a tensor of such, got '1'",
+        ),
+        ({"radius": True}, TypeError, "a tensor of such, got True"),
+        ({"radius": torch.tensor(True)}, TypeError, r"of such, got tensor\(True\)"),
+        ({"radius": torch.tensor(1j)}, TypeError, r"of such, got tensor\(0.\+1.j\)"),
+        ({"radius": float("inf")}, ValueError, "finite and at least 0, got inf"),
+        ({"support": torch.zeros(3)}, ValueError, "not zero everywhere, .* shape .3,."),
+        ({"support": torch.tensor([1, NAN])}, ValueError, "support must be finite and"),
+        ({"support": np.ones(3)}, ValueError, "support must be 'auto', a tensor or No"),
         ({"relative_to": "x"}, ValueError, "relative_to must be one of .* got 'x'"),
         (
             {"support": "all"},
@@ -289,6 +310,76 @@ def test_refused_with_a_physics():
         dj.L2Ball(1.0, domain="image").zero(y, dinv.physics.Physics())
     with pytest.raises(ValueError, match="law must be one of .* got 'cauchy'"):
         dj.L2Ball(1.0).random(y, torch.ones(3), generator(), "cauchy")
+
+
+V = torch.ones(3, 2)
+
+
+@every_ball
+@pytest.mark.parametrize(
+    "v, eps, error, message",
+    [
+        ([1.0], torch.ones(3), TypeError, "must be a torch.Tensor, got list"),
+        (V.int(), torch.ones(3), TypeError, "real or complex numbers, got torch.int32"),
+        (V[:, 0], torch.ones(3), ValueError, r"batch of shape .* got \(3,\)"),
+        (V[:0], torch.ones(1), ValueError, r"and not empty, got \(0, 2\)"),
+        (V, torch.ones(3).to("meta"), ValueError, "device of .* cpu, got meta"),
+        (V, 1.0, ValueError, r"eps must be a tensor .* shape \(3,\), got 1.0"),
+        (V, torch.ones(2), ValueError, r"eps must be .* shape \(3,\), got \(2,\)"),
+        (V, torch.ones(3, 1), ValueError, r"eps must be .* got \(3, 1\)"),
+    ],
+)
+def test_refused_in_a_step(ball, v, eps, error, message):
+    for step in (ball.project, ball.steepest, lambda *a: ball.random(*a, generator())):
+        with pytest.raises(error, match=message):
+            step(v, eps)
+
+
+@every_ball
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (
+            {"generator": None},
+            TypeError,
+            "generator must be a torch.Generator, got None",
+        ),
+        ({"support": torch.ones(3, 2)}, ValueError, r"boolean, of shape \(3, 2\), got"),
+        (
+            {"support": V[:1] > 0},
+            ValueError,
+            r"boolean, of .* got \(1, 2\) of torch.bo",
+        ),
+    ],
+)
+def test_refused_draws(ball, change, error, message):
+    with pytest.raises(error, match=message):
+        ball.random(V, torch.ones(3), **({"generator": generator()} | change))
+
+
+@pytest.mark.parametrize(
+    "ball, y, message",
+    [
+        (dj.L2Ball(1e39), V, "precision of y, torch.float32, got .inf, inf, inf"),
+        (dj.LinfBall(1e5), V.half(), "in the precision of y, torch.float16, got"),
+        (dj.L2Ball(1e30, relative_to="y"), 1e30 * V, "precision of y, torch.float32"),
+        (dj.L2Ball(1.0, relative_to="y"), NAN * V, "torch.float32, got .nan, nan, nan"),
+    ],
+)
+def test_a_radius_that_overflows_is_refused(ball, y, message):
+    with pytest.raises(ValueError, match=message):
+        ball.radii(y, DENOISING)
+
+
+@every_ball
+def test_measurements_refused(ball):
+    for call in (ball.radii, ball.zero, ball.support):
+        with pytest.raises(TypeError, match="y must be a torch.Tensor, got list"):
+            call([1.0], DENOISING)
+        with pytest.raises(
+            TypeError, match="y must be .* complex numbers, got torch.in"
+        ):
+            call(V.int(), DENOISING)
 
 
 def test_repr():

@@ -493,28 +493,136 @@ def test_fastmri_slices_can_be_kept(volumes, tmp_path):
     assert torch.equal(dataset[3]["x"], loaded[3]["x"])
 
 
-def test_fastmri_skips_a_file_that_cannot_be_read(volumes):
-    folder, _ = volumes
-    (folder / "broken.h5").write_bytes(b"broken")
-    with pytest.warns(UserWarning, match="Corrupted volume broken.h5"):
-        assert len(dj.fastmri_slices(folder, img_size=(16, 16))) == 8
-
-
 def test_fastmri_errors(volumes, tmp_path):
     folder, _ = volumes
     with pytest.raises(FileNotFoundError, match="root must be a folder.*got .*nowhere"):
         dj.fastmri_slices(tmp_path / "nowhere")
-    with pytest.raises(
-        FileNotFoundError, match="root must hold readable fastMRI .h5 files"
-    ):
+    with pytest.raises(FileNotFoundError, match="root must hold .* found none in"):
         dj.fastmri_slices(tmp_path)
-    write_volume(folder / "test.h5", target=None)
-    with pytest.raises(
-        ValueError, match="test.h5 holds .*kspace.*use fastMRI's train or val"
-    ):
+    with pytest.raises(IsADirectoryError, match="save_path must be a file, got the f"):
+        dj.fastmri_slices(folder, save_path=tmp_path)
+
+
+def changed(path, **values):
+    """Other contents for some of the names; None for nothing under that name."""
+    with h5py.File(path, "r+") as file:
+        for name, value in values.items():
+            del file[name]
+            if value is not None:
+                file[name] = value
+
+
+def spoiled(name, value):
+    """A function that puts one value into slice 2."""
+
+    def spoil(path):
+        with h5py.File(path, "r+") as file:
+            file[name][2, 3, 4] = value
+
+    return spoil
+
+
+K, IMAGE, NAN = "kspace", "reconstruction_esc", float("nan")
+UNREADABLE = (
+    r"every .h5 file must be a fastMRI volume, .*c.h5 cannot be read \(.+\): load"
+)
+WRONG_K = r"kspace must be complex, of shape \(slices, H, W\) .*c.h5 holds "
+WRONG_IMAGE = r"images must be real, .* with the 4 slices of kspace, .*c.h5 holds "
+BROKEN = {  # what happened to a file, and what the error says
+    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-5000]), UNREADABLE),
+    "cut short": (lambda p: p.write_bytes(p.read_bytes()[:100]), UNREADABLE),
+    "empty": (lambda p: p.write_bytes(b""), UNREADABLE),
+    "no HDF5": (lambda p: p.write_bytes(b"broken" * 1000), UNREADABLE),
+    "no names": (
+        lambda p: h5py.File(p, "w").close(),
+        r"must hold kspace, .* holds \[\]",
+    ),
+    "no kspace": (lambda p: changed(p, kspace=None), "must hold kspace, .*c.h5 holds "),
+    "no image": (
+        lambda p: changed(p, reconstruction_esc=None),
+        "must hold reconstruction_esc or .*c.h5 holds .*kspace.*train or val files",
+    ),
+    "real kspace": (
+        lambda p: changed(p, kspace=np.ones((4, 40, 36), np.float32)),
+        WRONG_K + r"\(4, 40, 36\) of float32",
+    ),
+    "2-D kspace": (
+        lambda p: changed(p, kspace=np.ones((40, 36), np.complex64)),
+        WRONG_K + r"\(40, 36\) of complex64",
+    ),
+    "5-D kspace": (
+        lambda p: changed(p, kspace=np.ones((4, 1, 1, 4, 3), np.complex64)),
+        WRONG_K,
+    ),
+    "scalar kspace": (lambda p: changed(p, kspace=1j), WRONG_K + r"\(\) of complex128"),
+    "no slices": (
+        lambda p: changed(p, kspace=np.ones((0, 40, 36), np.complex64)),
+        WRONG_K + r"\(0, 40, 36\)",
+    ),
+    "complex image": (
+        lambda p: changed(p, reconstruction_esc=np.ones((4, 9, 9), np.complex64)),
+        WRONG_IMAGE + r"\(4, 9, 9\) of complex64",
+    ),
+    "2-D image": (
+        lambda p: changed(p, reconstruction_esc=np.ones((9, 9), np.float32)),
+        WRONG_IMAGE + r"\(9, 9\) of float32",
+    ),
+    "fewer images": (
+        lambda p: changed(p, reconstruction_esc=np.ones((3, 9, 9), np.float32)),
+        WRONG_IMAGE + r"\(3, 9, 9\) of float32",
+    ),
+    "NaN in kspace": (
+        spoiled(K, NAN),
+        "kspace must be finite, .* slice 2 of .*c.h5: t",
+    ),
+    "Inf in kspace": (spoiled(K, 1j * np.inf), "kspace must be finite, .* slice 2 of"),
+    "NaN in an image": (spoiled(IMAGE, NAN), "the image must be finite, .* slice 2 of"),
+    "Inf in an image": (
+        spoiled(IMAGE, -np.inf),
+        "the image must be finite, .* slice 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_fastmri_files_refused(volumes, case):
+    folder, _ = volumes
+    damage, message = BROKEN[case]
+    write_volume(folder / "c.h5")
+    damage(folder / "c.h5")
+    with pytest.raises(ValueError, match=message):
         dj.fastmri_slices(folder)
-    with pytest.raises(ValueError, match="slice_index must be"):
-        dj.fastmri_slices(folder, slice_index="first")
+
+
+def test_fastmri_slices_that_are_not_asked_for_may_be_broken(volumes):
+    folder, _ = volumes
+    spoiled(K, NAN)(folder / "a.h5")
+    assert len(dj.fastmri_slices(folder, slice_index=(0, -1))) == 4
+
+
+@pytest.mark.parametrize(
+    "slice_index, error, message",
+    [
+        ("first", ValueError, "slice_index must be 'all', 'middle', .* got 'first'"),
+        ("middle+x", ValueError, "slice_index must be 'all', 'middle', .* got 'middle"),
+        ("random", ValueError, "slice_index must be 'all', 'middle', .* got 'random'"),
+        (
+            "middle+2",
+            ValueError,
+            "slices of every volume, got 'middle.2', but .* has 4",
+        ),
+        (4, ValueError, "slices of every volume, got 4, but .*a.h5 has 4"),
+        (-5, ValueError, "slices of every volume, got -5, but"),
+        ((0, 9), ValueError, r"slices of every volume, got \(0, 9\), but"),
+        ((), ValueError, r"slices of every volume, got \(\), but"),
+        (1.0, TypeError, "slice_index must be a whole number, got 1.0"),
+        ((0, True), TypeError, "slice_index must be a whole number, got True"),
+        (None, TypeError, "slice_index must be a whole number, got None"),
+    ],
+)
+def test_fastmri_slice_index_refused(volumes, slice_index, error, message):
+    with pytest.raises(error, match=message):
+        dj.fastmri_slices(volumes[0], slice_index=slice_index)
 
 
 # Bad input
@@ -525,7 +633,7 @@ ERRORS = [
         dj.PointDataset,
         dict(length=0),
         ValueError,
-        "length must be .* at least 1.* got 0",
+        "length must be .* from 1 to .* got 0",
     ),
     (
         dj.PointDataset,
@@ -558,7 +666,19 @@ ERRORS = [
         ValueError,
         "center must be finite",
     ),
-    (reflectivity, dict(n=0), ValueError, "length must be .* at least 1"),
+    (
+        dj.PointDataset,
+        dict(length=1, center=(0, 1e39)),
+        ValueError,
+        "center must .* lie",
+    ),
+    (
+        dj.PointDataset,
+        dict(length=2**63),
+        ValueError,
+        "length must be .* lie from 1 to",
+    ),
+    (reflectivity, dict(n=0), ValueError, "length must be .* from 1"),
     (
         reflectivity,
         dict(img_size=64),
@@ -591,13 +711,17 @@ ERRORS = [
     (reflectivity, dict(fold="8"), TypeError, "fold must be a number, got '8'"),
     (reflectivity, dict(pinch_out=1.1), ValueError, "pinch_out .* from 0 to 1"),
     (reflectivity, dict(faults=1.5), TypeError, "faults must be a whole number"),
-    (reflectivity, dict(throw=0), ValueError, "throw .* at least 1"),
+    (reflectivity, dict(throw=0), ValueError, "throw .* from 1 to"),
     (
         reflectivity,
         dict(fold=200),
         ValueError,
         "dip and fold .* less than 136 .* reduce",
     ),
+    (reflectivity, dict(throw=1e8), ValueError, "must not exceed .* reduce img_size"),
+    (reflectivity, dict(faults=10**400), ValueError, "faults must .* lie from 0 to"),
+    (reflectivity, dict(dip=np.inf), ValueError, "dip must be finite"),
+    (dj.IndexedDataset, dict(dataset=3), TypeError, "a length and items, got int"),
     (reflectivity, dict(dips=0.1), TypeError, "unexpected keyword argument 'dips'"),
     (
         brain,
@@ -605,6 +729,7 @@ ERRORS = [
         ValueError,
         r"split must be one of \('train', 'test'\), got 'val'",
     ),
+    (brain, dict(split=["test"]), ValueError, "split must be one of"),
     (brain, dict(plane="oblique"), ValueError, "plane must be one of .* got 'oblique'"),
     (brain, dict(resolution=0), ValueError, "resolution must be .* from 0.1 to 10"),
     (brain, dict(spacing=0.5), TypeError, "spacing must be a whole number"),
@@ -618,6 +743,13 @@ ERRORS = [
     (brain, dict(seed=-3), ValueError, "seed must be .* at least 0"),
     (brain, dict(img_size=(64,)), ValueError, "img_size must hold two"),
 ]
+
+
+def test_one_index_for_each_sample():
+    dataset = dj.IndexedDataset(dj.PointDataset(5))
+    assert [dataset[i]["index"] for i in (0, 4, -1, np.int64(2))] == [0, 4, 4, 2]
+    with pytest.raises(IndexError, match="index must lie from -5 to 4, got 5"):
+        dataset[5]
 
 
 @pytest.mark.parametrize("make, kwargs, error, match", ERRORS)
@@ -680,6 +812,8 @@ def segy_refused(folder):
         for header in file.header:
             header.update({segyio.su.iline: 0, segyio.su.xline: 0})
     (folder / "text.sgy").write_text("no seismic data")
+    (folder / "empty.sgy").write_bytes(b"")
+    (folder / "short.sgy").write_bytes((folder / "line.sgy").read_bytes()[:-10])
     one = dict(img_size=(6, 4), direction="trace")
     return {
         "size": (
@@ -690,6 +824,8 @@ def segy_refused(folder):
         ),
         "finite": (broken, one, ValueError, "sections must be finite"),
         "no SEG-Y": (folder / "text.sgy", one, ValueError, "must be a SEG-Y file"),
+        "empty": (folder / "empty.sgy", one, ValueError, "must be a SEG-Y file"),
+        "truncated": (folder / "short.sgy", one, ValueError, "must be a SEG-Y file"),
         "geometry": (
             unsorted,
             {"img_size": (6, 4)},
@@ -702,7 +838,17 @@ def segy_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "case", ["size", "finite", "no SEG-Y", "geometry", "direction", "folder"]
+    "case",
+    [
+        "size",
+        "finite",
+        "no SEG-Y",
+        "empty",
+        "truncated",
+        "geometry",
+        "direction",
+        "folder",
+    ],
 )
 def test_segy_refused(tmp_path, case):
     path, options, error, message = segy_refused(tmp_path)[case]

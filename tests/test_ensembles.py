@@ -141,6 +141,12 @@ class Tied(nn.Module):
     "models, error, message",
     [
         ([], ValueError, "models must hold at least one model, got none"),
+        (points(0), TypeError, "models must be a list of models, got UnfoldedGD"),
+        (
+            [points(0), points(1).float()],
+            ValueError,
+            "types and devices of their weigh",
+        ),
         ([dj.PointMLP()], TypeError, "must be unrolled deepinv models .* got PointMLP"),
         ([points(0), points(0, max_iter=5)], ValueError, "must be alike"),
         ([points(0), points(0, lambda_reg=0.5)], ValueError, "fixed parameters"),
@@ -166,3 +172,21 @@ def test_measurements_of_every_model():
     ensemble = dj.Ensemble([points(0), points(1)])
     with pytest.raises(ValueError, match=r"each of the 2 models, got shape \(3, 2\)"):
         ensemble(torch.zeros(3, 2, dtype=torch.float64), POINTS)
+    with pytest.raises(TypeError, match="y must be a torch.Tensor, got list"):
+        ensemble([[0.0]], POINTS)
+
+
+def test_clipping_refused():
+    ensemble = dj.Ensemble([points(0), points(1)])
+    with pytest.raises(ValueError, match="gradients must be there .* call backward"):
+        ensemble.clip_grad_norm_(1.0)
+    for norm in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="max_norm must be finite and at least 0"):
+            ensemble.clip_grad_norm_(norm)
+
+
+def test_an_absurd_level_is_refused():
+    ensemble = dj.Ensemble([points(0, jitter=law(0, sigma=1e160)), points(1)])
+    y = torch.zeros(2, 3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="squared norm of the noise is finite in"):
+        ensemble.train()(y, POINTS)

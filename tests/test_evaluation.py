@@ -822,6 +822,11 @@ class Wrong(torch.nn.Module):
         return y[:, :1]
 
 
+class Pair(torch.nn.Module):
+    def forward(self, y, physics):
+        return y, y
+
+
 X = torch.zeros(2, 2)
 REFUSED = [
     ({"model": "net"}, TypeError, "model must be a torch.nn.Module, got str"),
@@ -841,8 +846,25 @@ REFUSED = [
         "y must be a torch.Tensor, got list",
     ),
     ({"dataloader": [(X, X[:1])]}, ValueError, "one batch size, got 2 and 1 samples"),
-    ({"epsilons": [-0.1, 1]}, ValueError, r"not negative, got \[-0.1, 1.0\]"),
-    ({"epsilons": [math.nan]}, ValueError, r"finite and not negative, got \[nan\]"),
+    ({"epsilons": [-0.1, 1]}, ValueError, "epsilons must be .* at least 0, got -0.1"),
+    ({"epsilons": [math.nan]}, ValueError, "epsilons must be finite .* got nan"),
+    ({"epsilons": [True]}, TypeError, "epsilons must be a number, got True"),
+    ({"epsilons": ["big"]}, TypeError, "epsilons must be a number, got 'big'"),
+    ({"epsilons": [10**400]}, ValueError, "epsilons must be finite and at least 0"),
+    ({"epsilons": [1e39]}, ValueError, "radius must be finite in the precision of y"),
+    ({"dataloader": 3}, TypeError, "dataloader must be iterable, got int"),
+    ({"dataloader": [None]}, TypeError, "every batch must be .* got NoneType"),
+    ({"dataloader": [X.int()]}, TypeError, "x must be .* got torch.int32"),
+    ({"dataloader": [X[:0]]}, ValueError, "x must be a batch .* and not empty"),
+    ({"dataloader": [X / 0]}, ValueError, "x must be finite, got NaN or infinity in 2"),
+    ({"dataloader": [(X, X / 0)]}, ValueError, "y must be finite, got NaN or infinity"),
+    (
+        {"model": Pair()},
+        TypeError,
+        "the model must return a torch.Tensor, got tuple",
+    ),
+    ({"shifts": "bias"}, TypeError, "shifts must be a Shift, .* got 'bias'"),
+    ({"shifts": 3}, TypeError, "shifts must be a Shift, .* got 3"),
     ({"epsilons": 0.5}, TypeError, "epsilons must be a list of radii, got 0.5"),
     ({"attacks": "strong"}, ValueError, "one of .*'standard'.* got 'strong'"),
     ({"attacks": []}, ValueError, "attacks must hold at least one attack"),
@@ -873,7 +895,8 @@ REFUSED = [
     ),
     ({"draws": 0}, ValueError, "draws must be .* at least 1, got 0"),
     ({"draws": 2.5}, TypeError, "draws must be a whole number, got 2.5"),
-    ({"seed": -1}, ValueError, "seed must be .* at least 0, got -1"),
+    ({"seed": -1}, ValueError, "seed must be .* lie from 0 to .* got -1"),
+    ({"seed": 2**64}, ValueError, "seed must be .* lie from 0 to"),
 ]
 
 

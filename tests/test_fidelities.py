@@ -143,3 +143,19 @@ def test_a_physics_that_is_not_linear():
         weights.append(gradients(network))
     assert torch.equal(*outputs)
     assert_same_gradients(*weights)
+
+
+@pytest.mark.parametrize(
+    "sigma, error, message",
+    [
+        (0, ValueError, "sigma must be finite and lie from 1e-15 to .* got 0"),
+        (-1.0, ValueError, "sigma must be finite and lie from .* got -1.0"),
+        (float("nan"), ValueError, "sigma must be finite and lie from .* got nan"),
+        (1e30, ValueError, "sigma must be finite and lie from .* got 1e.30"),
+        (True, TypeError, "sigma must be a number, got True"),
+        ("small", TypeError, "sigma must be a number, got 'small'"),
+    ],
+)
+def test_refused(sigma, error, message):
+    with pytest.raises(error, match=message):
+        dj.NormalL2(sigma)

@@ -349,8 +349,8 @@ def host_gd(**kwargs):
             TypeError,
             "needs a deepinv.optim.BaseOptim.*got Identity",
         ),
-        (host_gd, -1, ValueError, "finite and non-negative, got -1"),
-        (host_gd, float("inf"), ValueError, "finite and non-negative, got inf"),
+        (host_gd, -1, ValueError, "finite and at least 0, got -1"),
+        (host_gd, float("inf"), ValueError, "finite and at least 0, got inf"),
         (
             host_gd,
             [0.1, 0.1],
@@ -380,3 +380,16 @@ def test_wrong_nesting_is_refused():
         TypeError, match="unjitter needs a deepinv.optim.BaseOptim, got Identity"
     ):
         dj.unjitter(nn.Identity())
+    for wrapper in (dj.CheckpointedIterator, dj.ConditionedIterator):
+        with pytest.raises(TypeError, match="a deepinv OptimIterator, .* got Identity"):
+            wrapper(nn.Identity())
+    with pytest.raises(TypeError, match="no_jitter needs a torch.nn.Module, got int"):
+        with dj.no_jitter(3):
+            pass
+
+
+@every_algorithm
+def test_an_absurd_level_is_an_error_not_a_nan(name):
+    model, p, y = jittered(name, 1e160).train(), physics(), measurements()
+    with pytest.raises(ValueError, match="squared norm of the noise is finite in"):
+        model(y, p)

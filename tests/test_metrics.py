@@ -58,3 +58,42 @@ def test_higher_is_better_and_the_hosts_arguments_work(metric):
     assert torch.equal(metric(reduction="mean")(x_net, x), values.mean())
     cropped = metric(center_crop=12)(x_net, x)
     assert torch.equal(cropped, metric()(x_net[..., 2:-2, 2:-2], x[..., 2:-2, 2:-2]))
+
+
+X = torch.rand(2, 1, 16, 16)
+
+
+@pytest.mark.parametrize("metric", [PaperPSNR, PaperSSIM])
+@pytest.mark.parametrize(
+    "x_net, x, error, message",
+    [
+        (X, None, TypeError, "x must be a torch.Tensor, got NoneType"),
+        (X.int(), X, TypeError, "x_net must be a tensor of real or complex numbers"),
+        (X, X[:1], ValueError, r"one shape and device, got \(2, .* and \(1, 1, 16, 16"),
+        (
+            X.expand(-1, 3, -1, -1),
+            X,
+            ValueError,
+            r"got \(2, 3, .* and \(2, 1, 16, 16\)",
+        ),
+        (X, X.to("meta"), ValueError, "on cpu and .* on meta"),
+        (X[:0], X[:0], ValueError, "x_net must be a batch of shape .* not empty"),
+        (X[0, 0, 0], X, ValueError, r"x_net must be a batch .* got \(16,\)"),
+    ],
+)
+def test_images_refused(metric, x_net, x, error, message):
+    with pytest.raises(error, match=message):
+        metric()(x_net, x)
+
+
+@pytest.mark.parametrize("x", [X[..., :10], X[..., :10, :], X[:, 0]])
+def test_images_smaller_than_the_window_are_refused(x):
+    with pytest.raises(ValueError, match="H, W at least 11, the window of SSIM, got"):
+        PaperSSIM()(x, x)
+
+
+@pytest.mark.parametrize("metric", [PaperPSNR, PaperSSIM])
+def test_nan_is_seen_in_its_image_alone(metric):
+    x_net = X.clone()
+    x_net[0, 0, 3, 3] = math.nan
+    assert metric()(x_net, 1 - X).isnan().tolist() == [True, False]

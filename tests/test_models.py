@@ -9,6 +9,7 @@ from torch import nn
 
 import deepinv_jitter as dj
 
+NAN = float("nan")
 MODELS = {"GD": dj.UnfoldedGD, "PGD": dj.UnfoldedPGD}
 HOSTS = {"GD": dinv.optim.GD, "PGD": dinv.optim.PGD}
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -167,8 +168,31 @@ def test_jitter_argument(name):
     "arguments, error, message",
     [
         ({"step_size": 0.3}, TypeError, "unexpected keyword argument 'step_size'"),
-        ({"max_iter": 0}, ValueError, "max_iter must be a positive integer, got 0"),
-        ({"max_iter": 2.5}, ValueError, "max_iter must be a positive integer, got 2.5"),
+        ({"max_iter": 0}, ValueError, "max_iter must be .* at least 1, got 0"),
+        ({"max_iter": 2.5}, TypeError, "max_iter must be a whole number, got 2.5"),
+        ({"max_iter": True}, TypeError, "max_iter must be a whole number, got True"),
+        ({"stepsize": -0.1}, ValueError, "stepsize must be .* at least 0, got -0.1"),
+        ({"stepsize": NAN}, ValueError, "stepsize must be finite and .* got nan"),
+        ({"stepsize": 1e39}, ValueError, "stepsize must be finite and .* got 1e.39"),
+        ({"stepsize": True}, TypeError, "stepsize must be a number .* got True"),
+        ({"stepsize": "big"}, TypeError, "stepsize must be a number .* got 'big'"),
+        ({"stepsize": 1j}, TypeError, "stepsize must be a number .* got 1j"),
+        ({"lambda_reg": -1}, ValueError, "lambda_reg must be .* at least 0, got -1"),
+        ({"sigma_denoiser": -1.0}, ValueError, "sigma_denoiser must be .* got -1.0"),
+        ({"trainable_params": None}, ValueError, "must be a list of names in .* None"),
+        ({"trainable_params": [[]]}, ValueError, "must be a list of names in"),
+        (
+            {"data_fidelity": "L2"},
+            TypeError,
+            "must be a deepinv DataFidelity, got 'L2'",
+        ),
+        (
+            {"data_fidelity": [dinv.optim.L2()] * 2},
+            ValueError,
+            "data_fidelity must be one or one per iteration, got 2 for max_iter=10",
+        ),
+        ({"jitter": True}, TypeError, "sigma must be a number .* got True"),
+        ({"jitter": NAN}, ValueError, "sigma must be finite and at least 0, got nan"),
         (
             {"stepsize": [0.1, 0.2]},
             ValueError,
@@ -186,9 +210,9 @@ def test_jitter_argument(name):
             "needs a start: pass sigma_denoiser",
         ),
         (
-            {"positive_stepsize": True, "stepsize": -1.0},
+            {"positive_stepsize": True, "stepsize": 0.0},
             ValueError,
-            "from a positive start, got stepsize=-1",
+            "from a positive start, got stepsize=0",
         ),
         (
             {"positive_stepsize": True, "trainable_params": []},
@@ -216,7 +240,7 @@ def test_jitter_argument(name):
             TypeError,
             r"callable as init\(y, physics\), got Tensor",
         ),
-        ({"jitter": -0.1}, ValueError, "finite and non-negative"),
+        ({"jitter": -0.1}, ValueError, "finite and at least 0"),
         ({"jitter": [0.1, 0.2]}, ValueError, "got 2 levels for max_iter=10"),
     ],
 )

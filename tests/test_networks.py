@@ -47,14 +47,60 @@ def test_untrained_images_networks_are_the_plain_algorithm():
 @pytest.mark.parametrize(
     "build, message",
     [
-        (lambda: dj.PointMLP(layers=1), "layers must be at least 2, got 1"),
-        (lambda: dj.UnrolledDnCNN(1, depth=2), "depth must be at least 3, got 2"),
+        (lambda: dj.PointMLP(layers=1), "layers must be .* at least 2, got 1"),
+        (lambda: dj.UnrolledDnCNN(1, depth=2), "depth must be .* at least 3, got 2"),
         (
             lambda: dj.UnrolledDnCNN(1, width=6),
             "groups must divide width, got groups=4 and width=6",
         ),
+        (lambda: dj.PointMLP(0), "features must be .* at least 1, got 0"),
+        (lambda: dj.PointMLP(hidden=2.5), "hidden must be a whole number, got 2.5"),
+        (lambda: dj.PointMLP(layers=True), "layers must be a whole number, got True"),
+        (lambda: dj.PointMLP(activation="relu"), "a class of modules, .* got 'relu'"),
+        (lambda: dj.PointMLP(activation=torch.nn.ReLU()), r"modules, .* got ReLU\(\)"),
+        (lambda: dj.UnrolledDnCNN(0), "channels must be .* at least 1, got 0"),
+        (lambda: dj.UnrolledDnCNN(1.0), "channels must be a whole number, got 1.0"),
+        (lambda: dj.UnrolledDnCNN(1, width=-4), "width must be .* at least 1, got -4"),
+        (lambda: dj.UnrolledDnCNN(1, groups=0), "groups must be .* at least 1, got 0"),
+        (
+            lambda: dj.UnrolledDnCNN(1, condition_channels=-1),
+            "condition_channels must be .* at least 0, got -1",
+        ),
     ],
 )
 def test_refused(build, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         build()
+
+
+CNN = dj.UnrolledDnCNN(2, depth=3, width=4)
+READS_Y = dj.UnrolledDnCNN(2, depth=3, width=4, condition_channels=1)
+X, Y = torch.zeros(3, 2, 5, 6), torch.zeros(3, 1, 5, 6)
+
+
+@pytest.mark.parametrize(
+    "network, inputs, error, message",
+    [
+        (dj.PointMLP(), [[0.0]], TypeError, "x must be a torch.Tensor, got list"),
+        (dj.PointMLP(), [torch.ones(2)], ValueError, r"shape \(B, ...\) .* got \(2,\)"),
+        (dj.PointMLP(), [X], ValueError, r"\(B, 2\), got \(3, 2, 5, 6\)"),
+        (dj.PointMLP(), [torch.ones(3, 2).int()], TypeError, "got torch.int32"),
+        (CNN, [X + 0j], TypeError, "real numbers, got torch.complex64"),
+        (
+            CNN,
+            [X[0]],
+            ValueError,
+            r"\(B, 2, H, W\), and no y, got \(2, 5, 6\) and None",
+        ),
+        (CNN, [Y], ValueError, r"got \(3, 1, 5, 6\) and None"),
+        (CNN, [X, Y], ValueError, r"and no y, got .* and \(3, 1, 5, 6\)"),
+        (READS_Y, [X], ValueError, r"and y of shape \(B, 1, H, W\), got .* and None"),
+        (READS_Y, [X, X], ValueError, r"got .* and \(3, 2, 5, 6\)"),
+        (READS_Y, [X, Y.mT], ValueError, r"got .* and \(3, 1, 6, 5\)"),
+        (READS_Y, [X, Y[:1]], ValueError, r"got .* and \(1, 1, 5, 6\)"),
+        (READS_Y, [X, "y"], TypeError, "y must be a torch.Tensor, got str"),
+    ],
+)
+def test_refused_inputs(network, inputs, error, message):
+    with pytest.raises(error, match=message):
+        network(*inputs)

@@ -1,5 +1,6 @@
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -49,14 +50,6 @@ def test_no_generator_means_the_global_one():
     first = law(X)
     torch.manual_seed(0)
     assert torch.equal(law(X), first)
-
-
-def test_a_seed_means_the_same_noise_in_any_memory_layout():
-    law = dj.GaussianJitter(0.1)
-    torch.manual_seed(1)
-    contiguous = law(X)
-    torch.manual_seed(1)
-    assert torch.equal(law(X.to(memory_format=torch.channels_last)), contiguous)
 
 
 def test_samples_of_a_batch_do_not_influence_each_other():
@@ -112,9 +105,14 @@ def test_one_level_per_iteration():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ({"sigma": -0.1}, ValueError, "finite and non-negative, got -0.1"),
-        ({"sigma": float("nan")}, ValueError, "finite and non-negative, got nan"),
-        ({"sigma": [0.1, float("inf")]}, ValueError, "finite and non-negative"),
+        ({"sigma": -0.1}, ValueError, "finite and at least 0, got -0.1"),
+        ({"sigma": float("nan")}, ValueError, "finite and at least 0, got nan"),
+        ({"sigma": [0.1, float("inf")]}, ValueError, "finite and at least 0, got inf"),
+        ({"sigma": True}, TypeError, "one number per iteration, got True"),
+        ({"sigma": [0.1, False]}, TypeError, "one number per iteration, got .0.1, F"),
+        ({"sigma": torch.ones(2, 2)}, TypeError, "one number per iteration, got tens"),
+        ({"sigma": 1j}, TypeError, "one number per iteration, got 1j"),
+        ({"sigma": torch.tensor(True)}, TypeError, "one number per iteration"),
         ({"sigma": []}, ValueError, "at least one level, got an empty sequence"),
         (
             {"sigma": "small"},
@@ -137,6 +135,48 @@ def test_one_level_per_iteration():
 def test_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         dj.GaussianJitter(**arguments)
+
+
+@pytest.mark.parametrize("scale", ["std", "norm", "relative", "official"])
+@pytest.mark.parametrize(
+    "x, error, message",
+    [
+        ([1.0], TypeError, "x must be a torch.Tensor, got list"),
+        (X.int(), TypeError, "real or complex numbers, got torch.int32: convert it"),
+        (X[0, 0, 0], ValueError, r"shape \(B, ...\) and not empty, got \(50,\)"),
+        (X[:0], ValueError, r"and not empty, got \(0, 3, 40, 50\)"),
+    ],
+)
+def test_iterates_refused(scale, x, error, message):
+    with pytest.raises(error, match=message):
+        dj.GaussianJitter(0.1, scale)(x, 0, lambda: X)
+
+
+@pytest.mark.parametrize("scale", ["std", "norm", "relative", "official"])
+@pytest.mark.parametrize(
+    "sigma, dtype", [(1e30, torch.float32), (1e160, torch.float64), (1e4, torch.half)]
+)
+def test_a_level_whose_square_overflows_is_refused(scale, sigma, dtype):
+    law, x = dj.GaussianJitter(sigma, scale), X.to(dtype)
+    message = f"squared norm of the noise is finite in {dtype}, got {sigma:g} for 6000"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        law(x, 0, lambda: x)
+    noise = dj.GaussianJitter(sigma / 1e14, scale)(x, 0, lambda: x)
+    assert noise.isfinite().all() and noise.norm().isfinite()
+
+
+def test_iterations_are_counted_from_zero():
+    law = dj.GaussianJitter([0.1, 0.2])
+    with pytest.raises(ValueError, match="k must be finite and at least 0, got -1"):
+        law(X, -1)
+    with pytest.raises(TypeError, match="k must be a whole number, got 0.5"):
+        law.sigma_at(0.5)
+
+
+def test_official_scale_is_for_real_iterates():
+    x = X.to(torch.complex64)
+    with pytest.raises(ValueError, match="real iterate, got torch.complex64: use 'rel"):
+        dj.GaussianJitter(0.1, "official")(x, 0, lambda: x)
 
 
 def test_official_scale_needs_the_stepped_iterate():

@@ -166,16 +166,29 @@ def test_ricker_is_the_formula():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"points": 50}, "points must be odd and at least 1, got 50"),
-        ({"points": 0}, "points must be odd and at least 1, got 0"),
-        ({"points": -3}, "points must be odd and at least 1, got -3"),
-        ({"a": 0.0}, "a must be positive and finite, in samples, got 0.0"),
-        ({"a": float("nan")}, "a must be positive and finite, in samples, got nan"),
+        ({"points": 50}, "points must be odd, got 50: only an odd wavelet"),
+        ({"points": 0}, "points must be finite and at least 1, got 0"),
+        ({"points": -3}, "points must be finite and at least 1, got -3"),
+        ({"points": 5.0}, "points must be a whole number, got 5.0"),
+        ({"points": True}, "points must be a whole number, got True"),
+        ({"a": 0.0}, "a must be positive, got 0.0"),
+        ({"a": -1}, "a must be positive, got -1"),
+        ({"a": float("nan")}, "a must be finite, got nan"),
+        ({"a": "wide"}, "a must be a number, got 'wide'"),
+        ({"dtype": torch.int64}, "dtype must be a real type, got torch.int64"),
     ],
 )
 def test_ricker_refuses(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         dj.ricker(**arguments)
+
+
+@pytest.mark.parametrize("a", [1e-320, 1e-30, 1e-3, 1e30, 1e308])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_ricker_of_any_width_is_finite(a, dtype):
+    wavelet = dj.ricker(51, a, dtype=dtype)
+    expected = torch.ones(51) if a > 1 else torch.eye(51)[25]
+    assert wavelet.dtype == dtype and torch.equal(wavelet.float(), expected)
 
 
 # SeismicConvolution
@@ -332,6 +345,7 @@ def test_state_clone_and_type():
         (torch.tensor([0.0, float("nan"), 1.0]), "values that are not finite"),
         (torch.tensor([0.0, float("inf"), 1.0]), "values that are not finite"),
         (torch.zeros(5), "zeros only"),
+        (torch.full((5,), 3e38), "values whose sums overflow when squared"),
     ],
 )
 @pytest.mark.parametrize("normalize", [True, False])
@@ -354,14 +368,85 @@ def test_wavelets_refused(wavelet, got, normalize):
         torch.zeros(1, 2, 20, 3),
         torch.zeros(1, 1, 20, 3).int(),
         torch.zeros(1, 1, 20, 3) + 0j,
+        torch.zeros(0, 1, 20, 3),
+        torch.zeros(1, 1, 0, 3),
     ],
     ids=lambda x: f"{tuple(x.shape)}-{x.dtype}",
 )
 def test_sections_refused(x):
     physics = dj.SeismicConvolution()
-    for f in (physics, physics.A, physics.A_adjoint):
-        with pytest.raises(ValueError, match=r"of shape \(B, 1, T, X\), got \("):
+    for f in (physics, physics.A, physics.A_adjoint, physics.A_adjoint_A):
+        with pytest.raises(ValueError, match=r"\(B, 1, T, X\), not empty, got \("):
             f(x)
+
+
+X = torch.zeros(3, 2, 5, 6)
+SECTION = torch.zeros(3, 1, 20, 4)
+IMAGES = {
+    "list": (X.tolist(), TypeError, "must be a torch.Tensor, got list"),
+    "channels": (X[:, :1], ValueError, r"\(B, 2, 5, 6\) like the mask, got \(3, 1, 5"),
+    "size": (X.mT, ValueError, r"\(B, 2, 5, 6\) like the mask, got \(3, 2, 6, 5"),
+    "no batch": (X[0], ValueError, r"like the mask, got \(2, 5, 6\)"),
+    "empty": (X[:0], ValueError, r"like the mask, got \(0, 2, 5, 6\)"),
+    "complex": (X + 0j, ValueError, "got .* of torch.complex64: give .* as 2 channels"),
+    "batch": (X, ValueError, "one for each of the 3 images, got 2 masks: give new"),
+    "device": (X[:2].to("meta"), ValueError, "device of the mask, cpu, got meta"),
+}
+
+
+@pytest.mark.parametrize("case", IMAGES)
+def test_images_refused(case):
+    x, error, message = IMAGES[case]
+    physics = dj.SingleCoilMRI(torch.eye(5, 6).repeat(2, 1, 1, 1))
+    for f in (physics, physics.A, physics.A_adjoint, physics.A_adjoint_A):
+        with pytest.raises(error, match=message):
+            f(x)
+
+
+def test_sections_refused_by_type_and_device():
+    physics = dj.SeismicConvolution()
+    for f in (physics, physics.A, physics.A_adjoint, physics.A_adjoint_A):
+        with pytest.raises(TypeError, match="must be a torch.Tensor, got list"):
+            f(SECTION.tolist())
+        with pytest.raises(ValueError, match="device of the wavelet, cpu, got meta"):
+            f(SECTION.to("meta"))
+
+
+@pytest.mark.parametrize("physics", [dj.SeismicConvolution, dj.SingleCoilMRI])
+def test_what_is_made_of_no_numbers_is_refused(physics):
+    name = "wavelet" if physics is dj.SeismicConvolution else "mask"
+    for values in ("ones", ["a"], [[1], [2, 3]], object()):
+        with pytest.raises(TypeError, match=f"{name} must be a tensor or an array of"):
+            physics(values)
+        with pytest.raises(TypeError, match=f"{name} must be a tensor or an array of"):
+            physics().update(**{name: values})
+
+
+@pytest.mark.parametrize(
+    "size, error, message",
+    [
+        (5, TypeError, "img_size must be made of whole numbers, got 5"),
+        ("56", TypeError, "img_size must be made of whole numbers, got '56'"),
+        ((5, 6.0), TypeError, "img_size must be a whole number, got 6.0"),
+        ((5, 0), ValueError, "img_size must be finite and at least 1, got 0"),
+        ((6,), ValueError, "img_size must end in its H, W"),
+    ],
+)
+def test_mri_sizes_refused(size, error, message):
+    for mask in (None, torch.ones(6)):
+        with pytest.raises(error, match=message):
+            dj.SingleCoilMRI(mask, img_size=size)
+
+
+def test_half_precision_is_widened():
+    for physics, x in ((dj.SeismicConvolution(), SECTION), (dj.SingleCoilMRI(), None)):
+        x = torch.randn(1, 2, 320, 320) if x is None else torch.randn_like(x)
+        for f in (physics.A, physics.A_adjoint, physics.A_adjoint_A):
+            for dtype in (torch.float16, torch.bfloat16):
+                assert torch.equal(f(x.to(dtype)), f(x.to(dtype).float()))
+    half = dj.SeismicConvolution(dj.ricker(dtype=torch.float16))
+    wavelet = dj.SeismicConvolution().wavelet
+    assert torch.allclose(half.wavelet.float(), wavelet, atol=1e-3)
 
 
 def test_noise_models_are_not_shared():
@@ -477,6 +562,7 @@ def _masks_refused():
         (torch.ones(1, 1, 1, 5, 6), fit),
         (torch.ones(2, 1, 1, 6), fit),
         (torch.eye(5, 6) * 1j, other),
+        (torch.eye(5, 6) + 0j, other),
         (torch.zeros(5, 6), zero),
         (torch.stack([torch.ones(1, 5, 6), torch.zeros(1, 5, 6)]), zero),
         (torch.full((5, 6), float("nan")), other),
@@ -576,10 +662,21 @@ def test_acceleration_on_average(kind, acceleration):
     "arguments, message",
     [
         ({"kind": "magic"}, r"kind must be one of \('random', 'equispaced'\)"),
-        ({"acceleration": 0.5}, "acceleration must be at least 1, got 0.5"),
-        ({"acceleration": float("nan")}, "acceleration must be at least 1, got nan"),
-        ({"center_fraction": 0.0}, r"center_fraction must lie in \(0, 1\), got 0.0"),
-        ({"center_fraction": 1.0}, r"center_fraction must lie in \(0, 1\), got 1.0"),
+        ({"acceleration": 0.5}, "acceleration must be .* at least 1, got 0.5"),
+        ({"acceleration": float("nan")}, "acceleration must be finite .* got nan"),
+        ({"acceleration": "4"}, "acceleration must be a number, got '4'"),
+        ({"acceleration": True}, "acceleration must be a number, got True"),
+        ({"center_fraction": 0.0}, "center_fraction must be positive .* got 0.0"),
+        ({"center_fraction": 1.0}, "center_fraction must .* below 1, got 1.0"),
+        ({"center_fraction": float("nan")}, "center_fraction must be finite, got nan"),
+        ({"center_fraction": "low"}, "center_fraction must be a number, got 'low'"),
+        ({"kind": ["random"]}, "kind must be one of"),
+        ({"img_size": 64}, "img_size must be made of whole numbers, got 64"),
+        ({"img_size": (64, 6.5)}, "img_size must be a whole number, got 6.5"),
+        ({"img_size": (0, 64)}, "img_size must be .* at least 1, got 0"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"seed": -1}, "seed must be .* lie from 0 to .* got -1"),
+        ({"seed": None, "rng": 3}, "rng must be a torch.Generator, got int"),
         ({"center_fraction": 0.25}, "fewer than W / acceleration = 64 / 4 .* got 16"),
         ({"center_fraction": 0.001}, "at least 1 and .* columns, got 0"),
         ({"acceleration": 64}, "fewer than W / acceleration = 64 / 64 .* got 3"),
@@ -594,8 +691,24 @@ def test_acceleration_on_average(kind, acceleration):
 @pytest.mark.parametrize("kind", KINDS)
 def test_generator_refuses(kind, arguments, message):
     arguments = {"img_size": (64, 64), "kind": kind, "seed": 0} | arguments
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         dj.FastMRIMaskGenerator(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"batch_size": -1}, ValueError, "batch_size must be .* at least 0, got -1"),
+        ({"batch_size": 2.0}, TypeError, "batch_size must be a whole number, got 2.0"),
+        ({"img_size": (1, 64, 64)}, ValueError, r"img_size must be \(H, W\) in a call"),
+        ({"img_size": 64}, TypeError, "img_size must be made of whole numbers"),
+        ({"seed": 0.5}, TypeError, "seed must be a whole number, got 0.5"),
+        ({"seed": -1}, ValueError, "seed must be .* lie from 0 to"),
+    ],
+)
+def test_step_refuses(arguments, error, message):
+    with pytest.raises(error, match=message):
+        dj.FastMRIMaskGenerator((64, 64), seed=0).step(**arguments)
 
 
 def test_step_refuses_a_size_without_centre():

@@ -82,3 +82,17 @@ def test_network_must_be_a_module():
         TypeError, match="network must be a torch.nn.Module, got function"
     ):
         dj.GradientPrior(lambda x: x)
+
+
+@pytest.mark.parametrize(
+    "network, got",
+    [
+        (nn.Linear(2, 1), r"got torch.Size\(\[3, 1\]\)"),
+        (nn.LSTM(2, 2), "got tuple"),
+    ],
+)
+def test_another_shape_is_refused_not_broadcast(network, got):
+    x = torch.randn(3, 2)
+    for call in (dj.GradientPrior(network).grad, dj.ProximalPrior(network).prox):
+        with pytest.raises(ValueError, match=rf"the shape of x, \(3, 2\), {got}"):
+            call(x)

@@ -441,6 +441,14 @@ BOUND = (
     risks.convergence_bound,
     dict(lipschitz=1, lipschitz_max=2, max_iter=4, f_start=1, f_inf=0, delta=0),
 )
+
+
+class Tuple(torch.nn.Module):
+    def forward(self, y, physics):
+        return y, y
+
+
+TUPLE = Tuple()
 PGD = dj.UnfoldedPGD(dj.PointMLP(), max_iter=2)
 MRI = dinv.physics.MRI(img_size=(2, 4, 4))
 
@@ -456,8 +464,30 @@ MRI = dinv.physics.MRI(img_size=(2, 4, 4))
         (AVERAGE, {"generator": 0}, TypeError, "generator must be a torch.Generator"),
         (AVERAGE, {"model": len}, TypeError, "model must be a torch.nn.Module"),
         (AVERAGE, {"y": [0.0]}, TypeError, "y must be a torch.Tensor, got list"),
-        (AVERAGE, {"x": X[:1]}, ValueError, r"shape of x, \(1, 2\), got \(3, 2\)"),
+        (AVERAGE, {"x": X[:1]}, ValueError, "one batch size, got 1 and 3 samples"),
+        (AVERAGE, {"x": X[:, :1]}, ValueError, r"shape of x, \(3, 1\), got \(3, 2\)"),
+        (AVERAGE, {"x": X.to("meta")}, ValueError, "one device, got meta and cpu"),
+        (AVERAGE, {"x": X.int()}, TypeError, "x must be .* got torch.int32"),
+        (
+            AVERAGE,
+            {"y": X / 0},
+            ValueError,
+            "y must be finite, got NaN .* 3 of 3 sampl",
+        ),
+        (AVERAGE, {"x": X[:0], "y": X[:0]}, ValueError, "x must be .* and not empty"),
+        (AVERAGE, {"sigma_e": True}, TypeError, "sigma_e must be a number, got True"),
+        (AVERAGE, {"sigma_e": 1e30}, ValueError, "squared norm of the noise is finite"),
+        (
+            AVERAGE,
+            {"sigma_e": 1e19},
+            ValueError,
+            "squared errors .* NaN or infinity for",
+        ),
+        (AVERAGE, {"model": TUPLE}, TypeError, "model must return a .* got tuple"),
         (GENERAL, {"sigma_g": -1}, ValueError, "sigma_g must be .* at least 0"),
+        (GENERAL, {"sigma_g": 1e30}, ValueError, "squared norm of the noise is finite"),
+        (GENERAL, {"y": X[:2]}, ValueError, "one batch size, got 3 and 2 samples"),
+        (GENERAL, {"y": X[:, :1]}, ValueError, r"of x, \(3, 2\), got \(3, 1\)"),
         (GENERAL, {"samples": 0}, ValueError, "samples must be .* at least 2, got 0"),
         (
             GENERAL,
@@ -472,11 +502,22 @@ MRI = dinv.physics.MRI(img_size=(2, 4, 4))
             ValueError,
             r"shape of y, \(3, 2\), got \(2,\)",
         ),
+        (WORST, {"attack": lambda *a: None}, TypeError, "attack must return a .* None"),
+        (
+            WORST,
+            {"attack": lambda m, x, y, p: y / 0},
+            ValueError,
+            "errors .* finite, .* 3",
+        ),
         (WORST, {"model": None}, TypeError, "model must be a torch.nn.Module"),
         (WORST, {"x": None}, TypeError, "x must be a torch.Tensor, got NoneType"),
         (IMPLICIT, {"sigma": None}, ValueError, "sigma is needed for a model without"),
-        (IMPLICIT, {"sigma": -1}, ValueError, "finite and non-negative, got -1"),
+        (IMPLICIT, {"sigma": -1}, ValueError, "finite and at least 0, got -1"),
         (IMPLICIT, {"sigma": [1, 2, 3]}, ValueError, "one level or one per iteration"),
+        (IMPLICIT, {"sigma": True}, TypeError, "one number per iteration, got True"),
+        (IMPLICIT, {"sigma": 1e30}, ValueError, "squared norm of the noise is finite"),
+        (DEVIATION, {"sigma": 1e30}, ValueError, "squared norm of the noise is finite"),
+        (DEVIATION, {"y": X / 0}, ValueError, "y must be finite, got NaN"),
         (IMPLICIT, {"samples": 1}, ValueError, "samples must be .* at least 2"),
         (IMPLICIT, {"model": PGD}, TypeError, "gradient descent, .* got UnfoldedPGD"),
         (IMPLICIT, {"model": dj.PointMLP()}, TypeError, "gradient descent, .* PointM"),
@@ -485,11 +526,31 @@ MRI = dinv.physics.MRI(img_size=(2, 4, 4))
         (DEVIATION, {"generator": 3}, TypeError, "generator must be a torch.Generator"),
         (BOUND, {"lipschitz": 0}, ValueError, "lipschitz must be positive, got 0"),
         (BOUND, {"lipschitz_max": 0.5}, ValueError, "lipschitz_max must be .* 1.0"),
-        (BOUND, {"max_iter": 0}, ValueError, "max_iter must be .* at least 1, got 0"),
+        (BOUND, {"max_iter": 0}, ValueError, "max_iter must be .* from 1 to .* got 0"),
         (BOUND, {"max_iter": 2.0}, TypeError, "max_iter must be a whole number"),
         (BOUND, {"f_inf": 2}, ValueError, "f_start must be .* at least 2.0, got 1"),
         (BOUND, {"delta": -1}, ValueError, "delta must be .* at least 0, got -1"),
         (BOUND, {"f_start": math.inf}, ValueError, "f_start must be finite"),
+        (
+            BOUND,
+            {"lipschitz": math.nan},
+            ValueError,
+            "lipschitz must be finite, got nan",
+        ),
+        (BOUND, {"lipschitz": True}, TypeError, "lipschitz must be a number, got True"),
+        (BOUND, {"lipschitz_max": 1e300}, ValueError, "bound must be finite, but its"),
+        (
+            BOUND,
+            {"lipschitz": 1e-320},
+            ValueError,
+            "bound must be finite, but its const",
+        ),
+        (
+            BOUND,
+            {"f_start": 1e308, "f_inf": -1e308},
+            ValueError,
+            "bound must be finite",
+        ),
         (BOUND, {"delta": None}, TypeError, "delta must be a number, got None"),
     ],
 )

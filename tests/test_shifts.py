@@ -220,6 +220,13 @@ def test_error_outside_does_not_see_the_region(case):
             assert value.item() == pytest.approx(rms.item())
 
 
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_contrast_recovery_of_details_of_any_size(size):
+    d = size * sections().abs().add(1)
+    score = shifts.contrast_recovery(0.5 * d, 0 * d, d, 0 * d)
+    assert torch.allclose(score, torch.full((4,), 0.5))
+
+
 def test_no_detail_has_no_recovery():
     x = points()
     assert shifts.contrast_recovery(x, x, x, x).isnan().all()
@@ -233,8 +240,10 @@ LAYER = shifts.HorizontalLayer
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda: shifts.Bias("x"), TypeError, "value must be a number or .* got 'x'"),
-        (lambda: shifts.Bias([1, [2, 3]]), TypeError, "value must be a number or"),
+        (lambda: shifts.Bias("x"), TypeError, "value must be a real number .* got 'x'"),
+        (lambda: shifts.Bias([1, [2, 3]]), TypeError, "value must be a real"),
+        (lambda: shifts.Bias(True), TypeError, "real number or .* got True"),
+        (lambda: shifts.Bias(1j), TypeError, "real number or .* got 1j"),
         (lambda: shifts.Bias([0, math.nan]), ValueError, "value must be finite"),
         (lambda: LAYER(math.inf), ValueError, "height must be finite, got inf"),
         (lambda: LAYER("high"), TypeError, "height must be a number, got 'high'"),
@@ -263,7 +272,26 @@ X = torch.ones(2, 1, 8, 12)
 @pytest.mark.parametrize(
     "shift, x, error, message",
     [
-        (shifts.Bias(1), [1.0], TypeError, "x must be a tensor .* got list"),
+        (shifts.Bias(1), [1.0], TypeError, "x must be a torch.Tensor, got list"),
+        (
+            shifts.Bias(1),
+            X.log().log(),
+            ValueError,
+            "x must be finite, got NaN .* in 2 of 2",
+        ),
+        (
+            shifts.Bias(1e300),
+            X,
+            ValueError,
+            "x . d of Bias.* in torch.float32, must be fin",
+        ),
+        (
+            LAYER(1e300),
+            X,
+            ValueError,
+            "x . d of Horizontal.* must be finite, got NaN or inf",
+        ),
+        (shifts.Lesion(2, 1e300), X, ValueError, "x . d of Lesion.* must be finite"),
         (shifts.Bias(1), X.int(), TypeError, "x must be a tensor .* got torch.int32"),
         (shifts.Bias(1), X + 0j, TypeError, "got torch.complex64: give complex images"),
         (shifts.Bias(1), X[0, 0, 0], ValueError, r"x must be a batch .* got \(12,\)"),
@@ -280,6 +308,7 @@ X = torch.ones(2, 1, 8, 12)
         (shifts.Lesion(5, 1), X, ValueError, "radius 5.0 needs a centre .* 8 x 12"),
         (shifts.Lesion(2, 1), 0 * X, ValueError, "needs a centre in the object"),
         (shifts.Lesion(50, 1), X, ValueError, "needs a centre in the object"),
+        (shifts.Lesion(1e300, 1), X, ValueError, "needs a centre in the object"),
     ],
 )
 def test_refused_when_called(shift, x, error, message):
@@ -290,11 +319,23 @@ def test_refused_when_called(shift, x, error, message):
 def test_refused_scores():
     with pytest.raises(ValueError, match="start must be .* at least 0, got -1"):
         LAYER()(X, start=-1)
+    with pytest.raises(TypeError, match="start must be a whole number, got True"):
+        LAYER()(X, start=True)
+    with pytest.raises(TypeError, match="x_net must be a torch.Tensor, got list"):
+        shifts.contrast_recovery(X, [1.0], X, X)
+    with pytest.raises(TypeError, match="x_shifted must be .* got torch.complex64"):
+        shifts.error_outside(X, X + 0j, X > 0)
+    with pytest.raises(ValueError, match="x_net must be a batch .* not empty"):
+        shifts.contrast_recovery(X, X[:0], X, X)
+    with pytest.raises(ValueError, match="one device, got .*'cpu', 'meta'"):
+        shifts.error_outside(X, X.to("meta"), X > 0)
+    with pytest.raises(ValueError, match="region must be on the device .* cpu, got m"):
+        shifts.error_outside(X, X, (X > 0).to("meta"))
     with pytest.raises(ValueError, match="must have one shape"):
         shifts.contrast_recovery(X, X, X, X[:1])
     with pytest.raises(ValueError, match="must have one shape"):
         shifts.error_outside(X, X[:1], X > 0)
-    with pytest.raises(TypeError, match="region must be boolean, got torch.float32"):
+    with pytest.raises(TypeError, match="region must be a boolean tensor, got torch.f"):
         shifts.error_outside(X, X, X)
     with pytest.raises(
         ValueError, match=r"region must broadcast to .* got \(3, 1, 1, 1"

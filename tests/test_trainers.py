@@ -1,3 +1,4 @@
+import math
 import pickle
 import random
 from pathlib import Path
@@ -571,3 +572,13 @@ def test_a_radius_beyond_the_signal_has_no_jitter_level():
         ValueError, match="below the norm of the signal, here .* got 9.0"
     ):
         dj.input_jitter_sigma(9.0, torch.ones(4, 2), physics)
+    for eps, error, message in [
+        (-1.0, ValueError, "eps must be finite and at least 0, got -1.0"),
+        (math.nan, ValueError, "eps must be finite and at least 0, got nan"),
+        (True, TypeError, "eps must be a number, got True"),
+        ("big", TypeError, "eps must be a number, got 'big'"),
+    ]:
+        with pytest.raises(error, match=message):
+            dj.input_jitter_sigma(eps, torch.ones(4, 2), physics)
+    with pytest.raises(ValueError, match="y must be finite, got NaN or infinity"):
+        dj.input_jitter_sigma(0.1, torch.full((4, 2), math.nan), physics)

@@ -108,5 +108,10 @@ def peak_memory(function: Callable[[], object]) -> float:
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         function()
     events = [e for e in profile.profiler.kineto_results.events() if e.nbytes()]
-    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    sizes = [e.nbytes() for e in sorted(events, key=_start)]
     return float(np.cumsum([0, *sizes]).max()) / 2**20
+
+
+def _start(event) -> int:
+    # torch 2.3 knows microseconds alone; sorting keeps the order of those that share one
+    return event.start_ns() if hasattr(event, "start_ns") else event.start_us()

@@ -1,0 +1,215 @@
+"""What is left behind: processes, open files and tensors, while what made them is still there."""
+
+import functools
+import gc
+import os
+import time
+import weakref
+from contextlib import suppress
+from multiprocessing import active_children
+from pathlib import Path
+
+import deepinv as dinv
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import deepinv_jitter as dj
+
+POINTS = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+
+
+def attack(**options):
+    return dj.PowerAttack(dj.L2Ball(0.1), steps=1, **options)
+
+
+TRAINERS = {
+    "jitter": (dj.JitterTrainer, {}),
+    "input jitter": (dj.InputJitterTrainer, {"sigma": 0.1}),
+    "persistent attack": (
+        dj.AttackTrainer,
+        {"attack": attack(), "persistent": True, "monitor": attack()},
+    ),
+}
+
+
+def build(kind, tmp_path=None, workers=0, **kwargs):
+    trainer, options = TRAINERS[kind]
+    model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=2, jitter=0.1)
+    train, test = (
+        DataLoader(
+            dj.IndexedDataset(dj.PointDataset(n)),
+            batch_size=10,
+            num_workers=workers,
+            shuffle=True,
+        )
+        for n in (40, 20)
+    )
+    arguments = {
+        "train_dataloader": train,
+        "eval_dataloader": test,
+        "metrics": dinv.metric.MSE(),
+        "online_measurements": True,
+        "epochs": 2,
+        "device": "cpu",
+        "save_path": tmp_path,
+        "verbose": False,
+    }
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    return trainer(model, POINTS, optimizer, **arguments | options | kwargs)
+
+
+def held():
+    """The files that are open, by what they are, and the child processes."""
+    folder, files = Path("/proc/self/fd"), []
+    if not folder.is_dir():
+        pytest.skip("this system does not tell which files are open")
+    gc.collect()  # for the pipes to former processes, which lie in reference cycles
+    for link in folder.iterdir():
+        with suppress(FileNotFoundError):  # as the one that lists them
+            files.append(os.readlink(link))
+    return sorted(files), active_children()
+
+
+def held_after(before):
+    """The same, once the threads that close pipes have had their time."""
+    for _ in range(20):
+        if held() == before:
+            break
+        time.sleep(0.1)
+    return held()
+
+
+@pytest.mark.parametrize("end", ["train", "test", "an error in training"])
+def test_no_worker_outlives_its_work(end, tmp_path, monkeypatch):
+    """Nor does a file of theirs, while the trainer is still there."""
+    before = held()
+    trainer = build("persistent attack", tmp_path, workers=1, epochs=1)
+    if end == "an error in training":
+        monkeypatch.setattr(trainer, "compute_metrics", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trainer.train()
+    elif end == "train":
+        trainer.train()
+    else:
+        trainer.test(trainer.eval_dataloader)
+    assert held_after(before) == before
+
+
+def test_workers_of_an_evaluation_end_with_it(tmp_path):
+    before = held()
+    loader = DataLoader(dj.PointDataset(20), batch_size=10, num_workers=1)
+    options = {"epsilons": [0.1], "attacks": "quick", "draws": 2, "verbose": False}
+    model = dj.UnfoldedGD(dj.PointMLP(), max_iter=2)
+    state = tmp_path / "state.pt"
+    dj.evaluate_robustness(model, loader, POINTS, state=state, **options)
+    assert held_after(before) == before
+
+
+def write_volume(path):
+    """A small file in the layout of fastMRI."""
+    with h5py.File(path, "w") as file:
+        file["kspace"] = np.ones((2, 24, 20), np.complex64)
+        file["reconstruction_esc"] = np.ones((2, 24, 20), np.float32)
+        file["ismrmrd_header"] = "<ismrmrdHeader></ismrmrdHeader>"
+        file.attrs.update(max=1.0, norm=1.0, acquisition="PD", patient_id=path.stem)
+
+
+def test_data_files_are_closed_once_read(tmp_path):
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    for name in ("a.h5", "b.h5"):
+        write_volume(folder / name)
+    before = held()
+    slices = dj.fastmri_slices(folder, img_size=(24, 20))
+    assert held_after(before) == before
+    assert len(list(DataLoader(slices, batch_size=2, num_workers=1))) == 2
+    assert held_after(before) == before
+
+
+def tensors():
+    """How many tensors there are. What is unreachable counts too, as nothing collects it."""
+    # Not isinstance, which asks lazy objects of other packages for their class
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
+@pytest.fixture
+def no_collection():
+    """The garbage collector off: tensors in reference cycles would wait for it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+BALL = dj.L2Ball(0.5)
+ATTACKS = {
+    "PGD": dj.PGDAttack(BALL, steps=3),
+    "power": dj.PowerAttack(BALL, steps=3),
+    "APGD": dj.APGDAttack(BALL, steps=6),
+    "random": dj.RandomAttack(BALL, samples=5),
+    "deviation": dj.PowerAttack(BALL, objective="deviation"),
+    "repeated": dj.PowerAttack(BALL).repeat(2),
+    "image domain": dj.PowerAttack(dj.L2Ball(0.5, domain="image")),
+}
+SECTIONS = (dj.SeismicConvolution(), (2, 1, 24, 10))
+MRI = (dj.SingleCoilMRI(torch.ones(10), img_size=(24, 10)), (2, 2, 24, 10))
+
+
+@pytest.mark.parametrize(
+    "name, problem", [*((name, SECTIONS) for name in ATTACKS), ("power", MRI)]
+)
+def test_attacks_keep_nothing_between_calls(name, problem, no_collection):
+    physics, shape = problem
+    model = dj.UnfoldedGD(dj.UnrolledDnCNN(shape[1], 3, 8), max_iter=2)
+
+    def call():
+        x = torch.randn(shape)
+        y = physics(x)
+        result = ATTACKS[name].run(model, x, y, physics)
+        return [weakref.ref(t) for t in (x, y, result.delta, result.trace)]
+
+    call()
+    count = tensors()
+    kept = [reference() for reference in call()]
+    assert kept == [None] * 4 and tensors() == count
+
+
+def test_evaluations_keep_nothing_but_the_report(no_collection):
+    model = dj.UnfoldedGD(dj.PointMLP(), max_iter=2)
+    loader = [{"x": torch.zeros(5, 2)}]
+    options = {"epsilons": [0.1], "attacks": "quick", "draws": 2, "verbose": False}
+    evaluate = functools.partial(dj.evaluate_robustness, model, loader, POINTS)
+    evaluate(**options)
+    count = tensors()
+    report = evaluate(**options)
+    assert tensors() > count
+    del report
+    assert tensors() == count
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_training_steps_keep_nothing(kind, no_collection):
+    """As many tensors after every epoch, though histories grow by a number each."""
+    counts = []
+
+    class Counting(dinv.metric.MSE):
+        def metric(self, *args, **kwargs):
+            counts.append(tensors())
+            return super().metric(*args, **kwargs)
+
+    once = DataLoader(dj.PointDataset(5), batch_size=5)
+    build(kind, epochs=3, metrics=Counting(), eval_dataloader=once).train()
+    assert len(counts) == 3 and counts[1] == counts[2]
+
+
+def test_persistent_perturbations_hold_their_own_memory_alone():
+    """Not that of whole batches, of which samples attacked long ago would keep many alive."""
+    trainer = build("persistent attack", epochs=6, share=0.25)
+    trainer.train()
+    kept = {d.untyped_storage().data_ptr(): d for d in trainer._deltas.values()}
+    assert sum(d.untyped_storage().nbytes() for d in kept.values()) == sum(
+        d.nbytes for d in trainer._deltas.values()
+    )
