@@ -37,7 +37,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
-    >>> from deepinv_jitter.files import replacing
+    >>> from deepinv_jitter.interruptions import replacing
     >>> with TemporaryDirectory() as folder:
     ...     with replacing(Path(folder) / "table.txt") as draft:
     ...         _ = draft.write_text("whole")
