@@ -9,7 +9,8 @@ Layer 0, on torch and deepinv alone (with :mod:`~deepinv_jitter.checks`, what an
 - :mod:`~deepinv_jitter.physics`: seismic convolution, single-coil MRI, the fastMRI masks.
 - :mod:`~deepinv_jitter.fidelities`: data fidelities that know the noise, or :math:`A^\top y`.
 - :mod:`~deepinv_jitter.networks`: the paper's networks :math:`f_\theta`.
-- :mod:`~deepinv_jitter.datasets`: points, sections, brain slices; fastMRI and SEG-Y files.
+- :mod:`~deepinv_jitter.datasets`: points, sections and brain slices, without download.
+- :mod:`~deepinv_jitter.files`: fastMRI and SEG-Y files.
 - :mod:`~deepinv_jitter.shifts`: out-of-distribution edits of the truth, and their detail scores.
 - :mod:`~deepinv_jitter.metrics`: PSNR and SSIM as the paper's code defines them.
 - :mod:`~deepinv_jitter.budgets`: what an attack may do, the balls and their support.
@@ -63,12 +64,11 @@ from .datasets import (
     IndexedDataset,
     PointDataset,
     ReflectivityDataset,
-    fastmri_slices,
-    segy_sections,
 )
 from .ensembles import Ensemble
 from .evaluation import evaluate_robustness
 from .fidelities import NormalL2
+from .files import fastmri_slices, segy_sections
 from .interruptions import latest_checkpoint
 from .iterators import (
     CheckpointedIterator,

@@ -3,6 +3,7 @@ r"""What an argument must be, said in one way everywhere: the rule, what came, w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
 
 import torch
@@ -79,6 +80,47 @@ def seed(name: str, value: int) -> int:
     :raises ValueError: if it is negative or needs more than 63 bits.
     """
     return number(name, value, Integral, 0, 2**63 - 1)
+
+
+def sizes(
+    name: str, values: Iterable[int], count: int | None = None
+) -> tuple[int, ...]:
+    r"""
+    The sizes of an array.
+
+    :param str name: what the error message calls them.
+    :param Iterable[int] values: whole numbers, at least 1.
+    :param int, None count: how many there are. Default: any number.
+    :return: ``values`` as a tuple of :class:`int`.
+    :raises TypeError: if they are not made of whole numbers.
+    :raises ValueError: if one is below 1, or there are more or fewer.
+    """
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        raise TypeError(f"{name} must be made of whole numbers, got {values!r}.")
+    values = tuple(number(name, n, Integral, 1) for n in values)
+    if count is not None and len(values) != count:
+        raise ValueError(f"{name} must hold {count} whole numbers, got {values}.")
+    return values
+
+
+def reals(name: str, values: object) -> torch.Tensor:
+    r"""
+    Real numbers, in double precision.
+
+    :param str name: what the error message calls them.
+    :param object values: a number, or an array or sequence of such.
+    :return: (:class:`torch.Tensor`) of the same shape; what is not finite may be in it.
+    :raises TypeError: if they are not real numbers.
+    """
+    try:
+        kind = torch.as_tensor(values).dtype
+        if kind == torch.bool or kind.is_complex:
+            raise TypeError(kind)
+        return torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} must be a real number or an array of such, got {values!r}."
+        ) from error
 
 
 def tensor(name: str, value: torch.Tensor, real: bool = False) -> None:

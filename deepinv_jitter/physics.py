@@ -3,7 +3,7 @@ r"""The forward operators :math:`A` of the paper: seismic convolution and single
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from numbers import Integral, Real
 
 import torch
@@ -231,11 +231,15 @@ class SingleCoilMRI(MRI):
         **kwargs,
     ):
         if mask is None:
-            img_size = _checked_size((320, 320) if img_size is None else img_size)
+            img_size = checks.sizes(
+                "img_size", (320, 320) if img_size is None else img_size
+            )
             mask = torch.ones(img_size[-2:])
         else:
             mask = _as_tensor("mask", mask)
-            img_size = _checked_size(mask.shape if img_size is None else img_size)
+            img_size = checks.sizes(
+                "img_size", mask.shape if img_size is None else img_size
+            )
         super().__init__(
             mask=_owned_mask(mask, img_size[-2:]),
             img_size=img_size,
@@ -368,7 +372,7 @@ class FastMRIMaskGenerator(PhysicsGenerator):
         seed: int | None = None,
         device: torch.device | str = "cpu",
     ):
-        img_size = _checked_size(img_size)
+        img_size = checks.sizes("img_size", img_size)
         if len(img_size) not in (2, 3):
             raise ValueError(f"img_size must be (H, W) or (C, H, W), got {img_size}.")
         checks.number("acceleration", acceleration, Real, 1)
@@ -414,7 +418,11 @@ class FastMRIMaskGenerator(PhysicsGenerator):
             columns of this size.
         """
         batch_size = checks.number("batch_size", batch_size, Integral, 0)
-        size = self.img_size[-2:] if img_size is None else _checked_size(img_size)
+        size = (
+            self.img_size[-2:]
+            if img_size is None
+            else checks.sizes("img_size", img_size)
+        )
         if len(size) != 2:
             raise ValueError(f"img_size must be (H, W) in a call, got {size}.")
         if seed is not None:
@@ -504,12 +512,6 @@ def _as_tensor(name: str, values) -> torch.Tensor:
         raise TypeError(
             f"{name} must be a tensor or an array of numbers, got {values!r}."
         ) from error
-
-
-def _checked_size(size: tuple[int, ...]) -> tuple[int, ...]:
-    if not isinstance(size, Iterable) or isinstance(size, str):
-        raise TypeError(f"img_size must be made of whole numbers, got {size!r}.")
-    return tuple(checks.number("img_size", n, Integral, 1) for n in size)
 
 
 def _image(name: str, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -100,15 +100,7 @@ def choose_sigma(
 
 
 def _checked(values: torch.Tensor) -> torch.Tensor:
-    try:
-        kind = torch.as_tensor(values).dtype
-        if kind == torch.bool or kind.is_complex:
-            raise TypeError(kind)
-        values = torch.as_tensor(values, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"the values of a level must be real numbers, got {values!r}."
-        ) from error
+    values = checks.reals("the values of a level", values)
     if values.ndim != 1 or not len(values) or not values.isfinite().all():
         raise ValueError(
             "the values of a level must be finite and of shape (N,), one per sample, got shape "

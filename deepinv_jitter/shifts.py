@@ -100,15 +100,7 @@ class Bias(Shift):
     """
 
     def __init__(self, value: float | Iterable[float] | torch.Tensor):
-        try:
-            kind = torch.as_tensor(value).dtype
-            if kind == torch.bool or kind.is_complex:
-                raise TypeError(kind)
-            numbers = torch.as_tensor(value, dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                f"value must be a real number or an array of such, got {value!r}."
-            ) from error
+        numbers = checks.reals("value", value)
         if not numbers.isfinite().all():
             raise ValueError(f"value must be finite, got {value!r}.")
         self.value = numbers.tolist()

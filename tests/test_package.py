@@ -14,7 +14,7 @@ ROOT = Path(dj.__file__).parent
 LAYERS = [
     {"checks"},
     {"noise", "physics", "fidelities", "networks", "datasets", "shifts", "metrics"}
-    | {"budgets", "randomness", "ranks", "interruptions"},
+    | {"budgets", "files", "randomness", "ranks", "interruptions"},
     {"iterators", "priors", "attacks", "states", "reports", "engine"},
     {"models", "ensembles", "trainers", "risks", "evaluation", "selection"},
     {"baselines"},
