@@ -142,6 +142,7 @@ class ParallelTrainer(FiniteTrainer):
         ranks.check_plain(self.model)
         super().__post_init__()
         self._parallel = None  # the model with gradients averaged over the ranks
+        self._averages = False  # whether the gradients of a batch are averaged
         self._to_merge = -1  # losses until the meters become those of all ranks
 
     def setup_train(self, train: bool = True, **kwargs) -> None:
@@ -203,6 +204,7 @@ class ParallelTrainer(FiniteTrainer):
         # For this pass alone: evaluation and attacks, of which ranks have unequally many, and
         # checkpoints are with the plain model
         plain, self.model = self.model, self._parallel
+        self._averages = True
         try:
             return super().model_inference(y, physics, x=x, train=True, **kwargs)
         finally:
@@ -210,7 +212,13 @@ class ParallelTrainer(FiniteTrainer):
 
     def compute_loss(self, physics, x, y, train: bool = True, **kwargs):
         """Losses of a batch, see :meth:`deepinv.Trainer.compute_loss`."""
+        self._averages = False
         loss, x_net, logs = super().compute_loss(physics, x, y, train=train, **kwargs)
+        if train and self._parallel is not None and not self._averages:
+            raise NotImplementedError(
+                f"{type(self).__name__} trains the model outside its training pass, where "
+                "gradients are averaged over the ranks: use a single process."
+            )
         self._to_merge -= 1
         if self._to_merge == 0:  # never if it is not the last batch
             total = self.logs_total_loss_train if train else self.logs_total_loss_eval

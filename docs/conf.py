@@ -89,7 +89,8 @@ html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 7,
     "show_toc_level": 2,
-    "secondary_sidebar_items": ["page-toc"],
+    # Examples are mostly code, which needs the width
+    "secondary_sidebar_items": {"**": ["page-toc"], "gallery/**": []},
     "footer_start": ["copyright"],
     "footer_end": [],
 }

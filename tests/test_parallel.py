@@ -193,6 +193,7 @@ MESSAGES = {
     "evaluation": "ValueError: evaluation loaders must count every .* 8 of 7: use DataLoader",
     "test": "ValueError: evaluation loaders must count every .* 8 of 7: use DataLoader",
     "few": "ValueError: data must hold a sample for each of 2 ranks, got 1: evaluate",
+    "outside": "NotImplementedError: Outside trains the model outside .* a single process",
     "model": "TypeError: model must be the plain model, got DistributedDataParallel",
 }
 

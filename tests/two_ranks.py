@@ -258,18 +258,24 @@ def refused(folder):
     plain = DataLoader(data, 2)
     repeating = DataLoader(data, 2, sampler=DistributedSampler(data))
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 8))
+
+    class Outside(dj.JitterTrainer):
+        def model_inference(self, y, physics, x=None, train=True, **kwargs):
+            return self.model(y, physics)
+
     tries = {
         "training": lambda: build(None, train_dataloader=plain).train(),
         "evaluation": lambda: build(None, eval_dataloader=repeating).train(),
         "test": lambda: build(None).test(repeating),
         "few": lambda: dj.ShardSampler(range(1)),
+        "outside": lambda: build(None, Outside).train(),
         "model": lambda: dj.JitterTrainer(model, None, None, plain, device="cpu"),
     }
     messages = {}
     for name, attempt in tries.items():
         try:
             attempt()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, NotImplementedError) as error:
             messages[name] = f"{type(error).__name__}: {error}"
     return messages
 
