@@ -117,7 +117,7 @@ def reals(name: str, values: object) -> torch.Tensor:
         if kind == torch.bool or kind.is_complex:
             raise TypeError(kind)
         return torch.as_tensor(values, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(
             f"{name} must be a real number or an array of such, got {values!r}."
         ) from error

@@ -240,16 +240,8 @@ def _per_iteration(
     name: str, value: float | Sequence[float], max_iter: int
 ) -> list[float]:
     """The parameter as the host takes it: a list of one number, or of one per iteration."""
-    try:
-        kind = torch.as_tensor(value).dtype
-        if kind == torch.bool or kind.is_complex:
-            raise TypeError(kind)
-        # Through single precision, in which the host keeps what is learned
-        tensor = torch.as_tensor(value, dtype=torch.float64).reshape(-1)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise TypeError(
-            f"{name} must be a number or one number per iteration, got {value!r}."
-        ) from error
+    # Through single precision, in which the host keeps what is learned
+    tensor = checks.reals(name, value).reshape(-1)
     if not (tensor.float().isfinite() & (tensor >= 0)).all():
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
     values = tensor.tolist()
