@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Real
 from statistics import median
 
 import torch
@@ -181,6 +182,7 @@ class InputJitterTrainer(JitterTrainer):
         :func:`input_jitter_sigma`.
     :param torch.Generator, None generator: source of the noise. Default: the global generator of
         the device.
+    :raises TypeError: if the one given is no number.
     :raises ValueError: unless exactly one of ``sigma`` and ``eps`` is given, finite and not
         negative.
 
@@ -206,12 +208,15 @@ class InputJitterTrainer(JitterTrainer):
     generator: torch.Generator | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
-        given = [v for v in (self.sigma, self.eps) if v is not None]
-        if len(given) != 1 or not 0 <= given[0] < float("inf"):
+        if (self.sigma is None) == (self.eps is None):
             raise ValueError(
-                "exactly one of sigma and eps must be given, finite and not negative, got "
+                "exactly one of sigma and eps must be given, got "
                 f"sigma={self.sigma!r}, eps={self.eps!r}."
             )
+        for name in ("sigma", "eps"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, checks.number(name, value, Real, 0))
         super().__post_init__()
 
     def perturb(
@@ -263,9 +268,9 @@ class AttackTrainer(JitterTrainer):
         attribute ``monitor_history``; a warning tells when it exceeds 1.5 times its median so far,
         the sign of catastrophic overfitting: the model learns to withstand the weak attack alone.
         Default: ``None``.
-    :raises TypeError: if ``attack`` or ``monitor`` is no :class:`Attack`.
-    :raises ValueError: if ``persistent`` meets an image-domain budget, or in training a data set
-        without indices.
+    :raises TypeError: if ``attack`` or ``monitor`` is no :class:`Attack`, or ``share`` no number.
+    :raises ValueError: if ``share`` is out of range, or ``persistent`` meets an image-domain
+        budget, or in training a data set without indices.
 
     The other parameters are those of :class:`JitterTrainer`.
 
@@ -532,12 +537,7 @@ def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
 
 
 def _checked_share(share: float) -> float:
-    if not 0 <= share <= 1:
-        raise ValueError(
-            f"share must be at least 0 and at most 1, got {share!r}: it is the part of the "
-            "batches that is attacked."
-        )
-    return share
+    return checks.number("share", share, Real, 0, 1)
 
 
 def _check_last_batch(loaders: Iterable) -> None:

@@ -889,6 +889,51 @@ def level(d):
     return lambda: dj.input_jitter_sigma(eps, y, physics), check
 
 
+def training(d):
+    scheme = d.choice(
+        [dj.JitterTrainer, dj.InputJitterTrainer, dj.AttackTrainer, dj.RobustTrainer]
+    )
+    options = {"on_non_finite": d.spoilt("raise", "skip", "skip", None, 3)}
+    if issubclass(scheme, dj.InputJitterTrainer):
+        options[d.choice(["sigma", "eps"])] = d.number(0, 0.2)
+    if issubclass(scheme, dj.AttackTrainer):
+        weak = dj.PowerAttack(dj.L2Ball(0.1), steps=1)
+        options["attack"] = d.spoilt(weak, None, 0.1, dj.L2Ball(0.1))
+        options["monitor"] = d.spoilt(None, weak, 3)
+        options["persistent"] = d.choice([False, True])
+        share = d.number(0, 1)
+        options["share"] = d.spoilt(share, lambda epoch: share)
+    samples = {"x": torch.rand(6, 2), "y": torch.rand(6, 2)}
+    name = d.choice(list(samples))
+    samples[name] = d.spoilt(samples[name], *(f(samples[name]) for f in HUGE + NAN))
+    data = dj.IndexedDataset(
+        [{name: values[i] for name, values in samples.items()} for i in range(6)]
+    )
+    network = dj.PointMLP(hidden=4)
+    model = dj.UnfoldedGD(network, max_iter=2, jitter=d.choice([None, 0.1, 1e15]))
+
+    def call():
+        trainer = scheme(
+            model,
+            dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1)),
+            torch.optim.Adam(model.parameters(), lr=1e-3),
+            torch.utils.data.DataLoader(data, 2),
+            epochs=2,
+            device="cpu",
+            save_path=None,
+            verbose=False,
+            **options,
+        )
+        return trainer.train(), trainer
+
+    def check(result):
+        model, trainer = result
+        finite(*model.parameters())
+        assert all(map(math.isfinite, trainer.loss_history["SupLoss"]))
+
+    return call, check
+
+
 def normalised(d):
     network = d.spoilt(dj.PointMLP(), torch.nn.ReLU(), None, len)
     count = d.spoilt(1, *NUMBERS)
@@ -955,6 +1000,7 @@ TABLE = {
     "evaluate_robustness": evaluation,
     "input_jitter_sigma": level,
     "spectral_normalize": normalised,
+    "trainers": training,
 }
 
 

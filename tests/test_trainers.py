@@ -414,7 +414,9 @@ def test_a_share_out_of_range_is_refused_when_its_epoch_comes(tmp_path):
     trainer = build(
         tmp_path, 3, trainer=dj.AttackTrainer, attack=attack(), share=lambda e: 2 * e
     )
-    with pytest.raises(ValueError, match="share must be at least 0 .* got 2: it is"):
+    with pytest.raises(
+        ValueError, match="share must be finite and lie from 0 to 1, got 2"
+    ):
         trainer.train()
 
 
@@ -528,7 +530,17 @@ def test_input_jitter_level_from_a_radius(tmp_path):
         (
             {"trainer": dj.InputJitterTrainer, "sigma": -0.1},
             ValueError,
-            "not negative, got sigma=-0.1",
+            "sigma must be finite and at least 0, got -0.1",
+        ),
+        (
+            {"trainer": dj.InputJitterTrainer, "eps": "1"},
+            TypeError,
+            "eps must be a number, got '1'",
+        ),
+        (
+            {"trainer": dj.AttackTrainer, "attack": attack(), "share": "all"},
+            TypeError,
+            "share must be a number, got 'all'",
         ),
         (
             {"trainer": dj.AttackTrainer, "attack": 0.1},
@@ -538,7 +550,7 @@ def test_input_jitter_level_from_a_radius(tmp_path):
         (
             {"trainer": dj.AttackTrainer, "attack": attack(), "share": 1.5},
             ValueError,
-            "share must be at least 0 and at most 1, got 1.5: it is the part",
+            "share must be finite and lie from 0 to 1, got 1.5",
         ),
         (
             {"trainer": dj.RobustTrainer, "attack": attack()},
