@@ -89,8 +89,10 @@ html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 7,
     "show_toc_level": 2,
-    # Examples are mostly code, which needs the width
-    "secondary_sidebar_items": {"**": ["page-toc"], "gallery/**": []},
+    # Not beside the gallery: examples are mostly code, which needs the width
+    "secondary_sidebar_items": dict.fromkeys(
+        ["*", "api/*", "performance/**", "results/**"], ["page-toc"]
+    ),
     "footer_start": ["copyright"],
     "footer_end": [],
 }

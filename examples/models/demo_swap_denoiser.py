@@ -106,7 +106,7 @@ torch.manual_seed(0)
 models = {}
 for name, prior in priors.items():
     start = time.perf_counter()
-    longer = {"epochs": 60, "lr": 5e-3} if name == "DRUNet" else {}
+    longer = {"epochs": 40, "lr": 5e-3} if name == "DRUNet" else {}
     models[name] = fit(unrolled(prior), **longer).eval()
     count = sum(p.numel() for p in models[name].parameters())
     print(f"{name:16s} {count:7d} weights {time.perf_counter() - start:5.0f} s")
