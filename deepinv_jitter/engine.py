@@ -384,7 +384,8 @@ class ResumingTrainer(ParallelTrainer):
         if ranks.own() > 0 or not self.save_path or not best.exists():
             return
         if _loaded(best)["epoch"] <= checkpoint.get("epoch", math.inf):
-            shutil.copyfile(best, Path(self.save_path) / BEST)
+            with replacing(Path(self.save_path) / BEST) as draft:
+                shutil.copyfile(best, draft)
 
     def _interrupt(self) -> None:
         """Save where the run is, and leave."""
@@ -394,9 +395,8 @@ class ResumingTrainer(ParallelTrainer):
 
     def _save_place(self) -> None:
         """A checkpoint amid an epoch: the epoch before it is the last whole one."""
-        if (
-            not self.log_train_batch
-        ):  # with which the host's histories have no place in an epoch
+        # With log_train_batch the host's histories grow within an epoch, and cannot be taken up
+        if not self.log_train_batch:
             self.save_model(INTERRUPTED, self._place[0] - 1)
 
     def _leave_out(self, x, y, error: FloatingPointError) -> None:
@@ -433,9 +433,8 @@ class ResumingTrainer(ParallelTrainer):
         if states and len(states) == ranks.count():
             self._restore_rank(states[ranks.own()])
             return
-        if (
-            states
-        ):  # from another number of ranks: an epoch that was cut off begins anew
+        # From another number of ranks: an epoch that was cut off begins anew
+        if states:
             randomness.restore(states[0]["rng"], self._generators())
         randomness.diverge(self._generators(), ranks.own())
 

@@ -156,11 +156,7 @@ def check_loaders(training: list[DataLoader], evaluation: list[DataLoader]) -> N
                 f"makes {sampler.total_size} of {len(sampler.dataset)}: use "
                 "DataLoader(data, sampler=ShardSampler(data))."
             )
-    lengths = gathered([len(loader) for loader in training])
-    if any(other != lengths[0] for other in lengths):
-        raise ValueError(
-            f"training loaders must have equally many batches on all ranks, got {lengths}."
-        )
+    check_same("the number of training batches", [len(loader) for loader in training])
 
 
 def _distributed(loader: DataLoader) -> DistributedSampler | None:
