@@ -23,7 +23,7 @@ from deepinv import Trainer
 from deepinv.utils import get_timestamp
 from torch import nn
 
-from . import randomness, ranks
+from . import checks, randomness, ranks
 from .interruptions import BEST, INTERRUPTED, Signals, obeyed, replacing
 
 logger = logging.getLogger(__name__)
@@ -254,10 +254,15 @@ class ParallelTrainer(FiniteTrainer):
 class ResumingTrainer(ParallelTrainer):
     """A training that is cut off goes on where it was, as if it had never stopped."""
 
+    ckp_minutes: float | None = field(default=None, kw_only=True)
+
     def __post_init__(self):
+        if self.ckp_minutes is not None:
+            self.ckp_minutes = checks.number("ckp_minutes", self.ckp_minutes, low=0)
         super().__post_init__()
         self.seconds = 0.0
         self._since = 0.0  # when they were counted last
+        self._saved = 0.0  # how many they were at the last checkpoint
         self._signals = Signals()
         self._running = False
         self._stop = 0  # the signal that all ranks agree to obey
@@ -268,7 +273,8 @@ class ResumingTrainer(ParallelTrainer):
 
     def train(self) -> nn.Module:
         """Train the model, see :meth:`deepinv.Trainer.train`."""
-        self._stop, self.seconds, self._since = 0, 0.0, time.perf_counter()
+        self._stop, self.seconds, self._saved = 0, 0.0, 0.0
+        self._since = time.perf_counter()
         self._running = True
         try:
             with Signals() as self._signals:
@@ -314,9 +320,15 @@ class ResumingTrainer(ParallelTrainer):
         super().step(*args, train=train, last_batch=last_batch, **kwargs)
         if train:
             self._in_epoch = not last_batch
-            self._stop = ranks.largest([self._signals.received], self.device)[0]
+            self._count_time()
+            pause = math.inf if self.ckp_minutes is None else 60 * self.ckp_minutes
+            due = self.seconds - self._saved >= pause
+            words = [self._signals.received, int(due)]
+            self._stop, due = ranks.largest(words, self.device)
             if self._stop and not last_batch:
                 self._interrupt()
+            elif due and not last_batch:
+                self._save_place()
 
     def get_samples(self, iterators, g):
         """A batch, see :meth:`deepinv.Trainer.get_samples`."""
@@ -337,6 +349,7 @@ class ResumingTrainer(ParallelTrainer):
         if not self.save_path:
             return
         self._count_time()
+        self._saved = self.seconds
         extra = {
             "ranks": ranks.gathered(self._rank_state(amid=filename == INTERRUPTED)),
             "scaler": self.scaler.state_dict(),
@@ -428,7 +441,7 @@ class ResumingTrainer(ParallelTrainer):
         if "scaler" in checkpoint:
             self.scaler.load_state_dict(checkpoint["scaler"])
         self.skipped = list(checkpoint.get("skipped", []))
-        self.seconds = checkpoint.get("seconds", 0.0)
+        self.seconds = self._saved = checkpoint.get("seconds", 0.0)
         states = checkpoint.get("ranks")  # none from the host's own trainer
         if states and len(states) == ranks.count():
             self._restore_rank(states[ranks.own()])

@@ -73,13 +73,16 @@ class JitterTrainer(ResumingTrainer):
         the batch out with a warning and adds (epoch, batch) to the attribute ``skipped``. In
         float16 the gradient scaler leaves out gradients that overflow, as always.
         Default: ``"raise"``.
+    :param float, None ckp_minutes: also save within an epoch, ``ckp_interrupted.pth.tar``, when the
+        last checkpoint is so many minutes old. Default: ``None``, at the end of epochs alone.
     :param dict ddp_options: arguments of :class:`torch.nn.parallel.DistributedDataParallel`.
         Default: ``{"find_unused_parameters": True}``, as parameters of an unrolled model may be
         without use; torch warns if there are none, and ``{}`` then saves a little.
     :raises TypeError: if the model is a ``DataParallel`` or ``DistributedDataParallel``.
-    :raises ValueError: if ``on_non_finite`` is unknown. In ``train`` and ``test``, if a data loader
-        has ``drop_last=True``, with which the host loses one full batch per epoch; if loaders do
-        not share the data among the ranks; or if ``ckpt_pretrained`` does not fit.
+    :raises ValueError: if ``on_non_finite`` is unknown or ``ckp_minutes`` is negative. In ``train``
+        and ``test``, if a data loader has ``drop_last=True``, with which the host loses one full
+        batch per epoch; if loaders do not share the data among the ranks; or if
+        ``ckpt_pretrained`` does not fit.
     :raises FloatingPointError: in ``train``, if a loss or gradient is not finite, or all of them.
     :raises OSError: in ``train``, if a checkpoint cannot be written; the former one is kept.
 

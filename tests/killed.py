@@ -38,6 +38,7 @@ def training(folder):
         jitter=0.1,
         attack=dj.PowerAttack(dj.L2Ball(0.3), steps=2),
         persistent=True,
+        ckp_minutes=0,  # after every batch
         count=40,
         epochs=12,
         train_dataloader=torch.utils.data.DataLoader(

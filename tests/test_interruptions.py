@@ -78,6 +78,28 @@ def test_a_run_goes_on_amid_an_epoch_of_several_data_sets_and_workers(tmp_path):
     assert histories(again) == histories(whole)
 
 
+@pytest.mark.parametrize(
+    "minutes, written", [(None, 0), (0, 2 * 3), (1e-9, 2 * 3), (9, 0)]
+)
+def test_checkpoints_within_an_epoch(tmp_path, monkeypatch, minutes, written):
+    """After every batch but the last of an epoch, if they are due."""
+    trainer, saved = build(tmp_path, 2, ckp_minutes=minutes), []
+    save_model = trainer.save_model
+    monkeypatch.setattr(
+        trainer,
+        "save_model",
+        lambda name, *args: saved.append(name) or save_model(name, *args),
+    )
+    trainer.train()
+    assert saved.count("ckp_interrupted.pth.tar") == written
+
+
+@pytest.mark.parametrize("minutes, error", [(-1, ValueError), ("9", TypeError)])
+def test_minutes_refused(tmp_path, minutes, error):
+    with pytest.raises(error, match="ckp_minutes must be .*, got"):
+        build(tmp_path, 1, ckp_minutes=minutes)
+
+
 def test_ctrl_c_saves_as_well(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
