@@ -36,6 +36,7 @@ def torchrun(folder, *arguments):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "robustness").mkdir()
+    two_ranks.build(folder / "from_one", jitter=0.1).train()
     done = torchrun(folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -129,6 +130,16 @@ def test_checkpoints_go_from_two_processes_to_one(folder, tmp_path):
     trainer.train()
     assert len(trainer.loss_history["SupLoss"]) == 3
     assert trainer.loss_history["SupLoss"][:2] == checkpoint["loss"]["SupLoss"]
+
+
+def test_checkpoints_go_from_one_process_to_two(found, folder):
+    path = next((folder / "from_one").glob("*/ckp_1.pth.tar"))
+    before = torch.load(path, weights_only=True)["loss"]["SupLoss"]
+    first, second = (rank["from_one"] for rank in found)
+    assert first["loss"] == second["loss"] and first["loss"][:2] == before
+    assert len(first["loss"]) == 3
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name])
 
 
 def test_every_epoch_has_its_own_order(found):

@@ -174,6 +174,16 @@ def resumed(folder):
     }
 
 
+def from_one(folder):
+    """A run that one process began, if there is one."""
+    path = dj.latest_checkpoint(folder)
+    if path is None:
+        return None
+    trainer = build(folder / "two", epochs=3, jitter=0.1, ckpt_pretrained=path)
+    trainer.train()
+    return {"weights": weights(trainer), "loss": trainer.loss_history["SupLoss"]}
+
+
 def epochs(folder):
     """The order of the samples in each epoch."""
     seen = []
@@ -319,7 +329,7 @@ def fails(folder):
     build(folder, train_dataloader=sharded(Broken(12), 4)).train()
 
 
-SCENARIOS = [gradients, noise, resumed, epochs, tested, robustness, left_out]
+SCENARIOS = [gradients, noise, resumed, from_one, epochs, tested, robustness, left_out]
 SCENARIOS += [interrupted, refused, split]
 
 if __name__ == "__main__":
