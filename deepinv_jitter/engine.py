@@ -335,7 +335,16 @@ class ResumingTrainer(ParallelTrainer):
         if self._in_epoch and self._place[1] == 0:
             # A loader without workers draws its order now
             self._begins[int(g)] = self._random_state()
-        return super().get_samples(iterators, g)
+        try:
+            return super().get_samples(iterators, g)
+        except RuntimeError:
+            # A signal to the whole group of processes ends the workers of the loader, too. Nothing
+            # of this batch is done; other ranks, or another data set of it, may be further.
+            if self._in_epoch and self.G == ranks.count() == 1:
+                self._stop = self._signals.received
+                if self._stop:
+                    self._interrupt()
+            raise
 
     def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
         """

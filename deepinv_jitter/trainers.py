@@ -311,7 +311,8 @@ class AttackTrainer(JitterTrainer):
                 "persistent keeps perturbations of the measurements, got a budget in the "
                 f"{self.attack.budget.domain} domain."
             )
-        _checked_share(1.0 if callable(self.share) else self.share)
+        if not callable(self.share):
+            checks.number("share", self.share, Real, 0, 1)
         super().__post_init__()
         self.monitor_history = []
         self._turn = 0, 0  # the epoch, and how many of its batches were asked about
@@ -400,7 +401,7 @@ class AttackTrainer(JitterTrainer):
         self._turn = epoch, passed + 1
         share = self.share
         if callable(share):
-            share = _checked_share(share(epoch))
+            share = checks.number("share", share(epoch), Real, 0, 1)
         # Evenly spread, and blind to rounding: 3 of 9 batches for a third
         before, after = (math.floor(n * share + 1e-9) for n in (passed, passed + 1))
         return after > before
@@ -537,10 +538,6 @@ def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
     shrinkage = (signal - eps * math.sqrt(signal * noise / (energy - eps**2))) / energy
     entries = budget.support(y, physics).flatten(1).sum(1).double().mean().item()
     return math.sqrt(max(signal / shrinkage - energy, 0) / entries)
-
-
-def _checked_share(share: float) -> float:
-    return checks.number("share", share, Real, 0, 1)
 
 
 def _check_last_batch(loaders: Iterable) -> None:

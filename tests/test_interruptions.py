@@ -100,6 +100,43 @@ def test_minutes_refused(tmp_path, minutes, error):
         build(tmp_path, 1, ckp_minutes=minutes)
 
 
+class Ending(torch.utils.data.Dataset):
+    """Of which the worker is ended, and its parent told to end, as by a signal to both."""
+
+    def __init__(self, item=None):
+        self.item = item
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        time.sleep(0.03)  # so that the parent waits
+        if i == self.item and torch.utils.data.get_worker_info():
+            os.kill(os.getppid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"x": torch.tensor([i / 20, 0.5])}
+
+
+@pytest.mark.parametrize("item", [0, 7, 13])  # in batches of 6
+def test_a_signal_that_ends_the_workers_too(tmp_path, item):
+    def build_with(folder, data, **kwargs):
+        loader = DataLoader(data, 6, num_workers=1, prefetch_factor=1)
+        return build(tmp_path / folder, 2, train_dataloader=loader, **kwargs)
+
+    whole = build_with("whole", Ending())
+    whole.train()
+    with pytest.raises(SystemExit) as end:
+        build_with("run", Ending(item)).train()
+    assert end.value.code == 128 + signal.SIGTERM
+    checkpoint = dj.latest_checkpoint(tmp_path / "run")
+    state = torch.load(checkpoint, weights_only=True)["ranks"][0]
+    assert state.get("batch", 0) == item // 6
+    again = build_with("run", Ending(), seed=99, ckpt_pretrained=checkpoint)
+    again.train()
+    assert_same_parameters(again.model, whole.model)
+    assert histories(again) == histories(whole)
+
+
 def test_ctrl_c_saves_as_well(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
