@@ -1,116 +1,150 @@
 r"""
 Train any deepinv unrolled network so that it stays accurate and becomes robust.
 
-The modules in layers, from the ground up; imports run only downwards.
+The rooms are deepinv's, from the ground up; imports run only downwards. Everything public is also
+at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at public boundaries.
 
-Layer 0, on torch and deepinv alone (with :mod:`~deepinv_jitter.checks`, what an argument must be):
+:mod:`~deepinv_jitter.optim`, where the noise enters an iteration:
 
-- :mod:`~deepinv_jitter.noise`: the law of the jitter :math:`w_k`, its scale and its generator.
-- :mod:`~deepinv_jitter.physics`: seismic convolution, single-coil MRI, the fastMRI masks.
-- :mod:`~deepinv_jitter.fidelities`: data fidelities that know the noise, or :math:`A^\top y`.
-- :mod:`~deepinv_jitter.networks`: the paper's networks :math:`f_\theta`.
-- :mod:`~deepinv_jitter.datasets`: points, sections and brain slices, without download.
-- :mod:`~deepinv_jitter.files`: fastMRI and SEG-Y files.
-- :mod:`~deepinv_jitter.shifts`: out-of-distribution edits of the truth, and their detail scores.
-- :mod:`~deepinv_jitter.metrics`: PSNR and SSIM as the paper's code defines them.
-- :mod:`~deepinv_jitter.budgets`: what an attack may do, the balls and their support.
-- :mod:`~deepinv_jitter.randomness`: the state of everything random, kept and brought back.
-- :mod:`~deepinv_jitter.ranks`: many processes, as torch.distributed has them.
-- :mod:`~deepinv_jitter.interruptions`: signals noted, files replaced in one step.
+- :mod:`~deepinv_jitter.optim.noise`: the noise :math:`w_k`, its scale and its generator.
+- :mod:`~deepinv_jitter.optim.fidelities`: data fidelities given the noise, or :math:`A^\top y`.
+- :mod:`~deepinv_jitter.optim.priors`: a network as the gradient or proximal map of a prior.
+- :mod:`~deepinv_jitter.optim.iterators`: where the noise enters, and how to silence it.
 
-Layer 1, the pieces of an unrolled network, and what attacks it:
+:mod:`~deepinv_jitter.physics`, forward operators:
 
-- :mod:`~deepinv_jitter.iterators`: where the jitter enters an iteration, and how to silence it.
-- :mod:`~deepinv_jitter.priors`: a network as the gradient or the proximal operator of a prior.
-- :mod:`~deepinv_jitter.attacks`: worst-case perturbations of the measurements, self-checking.
-- :mod:`~deepinv_jitter.states`: what an interrupted evaluation goes on from.
-- :mod:`~deepinv_jitter.reports`: the robustness report, its statistics, tables and curves.
-- :mod:`~deepinv_jitter.engine`: the host's Trainer with finite steps only, many processes, and
-  exact resume.
+- :mod:`~deepinv_jitter.physics.seismic`: convolution of a section with a wavelet.
+- :mod:`~deepinv_jitter.physics.mri`: single-coil Cartesian MRI.
+- :mod:`~deepinv_jitter.physics.masks`: the fastMRI challenge's undersampling masks.
 
-Layer 2, what a training script uses:
+:mod:`~deepinv_jitter.attacks`, perturbations of the measurements:
 
-- :mod:`~deepinv_jitter.models`: the unrolled networks of SGD and SPGD jittering.
-- :mod:`~deepinv_jitter.ensembles`: many small models trained as one.
-- :mod:`~deepinv_jitter.trainers`: that engine, with noise-free evaluation; with input jittering;
-  with attacks, which is adversarial training.
-- :mod:`~deepinv_jitter.risks`: average-case, worst-case and generalisation risk; the theory.
-- :mod:`~deepinv_jitter.evaluation`: measures how robust a model is, sample by sample.
-- :mod:`~deepinv_jitter.selection`: how to choose a noise level, on validation data.
+- :mod:`~deepinv_jitter.attacks.budgets`: what an attack may do, the balls and their support.
+- :mod:`~deepinv_jitter.attacks.problem`: the loss of a batch as a function of the perturbation.
+- :mod:`~deepinv_jitter.attacks.diagnostics`: what casts doubt on a result.
+- :mod:`~deepinv_jitter.attacks.base`: the call, the search, the worst of several.
+- :mod:`~deepinv_jitter.attacks.pgd`: projected gradient ascent.
+- :mod:`~deepinv_jitter.attacks.frank_wolfe`: full steps to the boundary.
+- :mod:`~deepinv_jitter.attacks.apgd`: steps that adapt to each sample.
+- :mod:`~deepinv_jitter.attacks.random`: random baselines.
 
-Layer 3, what to compare with:
+:mod:`~deepinv_jitter.models`, networks:
 
-- :mod:`~deepinv_jitter.baselines`: spectral normalisation, and a conditional DDPM with its trainer.
+- :mod:`~deepinv_jitter.models.unfolded`: the unrolled networks of SGD and SPGD jittering.
+- :mod:`~deepinv_jitter.models.networks`: the paper's networks :math:`f_\theta`.
+- :mod:`~deepinv_jitter.models.ensembles`: many small models trained as one.
+- :mod:`~deepinv_jitter.models.spectral`: spectral normalisation, a baseline.
+- :mod:`~deepinv_jitter.models.diffusion`: a conditional DDPM, a baseline.
+
+:mod:`~deepinv_jitter.datasets`, data:
+
+- :mod:`~deepinv_jitter.datasets.points`: points of the plane.
+- :mod:`~deepinv_jitter.datasets.reflectivity`: reflectivity sections with faults.
+- :mod:`~deepinv_jitter.datasets.brain`: slices of a real brain, without download.
+- :mod:`~deepinv_jitter.datasets.files`: fastMRI and SEG-Y files.
+- :mod:`~deepinv_jitter.datasets.indexed`: samples that know their index.
+
+:mod:`~deepinv_jitter.training`, deepinv's Trainer, for robust training and long runs:
+
+- :mod:`~deepinv_jitter.training.distributed`: many processes.
+- :mod:`~deepinv_jitter.training.rng`: the state of everything random.
+- :mod:`~deepinv_jitter.training.preemption`: signals, checkpoints replaced in one step.
+- :mod:`~deepinv_jitter.training.finite`: finite steps only.
+- :mod:`~deepinv_jitter.training.parallel`: one training on many processes.
+- :mod:`~deepinv_jitter.training.resume`: exact resume.
+- :mod:`~deepinv_jitter.training.jitter`: noise-free evaluation; input jittering.
+- :mod:`~deepinv_jitter.training.adversarial`: adversarial training.
+- :mod:`~deepinv_jitter.training.diffusion`: the DDPM's trainer.
+
+:mod:`~deepinv_jitter.evaluation`, how robust a network is:
+
+- :mod:`~deepinv_jitter.evaluation.metrics`: PSNR and SSIM as the paper defines them.
+- :mod:`~deepinv_jitter.evaluation.shifts`: out-of-distribution edits of the truth.
+- :mod:`~deepinv_jitter.evaluation.statistics`: bootstrap intervals and verdicts.
+- :mod:`~deepinv_jitter.evaluation.tables`: text, Markdown and CSV.
+- :mod:`~deepinv_jitter.evaluation.comparison`: networks side by side.
+- :mod:`~deepinv_jitter.evaluation.report`: the report of one network.
+- :mod:`~deepinv_jitter.evaluation.cache`: what an interrupted evaluation goes on from.
+- :mod:`~deepinv_jitter.evaluation.conditions`: what is done to a batch.
+- :mod:`~deepinv_jitter.evaluation.robustness`: the one call.
+- :mod:`~deepinv_jitter.evaluation.selection`: how to choose a noise level.
+- :mod:`~deepinv_jitter.evaluation.risks`: average-case, worst-case and generalisation risk.
 """
 
 from .attacks import (
     APGDAttack,
     Attack,
     AttackResult,
+    Budget,
+    L2Ball,
+    LinfBall,
     PGDAttack,
-    PowerAttack,
+    FrankWolfeAttack,
     RandomAttack,
     WorstCase,
 )
-from .baselines import (
-    ConditionalDDPM,
-    DDPMTrainer,
-    DenoisingLoss,
-    spectral_normalize,
-)
-from .budgets import Budget, L2Ball, LinfBall
 from .datasets import (
     BrainSliceDataset,
     IndexedDataset,
     PointDataset,
     ReflectivityDataset,
+    fastmri_slices,
+    segy_sections,
 )
-from .ensembles import Ensemble
-from .evaluation import evaluate_robustness
-from .fidelities import NormalL2
-from .files import fastmri_slices, segy_sections
-from .interruptions import latest_checkpoint
-from .iterators import (
-    CheckpointedIterator,
-    ConditionedIterator,
-    JitteredIterator,
-    jitter,
-    no_jitter,
-    unjitter,
-)
-from .metrics import PaperPSNR, PaperSSIM
-from .models import UnfoldedGD, UnfoldedPGD
-from .networks import PointMLP, UnrolledDnCNN
-from .noise import GaussianJitter
-from .physics import FastMRIMaskGenerator, SeismicConvolution, SingleCoilMRI, ricker
-from .priors import GradientPrior, ProximalPrior
-from .ranks import ShardSampler
-from .reports import RobustnessComparison, RobustnessReport
-from .risks import (
+from .evaluation import (
+    Bias,
     ConvergenceBound,
+    HorizontalLayer,
+    Lesion,
+    PaperPSNR,
+    PaperSSIM,
     Risk,
+    RobustnessComparison,
+    RobustnessReport,
+    Shift,
     average_case_risk,
+    choose_sigma,
+    contrast_recovery,
     convergence_bound,
+    error_outside,
+    evaluate_robustness,
     generalization_risk,
     implicit_regularization,
     trajectory_deviation,
     worst_case_risk,
 )
-from .selection import choose_sigma
-from .shifts import (
-    Bias,
-    HorizontalLayer,
-    Lesion,
-    Shift,
-    contrast_recovery,
-    error_outside,
+from .models import (
+    ConditionalDDPM,
+    Ensemble,
+    PointMLP,
+    UnfoldedGD,
+    UnfoldedPGD,
+    UnrolledDnCNN,
+    spectral_normalize,
 )
-from .trainers import (
+from .optim import (
+    CheckpointedIterator,
+    ConditionedIterator,
+    GaussianJitter,
+    GradientPrior,
+    JitteredIterator,
+    NormalL2,
+    ProximalPrior,
+    jitter,
+    no_jitter,
+    unjitter,
+)
+from .physics import FastMRIMaskGenerator, SeismicConvolution, SingleCoilMRI, ricker
+from .training import (
     AttackTrainer,
+    DDPMTrainer,
+    DenoisingLoss,
     InputJitterTrainer,
     JitterTrainer,
     RobustTrainer,
+    ShardSampler,
     input_jitter_sigma,
+    latest_checkpoint,
 )
 
 __version__ = "0.1.0"
@@ -131,6 +165,7 @@ __all__ = [
     "DenoisingLoss",
     "Ensemble",
     "FastMRIMaskGenerator",
+    "FrankWolfeAttack",
     "GaussianJitter",
     "GradientPrior",
     "HorizontalLayer",
@@ -147,7 +182,6 @@ __all__ = [
     "PaperSSIM",
     "PointDataset",
     "PointMLP",
-    "PowerAttack",
     "ProximalPrior",
     "RandomAttack",
     "ReflectivityDataset",

@@ -445,7 +445,7 @@ def attack(d):
             return dj.RandomAttack(budget, samples=steps, **options)
         options |= {"steps": steps, "start": start, "keep": keep}
         if kind == "power":
-            return dj.PowerAttack(budget, momentum=momentum, **options)
+            return dj.FrankWolfeAttack(budget, momentum=momentum, **options)
         if kind == "APGD":
             return dj.APGDAttack(budget, **options)
         pgd = dj.PGDAttack(budget, rel_step=rel_step, **options)
@@ -897,7 +897,7 @@ def training(d):
     if issubclass(scheme, dj.InputJitterTrainer):
         options[d.choice(["sigma", "eps"])] = d.number(0, 0.2)
     if issubclass(scheme, dj.AttackTrainer):
-        weak = dj.PowerAttack(dj.L2Ball(0.1), steps=1)
+        weak = dj.FrankWolfeAttack(dj.L2Ball(0.1), steps=1)
         options["attack"] = d.spoilt(weak, None, 0.1, dj.L2Ball(0.1))
         options["monitor"] = d.spoilt(None, weak, 3)
         options["persistent"] = d.choice([False, True])

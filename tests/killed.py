@@ -36,7 +36,7 @@ def training(folder):
         folder / "runs",
         dj.AttackTrainer,
         jitter=0.1,
-        attack=dj.PowerAttack(dj.L2Ball(0.3), steps=2),
+        attack=dj.FrankWolfeAttack(dj.L2Ball(0.3), steps=2),
         persistent=True,
         ckp_minutes=0,  # after every batch
         count=40,

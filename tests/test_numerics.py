@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Trainer running with AMP")
 
 
 NOISE = {"sigma": 0.1}
-ATTACK = {"attack": dj.PowerAttack(dj.L2Ball(1.0), steps=2, keep="last")}
+ATTACK = {"attack": dj.FrankWolfeAttack(dj.L2Ball(1.0), steps=2, keep="last")}
 SCHEMES = {  # trainer, its options, model, jitter
     "MSE": (dj.JitterTrainer, {}, dj.UnfoldedGD, None),
     "SGD jittering": (dj.JitterTrainer, {}, dj.UnfoldedGD, 0.1),
@@ -377,14 +377,14 @@ def attack_cases():
     ball = dj.L2Ball(EPS)
     attacks = {
         "PGDAttack": (dj.PGDAttack(ball, steps=5, rel_step=0.3, keep="last"), ascended),
-        "PowerAttack": (dj.PowerAttack(ball, keep="last"), powered),
+        "FrankWolfeAttack": (dj.FrankWolfeAttack(ball, keep="last"), powered),
         "APGDAttack, a step": (
             dj.APGDAttack(ball, steps=1, keep="last"),
             lambda: EPS * unit(gradient(torch.zeros_like(Y))),
         ),
         "RandomAttack": (dj.RandomAttack(ball, samples=9), lambda: worst_of_random(9)),
         "WorstCase": (
-            dj.WorstCase([dj.RandomAttack(ball, samples=2), dj.PowerAttack(ball)]),
+            dj.WorstCase([dj.RandomAttack(ball, samples=2), dj.FrankWolfeAttack(ball)]),
             powered,
         ),
     }
@@ -563,7 +563,7 @@ def test_evaluation_in_double_precision(dtype):
         [{"x": X.to(dtype), "y": Y.to(dtype)}],
         dinv.physics.Denoising(),
         epsilons=[EPS],
-        attacks=dj.PowerAttack(dj.L2Ball(1.0), steps=1),
+        attacks=dj.FrankWolfeAttack(dj.L2Ball(1.0), steps=1),
         shifts=shift,
         draws=2,
         verbose=False,

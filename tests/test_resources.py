@@ -22,7 +22,7 @@ POINTS = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
 
 
 def attack(**options):
-    return dj.PowerAttack(dj.L2Ball(0.1), steps=1, **options)
+    return dj.FrankWolfeAttack(dj.L2Ball(0.1), steps=1, **options)
 
 
 TRAINERS = {
@@ -147,12 +147,12 @@ def no_collection():
 BALL = dj.L2Ball(0.5)
 ATTACKS = {
     "PGD": dj.PGDAttack(BALL, steps=3),
-    "power": dj.PowerAttack(BALL, steps=3),
+    "power": dj.FrankWolfeAttack(BALL, steps=3),
     "APGD": dj.APGDAttack(BALL, steps=6),
     "random": dj.RandomAttack(BALL, samples=5),
-    "deviation": dj.PowerAttack(BALL, objective="deviation"),
-    "repeated": dj.PowerAttack(BALL).repeat(2),
-    "image domain": dj.PowerAttack(dj.L2Ball(0.5, domain="image")),
+    "deviation": dj.FrankWolfeAttack(BALL, objective="deviation"),
+    "repeated": dj.FrankWolfeAttack(BALL).repeat(2),
+    "image domain": dj.FrankWolfeAttack(dj.L2Ball(0.5, domain="image")),
 }
 SECTIONS = (dj.SeismicConvolution(), (2, 1, 24, 10))
 MRI = (dj.SingleCoilMRI(torch.ones(10), img_size=(24, 10)), (2, 2, 24, 10))

@@ -20,7 +20,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, DistributedSampler
 
 import deepinv_jitter as dj
-from deepinv_jitter import ranks
+from deepinv_jitter.training import distributed as ranks
 
 torch.set_num_threads(1)
 RANKS = 2
@@ -111,11 +111,11 @@ NOISELESS = {
     "input jitter": (dj.InputJitterTrainer, {"sigma": 0.0}),
     "attack": (
         dj.AttackTrainer,
-        {"attack": dj.PowerAttack(dj.L2Ball(0.3), steps=2), "grad_clip": 0.5},
+        {"attack": dj.FrankWolfeAttack(dj.L2Ball(0.3), steps=2), "grad_clip": 0.5},
     ),
     "persistent attack": (
         dj.AttackTrainer,
-        {"attack": dj.PowerAttack(dj.L2Ball(0.3), steps=1), "persistent": True},
+        {"attack": dj.FrankWolfeAttack(dj.L2Ball(0.3), steps=1), "persistent": True},
     ),
 }
 
@@ -149,7 +149,7 @@ def noise(folder):
 def resumed(folder):
     """Four epochs at once, and two and two."""
     options = {"jitter": 0.1, "trainer": dj.AttackTrainer, "persistent": True}
-    options |= {"attack": dj.PowerAttack(dj.L2Ball(0.3), steps=1)}
+    options |= {"attack": dj.FrankWolfeAttack(dj.L2Ball(0.3), steps=1)}
     data = dj.IndexedDataset(Signals1D(12))
     options |= {"train_dataloader": sharded(data, 4, shuffle=True)}
     whole = build(folder / "whole", epochs=4, **options)

@@ -38,7 +38,7 @@ class Row:
 
 def steps(case: Case, rounds: int) -> Iterator[Row]:
     """Steps of every scheme against the bare network and against the plain loop."""
-    power, once = (dj.PowerAttack(BALL, steps=n, keep="last") for n in (3, 1))
+    power, once = (dj.FrankWolfeAttack(BALL, steps=n, keep="last") for n in (3, 1))
     channels_last = case.model().to(memory_format=torch.channels_last)
     times = in_turns(
         {
@@ -77,7 +77,7 @@ def steps(case: Case, rounds: int) -> Iterator[Row]:
 
 def attack_steps(case: Case, counts: tuple[int, ...], rounds: int) -> Iterator[Row]:
     """Steps of adversarial training with the paper's attack, and the plain loop's."""
-    power = dj.PowerAttack(BALL, steps=3, keep="last")
+    power = dj.FrankWolfeAttack(BALL, steps=3, keep="last")
     functions = {
         "MSE": case.step(case.model()),
         "power 3": case.step(case.model(), power),
@@ -229,7 +229,7 @@ def compiled(case: Case, rounds: int) -> Iterator[Row]:
 def half_precision(case: Case, rounds: int) -> Iterator[Row]:
     """An attack in bfloat16 inside training in float32."""
     attacks = {
-        dtype: dj.PowerAttack(BALL, steps=3, keep="last", autocast=dtype)
+        dtype: dj.FrankWolfeAttack(BALL, steps=3, keep="last", autocast=dtype)
         for dtype in (None, torch.bfloat16)
     }
     functions = {

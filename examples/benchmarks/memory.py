@@ -135,11 +135,11 @@ CASES = {  # name: steps, function
     "AttackTrainer, persistent": (
         2000,
         lambda *a: training(
-            *a, attack=dj.PowerAttack(BALL, steps=1), persistent=True, share=0.5
+            *a, attack=dj.FrankWolfeAttack(BALL, steps=1), persistent=True, share=0.5
         ),
     ),
     "APGDAttack": (200, lambda *a: attacks(*a, dj.APGDAttack(BALL, steps=20))),
-    "PowerAttack": (200, lambda *a: attacks(*a, dj.PowerAttack(BALL))),
+    "FrankWolfeAttack": (200, lambda *a: attacks(*a, dj.FrankWolfeAttack(BALL))),
     "evaluate_robustness": (200, evaluations),
 }
 

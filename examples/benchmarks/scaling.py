@@ -20,7 +20,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 import deepinv_jitter as dj
-from deepinv_jitter import ranks
+from deepinv_jitter.training import distributed as ranks
 
 SIZE = (96, 96)
 BATCH, STEPS = 4, 12

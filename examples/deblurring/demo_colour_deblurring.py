@@ -93,7 +93,7 @@ models = {"MSE": fit().eval(), "SPGD jittering": fit(jitter=0.01).eval()}
 
 physics = camera(seed=1)
 y = physics(test)
-attack = dj.PowerAttack(dj.L2Ball(0.5, relative_to="noise"), steps=10)
+attack = dj.FrankWolfeAttack(dj.L2Ball(0.5, relative_to="noise"), steps=10)
 psnr = dinv.metric.PSNR()
 
 panels = {"truth": test, "measured": y}

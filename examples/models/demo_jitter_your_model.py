@@ -118,7 +118,7 @@ def fit(model, epochs=8):
 # gradients: :func:`deepinv_jitter.choose_sigma` tells.
 
 y = physics(test)
-attack = dj.PowerAttack(dj.L2Ball(1.0, relative_to="noise"), steps=10)
+attack = dj.FrankWolfeAttack(dj.L2Ball(1.0, relative_to="noise"), steps=10)
 psnr = dinv.metric.PSNR()
 
 bicubic = torch.nn.functional.interpolate(y, scale_factor=2, mode="bicubic")

@@ -119,7 +119,7 @@ for name, prior in priors.items():
 
 physics = camera(seed=1)
 x, y = test, physics(test)
-attack = dj.PowerAttack(dj.L2Ball(0.5, relative_to="noise"), steps=10)
+attack = dj.FrankWolfeAttack(dj.L2Ball(0.5, relative_to="noise"), steps=10)
 psnr = dinv.metric.PSNR()
 
 outputs = {"measured": y}

@@ -80,7 +80,7 @@ METHODS = {
 
 def quick(problem: Problem, steps: int = 3) -> dj.Attack:
     """The library's attack for training."""
-    return dj.PowerAttack(problem.settings.ball, steps=steps, keep="last")
+    return dj.FrankWolfeAttack(problem.settings.ball, steps=steps, keep="last")
 
 
 def persistent(problem: Problem) -> Callable:

@@ -74,7 +74,7 @@ class Problem(ABC):
     complex = False  # images of 2 channels, real and imaginary
     stepsize = 1.0
     lambda_reg = 1.0
-    init = staticmethod(dj.models.adjoint)
+    init = staticmethod(dj.models.unfolded.adjoint)
 
     def model(self, algorithm: str, jitter: dj.GaussianJitter | None = None, **options):
         """The unrolled network of the paper: ``"gd"`` is eq. (8), ``"pgd"`` eq. (12)."""
@@ -148,7 +148,7 @@ class Problem(ABC):
     def attack(self) -> dj.Attack:
         """The strong attack of the evaluation."""
         ball, steps = self.settings.ball, self.settings.steps
-        power = dj.PowerAttack(ball, steps=10, momentum=0.0, checks=False)
+        power = dj.FrankWolfeAttack(ball, steps=10, momentum=0.0, checks=False)
         return dj.WorstCase([dj.APGDAttack(ball, steps=steps), power])
 
     def attack_of_the_paper(self, radius: float) -> dj.Attack:
@@ -161,7 +161,9 @@ class Problem(ABC):
     def training_attack(self) -> dj.Attack:
         if self.settings.train_attack == "paper":
             return self.attack_of_the_paper(self.settings.radius)
-        return dj.PowerAttack(self.settings.ball, steps=3, momentum=0.0, keep="last")
+        return dj.FrankWolfeAttack(
+            self.settings.ball, steps=3, momentum=0.0, keep="last"
+        )
 
 
 class Points(Problem):

@@ -164,7 +164,7 @@ def strength(archive: Archive) -> dict[str, float]:
         x, y = batch["x"], physics(batch["x"], **batch["params"])
         ball = case.settings.ball
         attacks = {
-            "power": dj.PowerAttack(ball, steps=3, keep="last", checks=False),
+            "power": dj.FrankWolfeAttack(ball, steps=3, keep="last", checks=False),
             "paper": dj.PGDAttack(ball, steps=20, keep="last", checks=False),
         }
         for method in methods:

@@ -12,7 +12,7 @@ from pathlib import Path
 import deepinv
 import deepinv_jitter as dj
 import torch
-from deepinv_jitter.interruptions import replacing
+from deepinv_jitter.training.preemption import replacing
 from methods import build, fit, stepsizes
 from problems import PROBLEMS, Problem
 

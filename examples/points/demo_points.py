@@ -65,7 +65,7 @@ def train(trainer=dj.JitterTrainer, jitter=None, **options):
     ).train()
 
 
-attack = dj.PowerAttack(dj.L2Ball(RADIUS), steps=3, keep="last")
+attack = dj.FrankWolfeAttack(dj.L2Ball(RADIUS), steps=3, keep="last")
 models = {
     "MSE": train(),
     "AT": train(dj.AttackTrainer, attack=attack),

@@ -80,7 +80,7 @@ def report(model, x):
         model,
         [{"x": x, "params": masks.step(len(x))}],
         physics,
-        attacks=dj.PowerAttack(dj.L2Ball(1.0, relative_to="noise"), steps=10),
+        attacks=dj.FrankWolfeAttack(dj.L2Ball(1.0, relative_to="noise"), steps=10),
         epsilons=[RADIUS],
         metrics={"PSNR": dinv.metric.PSNR(complex_abs=True, max_pixel=1.0)},
         draws=1,

@@ -93,7 +93,7 @@ models = {
 # -------
 # The truth serves for the test alone.
 
-attack = dj.PowerAttack(dj.L2Ball(0.5, relative_to="noise"), steps=10)
+attack = dj.FrankWolfeAttack(dj.L2Ball(0.5, relative_to="noise"), steps=10)
 psnr = dinv.metric.PSNR()
 
 panels = {"truth": x_test, "measured": y_test}

@@ -1,0 +1,29 @@
+r"""
+Attacks: the perturbation of the measurements, within a budget, that harms a reconstruction most.
+
+Every attack looks for :math:`\arg\max_{\|\delta\| \leq \varepsilon} \ell(H(y + \delta), x)`, sample
+by sample, eq. (6) of the paper. The loop of an attack, its ``search``, is the equation of its
+iterates; what all of them need (evaluation mode, frozen parameters, the worst point of each sample,
+flags) stands once, in :class:`SearchAttack`.
+"""
+
+from .apgd import APGDAttack
+from .base import Attack, WorstCase
+from .budgets import Budget, L2Ball, LinfBall
+from .diagnostics import AttackResult
+from .frank_wolfe import FrankWolfeAttack
+from .pgd import PGDAttack
+from .random import RandomAttack
+
+__all__ = [
+    "APGDAttack",
+    "Attack",
+    "AttackResult",
+    "Budget",
+    "FrankWolfeAttack",
+    "L2Ball",
+    "LinfBall",
+    "PGDAttack",
+    "RandomAttack",
+    "WorstCase",
+]

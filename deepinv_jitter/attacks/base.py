@@ -1,0 +1,295 @@
+r"""What attacks share: the call, the search from point to point, the worst of several."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+
+import torch
+from deepinv.physics import Physics
+from torch import nn
+
+from .. import checks as rules
+from .budgets import Budget
+from .diagnostics import AttackResult, FLAGS, doubts
+from .problem import Objective, Problem, as_function, undisturbed
+
+
+class Attack(nn.Module, ABC):
+    r"""
+    What all attacks share: they are called with the model, and keep nothing of it.
+
+    During an attack the model is in evaluation mode (so jitter is silent) and the parameters of
+    model and physics are frozen; afterwards, also after an exception, everything is as it was:
+    modes, ``requires_grad``, ``.grad``, buffers and the global random generators of torch.
+
+    :param Budget budget: the allowed perturbations.
+    :param str, torch.Tensor, Callable objective: what the attack maximises, see
+        :class:`PGDAttack`.
+    """
+
+    #: Precision of the model during the attack; ``None`` is what is in force.
+    autocast: torch.dtype | None = None
+
+    def __init__(self, budget: Budget, objective: Objective):
+        super().__init__()
+        if not isinstance(budget, Budget):
+            raise TypeError(
+                f"budget must be a Budget such as L2Ball(1.0), got {type(budget).__name__}."
+            )
+        self.budget = budget
+        self.objective = objective
+        self._value, self._against_clean = as_function(objective)
+
+    def forward(
+        self,
+        model: nn.Module,
+        x: torch.Tensor | None,
+        y: torch.Tensor,
+        physics: Physics,
+        eps: float | torch.Tensor | None = None,
+        init: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        r"""
+        The perturbation alone, without the cost of a report.
+
+        :param torch.nn.Module model: reconstruction network, called as ``model(y, physics)``.
+        :param torch.Tensor, None x: truth, shape of the model's output; ``None`` if the objective
+            needs none.
+        :param torch.Tensor y: measurements, shape `(B, ...)`, real or complex.
+        :param deepinv.physics.Physics physics: the physics.
+        :param float, torch.Tensor, None eps: absolute radius that replaces the budget's, one number
+            or one per sample, shape `(B,)`. Default: ``None``.
+        :param torch.Tensor, None init: where to start, brought into the budget. Default: ``None``,
+            the attack's start.
+        :return: (:class:`torch.Tensor`) :math:`\delta`, shape, type and device of ``y``, detached.
+        :raises TypeError: if ``model`` is no module, or ``x``, ``y``, ``init`` or what the model
+            returns no tensor of real or complex numbers.
+        :raises ValueError: if ``x``, ``eps``, ``init`` or the objective's values do not fit, or
+            ``x``, ``y`` or ``init`` are not finite.
+        :raises RuntimeError: if the model gives no gradient, or under ``torch.inference_mode``.
+        """
+        return self._solve(model, x, y, physics, eps, init, report=False).delta
+
+    def run(
+        self,
+        model: nn.Module,
+        x: torch.Tensor | None,
+        y: torch.Tensor,
+        physics: Physics,
+        eps: float | torch.Tensor | None = None,
+        init: torch.Tensor | None = None,
+    ) -> AttackResult:
+        r"""
+        The perturbation with its losses, trace and flags.
+
+        :return: (:class:`AttackResult`) its ``delta`` is what :meth:`forward` returns.
+
+        Arguments and errors are those of :meth:`forward`.
+        """
+        return self._solve(model, x, y, physics, eps, init, report=True)
+
+    def repeat(self, n: int) -> WorstCase:
+        r"""
+        The worst, per sample, of this attack and ``n - 1`` copies with other random starts.
+
+        :param int n: number of runs.
+        :return: (:class:`WorstCase`) an attack.
+        :raises TypeError: if ``n`` is no whole number.
+        :raises ValueError: if it is below 1.
+        """
+        n = rules.number("n", n, Integral, 1)
+        copies = [self._restarted(k) for k in range(1, n)]
+        return WorstCase([self, *copies], objective=self.objective)
+
+    @abstractmethod
+    def _solve(self, model, x, y, physics, eps, init, report: bool) -> AttackResult:
+        """Without ``report``, everything but ``delta`` and ``perturbation`` may be missing."""
+
+    @abstractmethod
+    def _restarted(self, k: int) -> Attack:
+        """A copy with the k-th random start."""
+
+
+class SearchAttack(Attack):
+    r"""
+    An attack that goes from point to point. A subclass writes :meth:`search`.
+
+    The parameters are those of :class:`PGDAttack`.
+    """
+
+    uses_gradient = True
+
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        steps: int,
+        start: str | None = None,
+        keep: str = "best",
+        objective: Objective = "error",
+        seed: int = 0,
+        checks: bool = True,
+        autocast: torch.dtype | None = None,
+    ):
+        super().__init__(budget, objective)
+        steps = rules.number("steps", steps, Integral, 1)
+        seed = rules.seed("seed", seed)
+        if start is None:
+            start = "random" if self._against_clean else "zero"
+        if start not in ("zero", "random"):
+            raise ValueError(f"start must be 'zero' or 'random', got {start!r}.")
+        if start == "zero" and self._against_clean and self.uses_gradient:
+            raise ValueError(
+                "objective='deviation' has no gradient at start='zero': use start='random'."
+            )
+        if keep not in ("best", "last"):
+            raise ValueError(f"keep must be 'best' or 'last', got {keep!r}.")
+        if autocast not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(
+                f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}."
+            )
+        self.autocast = autocast
+        self.steps = steps
+        self.start = start
+        self.keep = keep
+        self.seed = seed
+        self.checks = checks
+
+    @abstractmethod
+    def search(self, problem: Problem, delta: torch.Tensor) -> torch.Tensor:
+        r"""
+        The loop of the attack.
+
+        :param Problem problem: the loss and its gradient, the projection and the steepest step.
+        :param torch.Tensor delta: the first point.
+        :return: (:class:`torch.Tensor`) the last point, inside the budget, not evaluated yet.
+        """
+
+    def _solve(self, model, x, y, physics, eps, init, report):
+        with undisturbed(model, x, y, physics):
+            problem = Problem(self, model, x, y, physics, eps)
+            delta, clean = problem.zero, None
+            if init is not None or self.start == "random":
+                clean = (
+                    problem.loss(problem.zero)
+                    if report or self.keep == "best"
+                    else None
+                )
+                problem.trace.clear()
+                delta = problem.start(init, self.seed)
+            delta = self.search(problem, delta)
+            loss = problem.loss(delta) if report or self.keep == "best" else None
+            if self.keep == "best":
+                delta, loss = problem.worst, problem.worst_loss
+            result = AttackResult(
+                delta=problem.to_measurement(delta),
+                perturbation=delta,
+                loss=loss,
+                loss_clean=problem.trace[0] if clean is None else clean,
+                trace=torch.stack(problem.trace),
+                n_grad=problem.n_grad,
+                flags={},
+            )
+            if report:
+                result.flags = doubts(
+                    problem, result, self.checks, self.uses_gradient, self.seed
+                )
+        return result
+
+    def _restarted(self, k):
+        other = copy.deepcopy(self)
+        other.start = "random"
+        other.seed = self.seed + k
+        return other
+
+    def extra_repr(self) -> str:
+        return f"{self.budget}, steps={self.steps}, start={self.start!r}, keep={self.keep!r}"
+
+
+class WorstCase(Attack):
+    r"""
+    The worst of several attacks, for each sample, all judged by one objective.
+
+    :param Sequence[Attack] attacks: the attacks, all in the same domain. Their own objectives may
+        differ.
+    :param str, torch.Tensor, Callable objective: by which they are compared, see
+        :class:`PGDAttack`. Default: ``"error"``.
+    :raises TypeError: if something in ``attacks`` is no attack.
+    :raises ValueError: if ``attacks`` is empty or mixes domains.
+
+    Flags are those of the attack that won, or of all where none did; ``random_beats_gradient`` also
+    says that the winner is a :class:`RandomAttack` while other attacks used a gradient.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> physics = dinv.physics.Denoising()
+    >>> x = torch.randn(5, 2)
+    >>> ball = dj.L2Ball(0.1)
+    >>> attack = dj.WorstCase([dj.FrankWolfeAttack(ball, steps=20), dj.RandomAttack(ball)])
+    >>> result = attack.run(dj.UnfoldedGD(dj.PointMLP(), max_iter=3), x, physics(x), physics)
+    >>> bool(result.flags["random_beats_gradient"].any())
+    False
+    """
+
+    def __init__(self, attacks: Sequence[Attack], *, objective: Objective = "error"):
+        if isinstance(attacks, str) or not isinstance(attacks, Iterable):
+            raise TypeError(f"attacks must be a list of attacks, got {attacks!r}.")
+        attacks = list(attacks)
+        if not attacks:
+            raise ValueError("attacks must hold at least one attack, got none.")
+        for attack in attacks:
+            if not isinstance(attack, Attack):
+                raise TypeError(
+                    f"attacks must hold attacks, got {type(attack).__name__}."
+                )
+        domains = {attack.budget.domain for attack in attacks}
+        if len(domains) > 1:
+            raise ValueError(f"attacks must have one domain, got {sorted(domains)}.")
+        super().__init__(attacks[0].budget, objective)
+        self.attacks = nn.ModuleList(attacks)
+
+    @property
+    def uses_gradient(self) -> bool:
+        """Whether any of the attacks uses gradients."""
+        return any(attack.uses_gradient for attack in self.attacks)
+
+    def _solve(self, model, x, y, physics, eps, init, report):
+        with undisturbed(model, x, y, physics):
+            judge = Problem(self, model, x, y, physics, eps)
+            flags = {
+                name: torch.zeros(len(y), dtype=torch.bool, device=y.device)
+                for name in FLAGS
+            }
+            clean, n_grad = judge.loss(judge.zero), 0
+            unbeaten = torch.ones_like(judge.nonfinite)
+            for attack in self.attacks:
+                result = attack._solve(model, x, y, physics, eps, init, report)
+                n_grad += result.n_grad
+                before = judge.worst_loss
+                won = judge.loss(result.perturbation) > before
+                for name, flag in result.flags.items():
+                    if name == "random_beats_gradient" and not attack.uses_gradient:
+                        flag = won & self.uses_gradient
+                    doubted = flags[name] | (flag & unbeaten)
+                    flags[name] = torch.where(won, flag, doubted)
+                unbeaten &= ~won
+        return AttackResult(
+            delta=judge.to_measurement(judge.worst),
+            perturbation=judge.worst,
+            loss=judge.worst_loss,
+            loss_clean=clean,
+            trace=torch.stack(judge.trace),
+            n_grad=n_grad,
+            flags=flags if report else {},
+        )
+
+    def _restarted(self, k):
+        return WorstCase(
+            [a._restarted(k) for a in self.attacks], objective=self.objective
+        )

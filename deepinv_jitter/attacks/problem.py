@@ -1,0 +1,267 @@
+r"""What a search climbs: the loss of one batch as a function of the perturbation."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from deepinv.loss.metric import Metric
+from deepinv.physics import Physics
+from torch import nn
+
+from .. import checks as rules
+from .budgets import column, per_sample
+
+Objective = str | torch.Tensor | Metric | Callable
+
+
+class Problem:
+    r"""
+    What a search climbs: the loss of one batch as a function of the perturbation.
+
+    It lives for one attack and remembers, for each sample, the worst point it was asked about.
+
+    :param Attack attack: gives budget and objective.
+    :param torch.nn.Module model: the reconstruction network.
+    :param torch.Tensor, None x: truth.
+    :param torch.Tensor y: measurements, shape `(B, ...)`.
+    :param deepinv.physics.Physics physics: the physics.
+    :param float, torch.Tensor, None eps: absolute radius instead of the budget's.
+    """
+
+    def __init__(self, attack, model, x, y, physics, eps):
+        self.model, self.physics = model, physics
+        self.y = y.detach()
+        self.autocast = attack.autocast
+        if self.autocast is not None and not _is_fast(self.autocast, y.device):
+            warnings.warn(
+                f"This {y.device.type} has no units for {self.autocast}: the attack is slower "
+                "with autocast than without.",
+                stacklevel=4,
+            )
+        self.budget, self._value = attack.budget, attack._value
+        if eps is None:
+            self.eps = self.budget.radii(self.y, physics)
+        else:
+            self.eps = per_sample("eps", eps, y)
+        self.zero = self.budget.zero(self.y, physics)
+        self.support = self.budget.support(self.y, physics)
+        self.target = x
+        if attack._against_clean:
+            with torch.no_grad():
+                self.target = self.reconstruct(self.zero)
+        self.worst = self.zero
+        self.worst_loss = torch.full_like(self.eps, -math.inf)
+        self.trace = []
+        self.n_grad = 0
+        self.zero_gradient = torch.zeros_like(self.eps, dtype=torch.bool)
+        self.nonfinite = torch.zeros_like(self.eps, dtype=torch.bool)
+
+    def to_measurement(self, delta: torch.Tensor) -> torch.Tensor:
+        """What to add to the measurements."""
+        return self.budget.to_measurement(delta, self.physics)
+
+    def reconstruct(self, delta: torch.Tensor) -> torch.Tensor:
+        r""":math:`H(y + \delta)`."""
+        y = self.y + self.to_measurement(delta)
+        if self.autocast is None:
+            return self.model(y, self.physics)
+        with torch.autocast(y.device.type, self.autocast):
+            return self.model(y, self.physics)
+
+    def value(self, delta: torch.Tensor) -> torch.Tensor:
+        r"""The objective :math:`\ell(H(y + \delta), x)`, shape `(B,)`, not remembered."""
+        return self._judge(self.reconstruct(delta))
+
+    def _judge(self, x_net: torch.Tensor) -> torch.Tensor:
+        if not isinstance(x_net, torch.Tensor):
+            raise TypeError(
+                f"the model must return a torch.Tensor, got {type(x_net).__name__}."
+            )
+        if self.target is not None and self.target.shape != x_net.shape:
+            raise ValueError(
+                f"x must have the shape of the model's output, {tuple(x_net.shape)}, got "
+                f"{tuple(self.target.shape)}."
+            )
+        loss = self._value(x_net, self.target)
+        if not isinstance(loss, torch.Tensor) or loss.shape != self.eps.shape:
+            shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else loss
+            raise ValueError(
+                f"objective must give one value per sample, shape {tuple(self.eps.shape)}, got "
+                f"{shape}: for a deepinv metric or loss set reduction=None."
+            )
+        return loss
+
+    def loss(self, delta: torch.Tensor) -> torch.Tensor:
+        """The objective at a point, remembered; minus infinity where it is not finite."""
+        with torch.no_grad():
+            return self._remember(delta, self.value(delta))
+
+    def gradient(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The objective at a point, remembered, and its gradient, zero where it is not finite."""
+        loss, g = self.value_and_gradient(delta)
+        finite = g.isfinite().flatten(1).all(1)
+        self.n_grad += 1
+        self.nonfinite |= ~finite
+        self.zero_gradient |= (g == 0).flatten(1).all(1)
+        return self._remember(delta, loss), torch.where(column(finite, g), g, 0)
+
+    def value_and_gradient(
+        self, delta: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The objective and its gradient on the support, as they come."""
+        delta = delta.detach().requires_grad_()
+        with torch.enable_grad():
+            x_net = self.reconstruct(delta)
+            loss = self._judge(x_net)
+            if loss.requires_grad:
+                (g,) = torch.autograd.grad(loss.sum(), delta)
+            elif x_net.requires_grad:
+                raise RuntimeError(
+                    "the attack needs the gradient of the objective, but it gives none: deepinv's "
+                    "PSNR is such a metric. Use 'error', which has the same worst case, or "
+                    "RandomAttack."
+                )
+            else:
+                raise RuntimeError(
+                    "the attack needs the gradient of the model's output with respect to y, but "
+                    "there is none: the model runs under no_grad, detaches its input, or is a "
+                    "deepinv algorithm with unfold=False. Build it with unfold=True, or use "
+                    "RandomAttack."
+                )
+        return loss.detach(), torch.where(self.support, g, 0)
+
+    def project(self, delta: torch.Tensor) -> torch.Tensor:
+        """The nearest point inside the budget."""
+        return self.budget.project(delta, self.eps)
+
+    def steepest(self, g: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        """The step of that length which gains most."""
+        return self.budget.steepest(g, length)
+
+    def random(self, generator: torch.Generator, law: str = "sphere") -> torch.Tensor:
+        """A random point of the budget."""
+        return self.budget.random(self.zero, self.eps, generator, law, self.support)
+
+    def start(self, init: torch.Tensor | None, seed: int) -> torch.Tensor:
+        """The given first point, brought into the budget, or a random one."""
+        if init is None:
+            return self.random(torch.Generator().manual_seed(seed))
+        rules.batch(init=init)
+        if init.is_complex() and not self.zero.is_complex():
+            raise TypeError(
+                f"init must be real like the perturbation, got {init.dtype}: give complex numbers "
+                "as 2 channels."
+            )
+        if init.shape != self.zero.shape:
+            raise ValueError(
+                f"init must have the shape of the perturbation, {tuple(self.zero.shape)}, got "
+                f"{tuple(init.shape)}."
+            )
+        return self.project(torch.where(self.support, init.detach().to(self.zero), 0))
+
+    def _remember(self, delta: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+        finite = loss.isfinite()
+        self.nonfinite |= ~finite
+        loss = torch.where(finite, loss, -math.inf)
+        self.trace.append(loss)
+        self.worst = where(loss > self.worst_loss, delta.detach(), self.worst)
+        self.worst_loss = torch.maximum(loss, self.worst_loss)
+        return loss
+
+
+def _is_fast(dtype: torch.dtype, device: torch.device) -> bool:
+    if device.type == "cpu":
+        # Private to torch, and not in every version
+        known = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+        return dtype == torch.bfloat16 and known()
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return True
+
+
+@contextmanager
+def undisturbed(
+    model: nn.Module, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
+) -> Iterator[None]:
+    """Evaluation mode, frozen parameters, a copy of the global random state; undone after."""
+    if not isinstance(y, torch.Tensor):
+        raise TypeError(
+            f"y must be a torch.Tensor, got {type(y).__name__}: attack the parts of a "
+            "TensorList or a stacked physics one by one."
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "attacks need gradients, which torch.inference_mode rules out: call them "
+            "outside of it, or under torch.no_grad."
+        )
+    # Once per attack: a loss that is no number would look like one that cannot be raised
+    rules.batch(**({"y": y} if x is None else {"x": x, "y": y}))
+    modes = [(module, module.training) for module in model.modules()]
+    modules = [m for m in (model, physics) if isinstance(m, nn.Module)]
+    free = [p for m in modules for p in m.parameters() if p.requires_grad]
+    try:
+        model.eval()
+        for p in free:
+            p.requires_grad_(False)
+        with torch.random.fork_rng(devices=[y.device] if y.is_cuda else []):
+            yield
+    finally:
+        for p in free:
+            p.requires_grad_(True)
+        # Not module.train(), which reaches down and may be overridden
+        for module, training in modes:
+            module.training = training
+
+
+def as_function(objective: Objective) -> tuple[Callable, bool]:
+    """The objective as f(x_net, target), to be maximised; and whether the target is H(y), not x."""
+    if isinstance(objective, str) and objective in ("error", "deviation"):
+        return _squared_error, objective == "deviation"
+    if isinstance(objective, torch.Tensor):
+        if objective.is_complex() or not objective.isfinite().all():
+            raise ValueError(
+                "objective must be real and finite where it is a weight of the squared error, got "
+                f"shape {tuple(objective.shape)} of {objective.dtype}."
+            )
+        return lambda x_net, x: _squared_error(x_net, x, objective), False
+    if isinstance(objective, Metric):
+        better = -1 if objective.lower_better or objective.train_loss else 1
+        return lambda x_net, x: -better * objective(x_net=x_net, x=x), False
+    if callable(objective):
+        return objective, False
+    raise TypeError(
+        "objective must be 'error', 'deviation', a tensor, a deepinv Metric or a function, got "
+        f"{objective!r}."
+    )
+
+
+def _squared_error(
+    x_net: torch.Tensor, x: torch.Tensor | None, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    if x is None:
+        raise ValueError(
+            "objective='error' needs the truth x, got None: or use 'deviation'."
+        )
+    squares = (x_net - x).abs().to(
+        torch.promote_types(x.abs().dtype, torch.float32)
+    ) ** 2
+    if weight is not None:
+        try:
+            squares = squares * weight.to(squares).expand_as(squares)
+        except RuntimeError as error:
+            raise ValueError(
+                "objective must broadcast to the model's output, of shape "
+                f"{tuple(squares.shape)}, got a weight of shape {tuple(weight.shape)}."
+            ) from error
+    return squares.flatten(1).sum(1)
+
+
+def where(chosen: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Samples of ``a`` where chosen, else of ``b``."""
+    return torch.where(column(chosen, a), a, b)

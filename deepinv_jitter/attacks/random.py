@@ -1,0 +1,79 @@
+r"""Random perturbations: the bar any other attack must clear."""
+
+from __future__ import annotations
+
+import copy
+from numbers import Integral
+
+import torch
+
+from .. import checks as rules
+from .base import SearchAttack
+from .budgets import Budget, LAWS
+from .problem import Objective
+
+
+class RandomAttack(SearchAttack):
+    r"""
+    The worst of many random perturbations: the bar any other attack must clear. It needs no
+    gradient.
+
+    :param Budget budget: the allowed perturbations.
+    :param int samples: number of draws, each the same direction for every sample. Default: 100.
+    :param str law: ``"sphere"``, ``"ball"`` or ``"gaussian"``, see :meth:`Budget.random`. Default:
+        ``"sphere"``.
+    :param str, torch.Tensor, Callable objective: as for :class:`PGDAttack`. Default:
+        ``"error"``.
+    :param int seed: seed of the draws. Default: 0.
+    :param bool checks: find out in :meth:`Attack.run` whether the model is stochastic. Default:
+        ``True``.
+    :raises TypeError: if ``budget`` or ``objective`` is of the wrong type.
+    :raises ValueError: if an argument is out of range.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> physics = dinv.physics.Denoising()
+    >>> x = torch.randn(5, 2)
+    >>> attack = dj.RandomAttack(dj.L2Ball(0.1), samples=10)
+    >>> attack(dj.UnfoldedGD(dj.PointMLP()), x, physics(x), physics).shape
+    torch.Size([5, 2])
+    """
+
+    uses_gradient = False
+
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        samples: int = 100,
+        law: str = "sphere",
+        objective: Objective = "error",
+        seed: int = 0,
+        checks: bool = True,
+    ):
+        if law not in LAWS:
+            raise ValueError(f"law must be one of {LAWS}, got {law!r}.")
+        super().__init__(
+            budget,
+            steps=rules.number("samples", samples, Integral, 1),
+            start="zero",
+            objective=objective,
+            seed=seed,
+            checks=checks,
+        )
+        self.law = law
+
+    def search(self, problem, delta):
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.steps):
+            problem.loss(delta)
+            delta = problem.random(generator, self.law)
+        return delta
+
+    def _restarted(self, k):
+        other = copy.deepcopy(self)
+        other.seed = self.seed + k
+        return other

@@ -1,0 +1,59 @@
+r"""Data sets whose samples know their index."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+import torch
+from deepinv.datasets import ImageDataset
+from deepinv.datasets.base import batch_as_dict
+from torch.utils.data import Dataset
+
+
+class IndexedDataset(ImageDataset):
+    r"""
+    A data set whose samples also tell their index, as the key ``"index"`` of the dictionary.
+
+    For what keeps something for each sample from epoch to epoch, such as
+    :class:`AttackTrainer` with ``persistent=True``. deepinv ignores the key.
+
+    :param torch.utils.data.Dataset dataset: data set in any of deepinv's formats.
+    :raises TypeError: if ``dataset`` has no length or no items.
+
+    |sep|
+
+    :Examples:
+
+    >>> import deepinv_jitter as dj
+    >>> dj.IndexedDataset(dj.PointDataset(200))[7]
+    {'x': tensor([0., 0.]), 'index': 7}
+    """
+
+    def __init__(self, dataset: Dataset):
+        super().__init__(use_dict_output=True)
+        if not all(hasattr(dataset, name) for name in ("__len__", "__getitem__")):
+            raise TypeError(
+                f"dataset must have a length and items, got {type(dataset).__name__}."
+            )
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+        # One number for each sample, however it is asked for
+        index = from_zero(index, len(self))
+        return batch_as_dict(self.dataset[index]) | {"index": index}
+
+
+def sample_rng(seed: int, index: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index,)))
+
+
+def from_zero(index: int, length: int) -> int:
+    """The index of a sequence, counted from its start."""
+    i = operator.index(index)
+    if not -length <= i < length:
+        raise IndexError(f"index must lie from {-length} to {length - 1}, got {i}.")
+    return i % length

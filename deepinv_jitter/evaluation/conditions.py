@@ -1,0 +1,251 @@
+r"""The conditions that a batch is tried under, one by one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from deepinv.loss.metric import NMSE, PSNR, SSIM, Metric
+from deepinv.physics import GaussianNoise, LinearPhysics, Physics
+from torch import nn
+
+from ..attacks.base import Attack, WorstCase
+from ..attacks.budgets import column
+from .cache import describe, fingerprint
+from .metrics import PaperPSNR, PaperSSIM
+from .report import Columns, Condition, ERROR, UNITS
+from .shifts import Shift, contrast_recovery, error_outside
+
+RECOVERY = "contrast recovery"
+
+
+OUTSIDE = "error outside"
+
+
+WORST_DRAW = "worst draw"
+
+
+@dataclass
+class Protocol:
+    """What is done to each sample."""
+
+    conditions: list[Condition]
+    attack: Attack
+    metrics: dict[str, Metric] | None
+    draws: int
+    seed: int
+
+    def metrics_for(self, x: torch.Tensor) -> dict[str, Metric]:
+        """The metrics, or those that suit the data."""
+        return _default_metrics(x) if self.metrics is None else self.metrics
+
+    def description(
+        self, model: nn.Module, physics: Physics, device: torch.device
+    ) -> dict[str, str]:
+        """Everything that the results depend on except the data, as text."""
+        return {
+            "conditions": ", ".join(condition.label for condition in self.conditions),
+            "shifts": describe([c.shift for c in self.conditions if c.shift]),
+            "attack": attack_names(self.attack),
+            "attack settings": describe(self.attack),
+            "metrics": describe(self.metrics),
+            "draws": str(self.draws),
+            "seed": str(self.seed),
+            "physics": fingerprint(physics),
+            "model": fingerprint(model),
+            "device": device.type,
+        }
+
+
+class Bench:
+    """A batch on which the conditions are tried, one by one."""
+
+    def __init__(self, protocol, model, physics, x, y, start):
+        self.protocol, self.model, self.physics = protocol, model, physics
+        self.x, self.y, self.start = x, y, start
+        self.metrics = protocol.metrics_for(x)
+        self.x_clean = self.reconstruct(torch.zeros_like(y))
+
+    def run(
+        self, condition: Condition, done: dict[str, Columns], point: dict
+    ) -> Columns:
+        """The columns of a condition. The point is the worst so far, and is updated."""
+        if condition.shift is not None:
+            return self.shifted(condition.shift)
+        if condition.kind == "average case":
+            return self.average(condition.eps)
+        if condition.kind == "worst case":
+            return self.worst(condition.eps, done, point)
+        return self.score(self.x_clean, self.x)
+
+    def average(self, eps: float) -> Columns:
+        budget, seed = self.protocol.attack.budget, self.protocol.seed
+        radii = self.radii(eps)
+        zero = budget.zero(self.y, self.physics)
+        support = budget.support(self.y, self.physics)
+        # A stream for each sample, the same for every radius
+        generators = [
+            torch.Generator().manual_seed(seed_of(seed, "draw", self.start + i))
+            for i in range(len(zero))
+        ]
+        rounds = []
+        for _ in range(self.protocol.draws):
+            drawn = [
+                budget.random(
+                    zero[i : i + 1], radii[i : i + 1], g, "sphere", support[i : i + 1]
+                )
+                for i, g in enumerate(generators)
+            ]
+            delta = budget.to_measurement(torch.cat(drawn), self.physics)
+            rounds.append(self.score(self.reconstruct(delta), self.x))
+        columns = {name: torch.stack([r[name] for r in rounds]) for name in rounds[0]}
+        worst = columns[ERROR].amax(0)
+        means = {name: values.mean(0) for name, values in columns.items()}
+        return means | {WORST_DRAW: worst} | self.units(radii)
+
+    def worst(self, eps: float, done: dict[str, Columns], point: dict) -> Columns:
+        budget, radii = self.protocol.attack.budget, self.radii(eps)
+        starts, gradients = [None], 0
+        if point and point["eps"] > 0:
+            starts.append(point["perturbation"] * (eps / point["eps"]))
+        for init in starts:
+            result = self.protocol.attack.run(
+                self.model, self.x, self.y, self.physics, eps=radii, init=init
+            )
+            gradients += result.n_grad
+            x_net = self.reconstruct(result.delta)
+            found = {
+                "perturbation": result.perturbation,
+                "delta": result.delta,
+                "x_net": x_net,
+                "error": _squared_error(x_net, self.x),
+            } | {name: flag for name, flag in result.flags.items()}
+            won = found["error"] > point["error"] if point else None
+            for name, value in found.items():
+                old = point.get(name, torch.zeros_like(value))
+                point[name] = value if won is None else _where(won, value, old)
+        point["eps"] = eps
+        columns = self.score(point["x_net"], self.x) | self.units(radii)
+        columns["|delta|"] = budget.norm(point["perturbation"]).double().cpu()
+        columns |= self.sizes(point["delta"])
+        columns["gradients"] = torch.full_like(columns[ERROR], gradients)
+        rival = done[Condition("average case", eps).label][WORST_DRAW]
+        columns["random_beats_attack"] = rival > columns[ERROR]
+        flags = {
+            k: v.cpu()
+            for k, v in point.items()
+            if getattr(v, "dtype", None) == torch.bool
+        }
+        return columns | flags
+
+    def sizes(self, delta: torch.Tensor) -> Columns:
+        """What was added to the measurements, measured again there and in the image."""
+
+        def norm(v: torch.Tensor) -> torch.Tensor:
+            return v.abs().double().flatten(1).norm(dim=1).cpu()
+
+        columns = {"|dy|/|y|": norm(delta) / norm(self.y)}
+        if isinstance(self.physics, LinearPhysics):
+            columns["|A'dy|"] = norm(self.physics.A_adjoint(delta))
+        return columns
+
+    def shifted(self, shift: Shift) -> Columns:
+        x, region = shift(self.x, start=self.start)
+        x_net = self.reconstruct(self.physics.A(x - self.x))
+        detail = {
+            RECOVERY: contrast_recovery(x_net, self.x_clean, x, self.x),
+            OUTSIDE: error_outside(x_net, x, region),
+        }
+        return self.score(x_net, x) | {n: v.double().cpu() for n, v in detail.items()}
+
+    def reconstruct(self, delta: torch.Tensor) -> torch.Tensor:
+        r""":math:`H(y + \delta)`."""
+        x_net = self.model(self.y + delta, self.physics)
+        if not isinstance(x_net, torch.Tensor):
+            raise TypeError(
+                f"the model must return a torch.Tensor, got {type(x_net).__name__}."
+            )
+        if x_net.shape != self.x.shape:
+            raise ValueError(
+                f"the reconstruction must have the shape of x, {tuple(self.x.shape)}, got "
+                f"{tuple(x_net.shape)}."
+            )
+        return x_net
+
+    def score(self, x_net: torch.Tensor, x: torch.Tensor) -> Columns:
+        columns = {ERROR: _squared_error(x_net, x)}
+        for name, metric in self.metrics.items():
+            columns[name] = metric(x_net=x_net, x=x)
+            if columns[name].shape != (len(x),):
+                raise ValueError(
+                    f"metric {name!r} must give one value per sample, shape ({len(x)},), got "
+                    f"{tuple(columns[name].shape)}: set reduction=None."
+                )
+        return {name: values.double().cpu() for name, values in columns.items()}
+
+    def radii(self, eps: float, **changes) -> torch.Tensor:
+        """A radius in the unit of the attack's budget, or in another, as absolute ones."""
+        budget = copy.copy(self.protocol.attack.budget)
+        vars(budget).update(radius=eps, **changes)
+        return budget.radii(self.y, self.physics)
+
+    def units(self, radii: torch.Tensor) -> Columns:
+        """The radii as they are and in the units of measurements and noise, NaN without such."""
+        nan = torch.full_like(radii, math.nan)
+        in_y = self.protocol.attack.budget.domain == "measurement"
+        noisy = in_y and isinstance(
+            getattr(self.physics, "noise_model", None), GaussianNoise
+        )
+        norm_y = self.radii(1.0, relative_to="y") if in_y else nan
+        noise = self.radii(1.0, relative_to="noise") if noisy else nan
+        values = (radii, radii / norm_y, radii / noise)
+        return {u: v.double().cpu() for u, v in zip(UNITS, values, strict=True)}
+
+
+def attack_names(attack: Attack) -> str:
+    """An attack in one line."""
+    if isinstance(attack, WorstCase):
+        return f"worst of {', '.join(map(attack_names, attack.attacks))}"
+    return str(attack)
+
+
+def _default_metrics(x: torch.Tensor) -> dict[str, Metric]:
+    if x.ndim < 3:
+        return {}
+    magnitude = x.is_complex() or x.shape[1] == 2
+    # The window of SSIM is 11 pixels wide
+    wide = x.ndim == 4 and min(x.shape[-2:]) >= 11
+    return (
+        {"PSNR": PSNR(complex_abs=magnitude)}
+        | ({"SSIM": SSIM(complex_abs=magnitude)} if wide else {})
+        | {"NMSE": NMSE(), "PSNR (paper)": PaperPSNR()}
+        | ({"SSIM (paper)": PaperSSIM()} if wide else {})
+    )
+
+
+def best_values(
+    metrics: dict[str, Metric], conditions: list[Condition]
+) -> dict[str, float]:
+    best = {ERROR: -math.inf}
+    for name, metric in metrics.items():
+        best[name] = -math.inf if metric.lower_better or metric.train_loss else math.inf
+    if any(condition.shift is not None for condition in conditions):
+        best |= {RECOVERY: 1.0, OUTSIDE: -math.inf}
+    return best
+
+
+def _squared_error(x_net: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return (x_net - x).abs().double().square().flatten(1).sum(1)
+
+
+def _where(chosen: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Samples of ``a`` where chosen, else of ``b``."""
+    return torch.where(column(chosen, a), a, b)
+
+
+def seed_of(seed: int, purpose: str, number: int) -> int:
+    """A seed for one purpose, unrelated to its neighbours."""
+    return Random(f"{seed}, {purpose}, {number}").getrandbits(62)

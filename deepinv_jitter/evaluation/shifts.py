@@ -1,0 +1,371 @@
+r"""
+Out-of-distribution edits of the ground truth, and scores that see whether a detail survived.
+
+A :class:`Shift` edits the truth and nothing else; the measurement is then made from the edited
+truth by the physics, noise included, as for any other image. The scores read the reconstructions
+alone: a metric of the whole image cannot tell a recovered detail of a few pixels from a deleted
+one.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from numbers import Integral, Real
+from random import Random
+
+import torch
+
+from .. import checks
+
+# The object: where an image exceeds this share of its largest magnitude
+OBJECT_LEVEL = 0.1
+
+
+class Shift(ABC):
+    r"""
+    Base of the edits: adds a detail :math:`d` to every sample, and says where.
+
+    A subclass gives :meth:`detail`. What is random about it depends on ``seed`` and on the number
+    of the sample alone: not on the other samples, and on no global generator.
+    """
+
+    seed = 0
+
+    def __call__(
+        self, x: torch.Tensor, start: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        r"""
+        Edit a batch.
+
+        :param torch.Tensor x: ground truths, real, shape `(B, ...)`; not modified.
+        :param int start: number of the first sample, from 0: a second batch of 16 goes on with
+            ``start=16``, and the size of the batches does not matter. Default: 0.
+        :return: (:class:`tuple`) the edited truths :math:`x+d`, and where they differ from ``x``:
+            boolean, shape `(B, n)` for points `(B, n)`, else `(B, 1, ...)`, as the channels of a
+            pixel belong together.
+        :raises TypeError: if ``x`` is not a real tensor or ``start`` is not a whole number.
+        :raises ValueError: if ``start`` is negative, ``x`` is not finite, or the edit does not fit
+            the shape or the precision of ``x``.
+        """
+        checks.tensor("x", x, real=True)
+        checks.finite("x", x)
+        start = checks.number("start", start, Integral, 0)
+        # A string is hashed, so neighbouring seeds and numbers give unrelated streams
+        edited = torch.stack(
+            [
+                sample + self.detail(sample, Random(f"{self.seed}, {number}"))
+                for number, sample in enumerate(x, start)
+            ]
+        )
+        checks.finite(f"x + d of {self!r}, in {x.dtype},", edited.detach())
+        changed = edited != x
+        return edited, changed if x.ndim == 2 else changed.any(1, keepdim=True)
+
+    @abstractmethod
+    def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
+        r"""
+        The detail :math:`d` of one sample.
+
+        :param torch.Tensor x: ground truth without batch, to be read only.
+        :param random.Random random: source of the randomness.
+        :return: (:class:`torch.Tensor`) :math:`d`, which broadcasts to ``x``.
+        """
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({arguments})"
+
+
+class Bias(Shift):
+    r"""
+    Adds a constant.
+
+    The paper's toy problem (section 8) moves its ground truth from the origin to ``(0.005, 0)``.
+
+    :param float, Iterable[float] value: the constant, in the unit of ``x``: a number for all
+        entries, or values that broadcast to one sample, such as one per coordinate of a point.
+    :raises TypeError: if ``value`` is not made of real numbers; ``True`` and ``False`` are none.
+    :raises ValueError: if a value is not finite; in the call, if ``value`` does not broadcast to a
+        sample.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv_jitter as dj
+    >>> dj.Bias((0.005, 0))(torch.zeros(1, 2))
+    (tensor([[0.0050, 0.0000]]), tensor([[ True, False]]))
+    """
+
+    def __init__(self, value: float | Iterable[float] | torch.Tensor):
+        numbers = checks.reals("value", value)
+        if not numbers.isfinite().all():
+            raise ValueError(f"value must be finite, got {value!r}.")
+        self.value = numbers.tolist()
+
+    def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
+        """The constant, see :meth:`Shift.detail`."""
+        value = torch.tensor(self.value, dtype=x.dtype, device=x.device)
+        try:
+            return value.expand_as(x)
+        except RuntimeError as error:
+            raise ValueError(
+                f"value must broadcast to a sample of shape {tuple(x.shape)}, "
+                f"got {tuple(value.shape)}."
+            ) from error
+
+
+class HorizontalLayer(Shift):
+    r"""
+    Adds a short horizontal reflector, one time sample thick, to a seismic section.
+
+    The paper (section 8, Table 1, Fig. 2) adds layers of height 0.1 and 0.3 to sections of largest
+    magnitude 1. Reflection coefficients that share a sample add up.
+
+    :param float height: reflection coefficient, in the unit of ``x``; either sign. Default: 0.1.
+    :param int length: number of traces, at least 1. Default: 10.
+    :param tuple[int, int], None position: time sample and first trace, from 0. Default: ``None``,
+        anywhere that it fits, each place as likely.
+    :param int seed: seed of the positions, from 0. Default: 0.
+    :raises TypeError: if an argument is not made of numbers of its type.
+    :raises ValueError: if an argument is out of range; in the call, if ``x`` is not of shape `(B,
+        1, T, X)` or the layer does not fit into it.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv_jitter as dj
+    >>> x, region = dj.HorizontalLayer(0.5, length=2, position=(1, 0))(torch.zeros(1, 1, 3, 3))
+    >>> x[0, 0]
+    tensor([[0.0000, 0.0000, 0.0000],
+            [0.5000, 0.5000, 0.0000],
+            [0.0000, 0.0000, 0.0000]])
+    """
+
+    def __init__(
+        self,
+        height: float = 0.1,
+        *,
+        length: int = 10,
+        position: tuple[int, int] | None = None,
+        seed: int = 0,
+    ):
+        self.height = checks.number("height", height, Real)
+        self.length = checks.number("length", length, Integral, 1)
+        self.position = _checked_position(position)
+        self.seed = checks.number("seed", seed, Integral, 0)
+
+    def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
+        """The layer, see :meth:`Shift.detail`."""
+        if x.ndim != 3 or x.shape[0] != 1:
+            raise ValueError(
+                f"sections must have shape (B, 1, T, X), got {('B', *x.shape)}."
+            )
+        samples, places = x.shape[-2], x.shape[-1] - self.length + 1
+        t, first = self.position or (0, 0)
+        if t >= samples or first >= places:
+            raise ValueError(
+                f"the layer must lie inside the section of T, X = {tuple(x.shape[-2:])}, "
+                f"got length={self.length} at position={self.position}."
+            )
+        if self.position is None:
+            t, first = random.randrange(samples), random.randrange(places)
+        d = torch.zeros_like(x)
+        height = torch.tensor(self.height, dtype=torch.float64).to(x)
+        d[:, t, first : first + self.length] = height
+        return d
+
+
+class Lesion(Shift):
+    r"""
+    Adds a disc with a smooth edge to an image.
+
+    The profile is 1 up to half the radius :math:`R` and falls to 0 at the radius as
+    :math:`\sin^2(\pi (R-r)/R)`. In a complex image, given as 2 channels, the magnitude changes by
+    contrast times profile, but not below zero, and the phase stays (0 where the magnitude was
+    0); otherwise every channel changes. The lesions of the paper's Table 2 are real ones, in
+    data of another kind; these have a known truth.
+
+    :param float radius: :math:`R` in pixels, at least 1: the disc is where :math:`r < R`.
+    :param float contrast: change at the centre, in the unit of ``x``; negative for a dark lesion.
+    :param tuple[int, int], None position: row and column of the centre, from 0; the disc may reach
+        over the border. Default: ``None``, centred in the object, where the magnitude exceeds a
+        tenth of its largest value, with the disc inside the image, each such place as likely.
+    :param int seed: seed of the positions, from 0. Default: 0.
+    :raises TypeError: if an argument is not made of numbers of its type.
+    :raises ValueError: if an argument is out of range; in the call, if ``x`` is not of shape `(B,
+        C, H, W)`, the position lies outside or there is no place for the disc.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv_jitter as dj
+    >>> x, region = dj.Lesion(radius=2, contrast=0.4, position=(2, 2))(torch.zeros(1, 1, 5, 5))
+    >>> x[0, 0, 2]
+    tensor([0.0000, 0.4000, 0.4000, 0.4000, 0.0000])
+    """
+
+    def __init__(
+        self,
+        radius: float,
+        contrast: float,
+        *,
+        position: tuple[int, int] | None = None,
+        seed: int = 0,
+    ):
+        self.radius = checks.number("radius", radius, Real, 1)
+        self.contrast = checks.number("contrast", contrast, Real)
+        self.position = _checked_position(position)
+        self.seed = checks.number("seed", seed, Integral, 0)
+
+    def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
+        """The disc, see :meth:`Shift.detail`."""
+        if x.ndim != 3:
+            raise ValueError(
+                f"images must have shape (B, C, H, W), got {('B', *x.shape)}."
+            )
+        height, width = x.shape[-2:]
+        magnitude = x.norm(dim=0)
+        row, column = self.position or self._inside(magnitude, random)
+        if row >= height or column >= width:
+            raise ValueError(
+                f"position must lie inside the image of H, W = {(height, width)}, "
+                f"got {self.position}."
+            )
+        # Whole numbers, squared and summed without rounding: the disc is symmetric
+        rows = torch.arange(height, dtype=torch.float64, device=x.device) - row
+        columns = torch.arange(width, dtype=torch.float64, device=x.device) - column
+        distance = (rows[:, None] ** 2 + columns**2).sqrt()
+        ramp = (2 - 2 * distance / self.radius).clamp(0, 1)
+        d = (self.contrast * torch.sin(math.pi / 2 * ramp) ** 2).to(x)
+        if x.shape[0] != 2:
+            return d
+        phase = torch.where(magnitude > 0, x / magnitude, x.new_tensor([[[1]], [[0]]]))
+        return d.maximum(-magnitude) * phase
+
+    def _inside(self, magnitude: torch.Tensor, random: Random) -> tuple[int, int]:
+        margin = math.ceil(self.radius) - 1
+        height, width = magnitude.shape
+        rows, columns = (
+            slice(min(margin, n), max(n - margin, 0)) for n in (height, width)
+        )
+        centres = (magnitude > OBJECT_LEVEL * magnitude.max())[rows, columns].nonzero()
+        if not len(centres):
+            raise ValueError(
+                f"a lesion of radius {self.radius} needs a centre in the object of an image of "
+                f"{height} x {width}, got none: make it smaller or give its position."
+            )
+        row, column = centres[random.randrange(len(centres))].tolist()
+        return row + margin, column + margin
+
+
+def contrast_recovery(
+    x_net_shifted: torch.Tensor,
+    x_net: torch.Tensor,
+    x_shifted: torch.Tensor,
+    x: torch.Tensor,
+) -> torch.Tensor:
+    r"""
+    How much of a detail :math:`d` a reconstructor :math:`H` brings back:
+    :math:`\langle H(y_d) - H(y), d\rangle / \|d\|_2^2`.
+
+    1 means that the detail is kept and 0 that it is deleted; a linear :math:`H` gives
+    :math:`\langle HAd, d\rangle / \|d\|_2^2`. The measurements :math:`y_d` and :math:`y` of the two
+    truths should carry the same noise, which then cancels to first order.
+
+    :param torch.Tensor x_net_shifted: reconstruction :math:`H(y_d)` of the edited truth, shape `(B,
+        ...)`.
+    :param torch.Tensor x_net: reconstruction :math:`H(y)`, same shape.
+    :param torch.Tensor x_shifted: edited truth :math:`x + d`, same shape.
+    :param torch.Tensor x: truth, same shape.
+    :return: (:class:`torch.Tensor`) recovery of each sample, shape `(B,)`; NaN where the truths do
+        not differ, or a reconstruction is not finite.
+    :raises TypeError: if an image is no tensor of real numbers.
+    :raises ValueError: if the shapes or the devices differ, or there are no samples.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv_jitter as dj
+    >>> x = torch.zeros(1, 1, 32, 32)
+    >>> x_shifted, _ = dj.HorizontalLayer(0.1)(x)
+    >>> dj.contrast_recovery(0.7 * x_shifted, x, x_shifted, x)
+    tensor([0.7000])
+    """
+    _check_alike(x_net_shifted=x_net_shifted, x_net=x_net, x_shifted=x_shifted, x=x)
+    d = (x_shifted - x).flatten(1)
+    recovered = (x_net_shifted - x_net).flatten(1)
+    # Of largest entry 1, so that no square overflows or vanishes
+    largest = d.abs().amax(1, keepdim=True)
+    d, recovered = d / largest, recovered / largest
+    return (recovered * d).sum(1) / d.square().sum(1)
+
+
+def error_outside(
+    x_net_shifted: torch.Tensor, x_shifted: torch.Tensor, region: torch.Tensor
+) -> torch.Tensor:
+    r"""
+    Root-mean-square error outside the edited region: what a detail changes where nothing changed.
+
+    :param torch.Tensor x_net_shifted: reconstruction of the edited truth, shape `(B, ...)`.
+    :param torch.Tensor x_shifted: edited truth, same shape.
+    :param torch.Tensor region: boolean, as a :class:`Shift` returns it; broadcasts to the shape.
+    :return: (:class:`torch.Tensor`) error of each sample in the unit of ``x_shifted``, shape
+        `(B,)`; NaN where the region is everything.
+    :raises TypeError: if an image is no tensor of real numbers, or ``region`` is not boolean.
+    :raises ValueError: if the shapes or the devices differ, there are no samples, or ``region``
+        does not broadcast to them.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv_jitter as dj
+    >>> x, region = dj.HorizontalLayer(0.1)(torch.zeros(1, 1, 32, 32))
+    >>> dj.error_outside(torch.full_like(x, 0.25), x, region)
+    tensor([0.2500])
+    """
+    _check_alike(x_net_shifted=x_net_shifted, x_shifted=x_shifted)
+    kind = getattr(region, "dtype", type(region).__name__)
+    if kind != torch.bool:
+        raise TypeError(f"region must be a boolean tensor, got {kind}.")
+    if region.device != x_shifted.device:
+        raise ValueError(
+            f"region must be on the device of the images, {x_shifted.device}, got {region.device}."
+        )
+    try:
+        outside = ~region.expand_as(x_shifted).flatten(1)
+    except RuntimeError as error:
+        raise ValueError(
+            f"region must broadcast to {tuple(x_shifted.shape)}, got {tuple(region.shape)}."
+        ) from error
+    # where, not a product: an infinite error inside must not leak out as NaN
+    squares = (x_net_shifted - x_shifted).flatten(1).square().where(outside, 0)
+    return (squares.sum(1) / outside.sum(1)).sqrt()
+
+
+def _check_alike(**tensors: torch.Tensor) -> None:
+    for name, tensor in tensors.items():
+        checks.tensor(name, tensor, real=True)
+    shapes = [tuple(t.shape) for t in tensors.values()]
+    devices = [str(t.device) for t in tensors.values()]
+    if len(set(shapes)) > 1 or len(set(devices)) > 1:
+        raise ValueError(
+            "reconstructions and truths must have one shape and one device, got "
+            f"{shapes} on {devices}."
+        )
+
+
+def _checked_position(position: tuple[int, int] | None) -> tuple[int, int] | None:
+    if position is None:
+        return None
+    if not isinstance(position, Iterable) or len(place := tuple(position)) != 2:
+        raise ValueError(
+            f"position must be None or two whole numbers, got {position!r}."
+        )
+    return tuple(checks.number("position", p, Integral, 0) for p in place)

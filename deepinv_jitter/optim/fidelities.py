@@ -1,0 +1,141 @@
+r"""
+Data fidelities that know more than :math:`x`: the noise of an iteration, or :math:`A^\top y`.
+
+None of the classes with a term of one iteration or one forward pass is a module: nothing of them is
+registered, saved or moved.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import torch
+from deepinv.optim import L2, DataFidelity
+from deepinv.physics import Physics
+
+from .. import checks
+
+
+class NormalL2(L2):
+    r"""
+    :math:`\frac{1}{2\sigma^2}\|Ax-y\|^2` for iterations that compute :math:`A^\top y` only once.
+
+    The host's :class:`deepinv.optim.L2` computes it anew at every gradient
+
+    .. math::
+        \nabla f(x) = \frac{1}{\sigma^2}\left( A^\top A x - A^\top y \right).
+
+    :class:`UnfoldedGD` and :class:`UnfoldedPGD` compute it once per forward pass instead and ask
+    :meth:`given` for the gradient; so does every model whose iterator is wrapped in a
+    :class:`ConditionedIterator`. In any other model, and for a physics that is not linear, this is
+    the host's class, with the same values.
+
+    :param float sigma: standard deviation of the noise, from 1e-15 to 1e15, so that its square
+        keeps its digits in single precision. Default: 1.
+    :raises TypeError: if ``sigma`` is no number.
+    :raises ValueError: if it is out of range.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> physics = dj.SeismicConvolution()
+    >>> x, y = torch.randn(2, 1, 1, 64, 3)
+    >>> fidelity = dj.NormalL2()
+    >>> once = fidelity.given(physics.A_adjoint(y))
+    >>> torch.equal(once.grad(x, y, physics), fidelity.grad(x, y, physics))
+    True
+    """
+
+    reads_adjoint = True
+
+    def __init__(self, sigma: float = 1.0):
+        super().__init__(sigma=checks.number("sigma", sigma, Real, 1e-15, 1e15))
+
+    def given(self, adjoint: torch.Tensor) -> NormalL2Given:
+        r"""
+        The fidelity which knows :math:`A^\top y`.
+
+        :param torch.Tensor adjoint: :math:`A^\top y`, shape of the image.
+        :return: (:class:`deepinv.optim.DataFidelity`) what stands in for it in one forward pass.
+        """
+        return NormalL2Given(self, adjoint)
+
+
+class WrappedFidelity:
+    r"""
+    A data fidelity in all but what a subclass changes.
+
+    :param deepinv.optim.DataFidelity fidelity: :math:`f`.
+    """
+
+    def __init__(self, fidelity: DataFidelity | WrappedFidelity):
+        self.fidelity = fidelity
+
+    @property
+    def reads_adjoint(self) -> bool:
+        r"""Whether it can be ``given`` :math:`A^\top y`."""
+        return getattr(self.fidelity, "reads_adjoint", False)
+
+    def __call__(self, *args, **kwargs) -> torch.Tensor:
+        return self.fidelity(*args, **kwargs)
+
+    def grad(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        r""":math:`\nabla f(x)`."""
+        return self.fidelity.grad(x, *args, **kwargs)
+
+    def prox(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        r""":math:`\operatorname{prox}_{\gamma f}(x)`."""
+        return self.fidelity.prox(x, *args, **kwargs)
+
+
+class NormalL2Given(WrappedFidelity):
+    r"""
+    A :class:`NormalL2` together with :math:`A^\top y`.
+
+    :param NormalL2 fidelity: the fidelity.
+    :param torch.Tensor adjoint: :math:`A^\top y`.
+    """
+
+    reads_adjoint = False
+
+    def __init__(self, fidelity: NormalL2, adjoint: torch.Tensor):
+        super().__init__(fidelity)
+        self.adjoint = adjoint
+
+    def grad(
+        self, x: torch.Tensor, y: torch.Tensor, physics: Physics, *args, **kwargs
+    ) -> torch.Tensor:
+        r""":math:`(A^\top A x - A^\top y) / \sigma^2`."""
+        return self.fidelity.norm * (physics.A_adjoint_A(x) - self.adjoint)
+
+
+class TiltedFidelity(WrappedFidelity):
+    r"""
+    The data fidelity :math:`f_k(x) = f(x) + \langle w_k, x\rangle`, for one iteration.
+
+    Its value stays that of :math:`f`, so that the cost which a host model reports is the clean
+    objective's.
+
+    :param deepinv.optim.DataFidelity fidelity: :math:`f`.
+    :param torch.Tensor w: :math:`w_k`, of the shape of the iterate.
+    """
+
+    def __init__(self, fidelity: DataFidelity | WrappedFidelity, w: torch.Tensor):
+        super().__init__(fidelity)
+        self.w = w
+
+    def given(self, adjoint: torch.Tensor) -> TiltedFidelity:
+        r"""The same, with :math:`A^\top y` known to :math:`f`."""
+        return TiltedFidelity(self.fidelity.given(adjoint), self.w)
+
+    def grad(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        r""":math:`\nabla f_k(x) = \nabla f(x) + w_k`."""
+        return self.fidelity.grad(x, *args, **kwargs) + self.w
+
+    def prox(
+        self, x: torch.Tensor, *args, gamma: float | torch.Tensor = 1.0, **kwargs
+    ) -> torch.Tensor:
+        r"""The proximal point of :math:`\gamma f` at :math:`x - \gamma w_k`."""
+        return self.fidelity.prox(x - gamma * self.w, *args, gamma=gamma, **kwargs)

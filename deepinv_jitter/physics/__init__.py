@@ -1,0 +1,12 @@
+r"""Forward operators: seismic deconvolution, single-coil MRI and the fastMRI challenge's masks."""
+
+from .masks import FastMRIMaskGenerator
+from .mri import SingleCoilMRI
+from .seismic import SeismicConvolution, ricker
+
+__all__ = [
+    "FastMRIMaskGenerator",
+    "SeismicConvolution",
+    "SingleCoilMRI",
+    "ricker",
+]

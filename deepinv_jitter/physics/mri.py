@@ -1,0 +1,197 @@
+r"""Single-coil Cartesian MRI."""
+
+from __future__ import annotations
+
+import torch
+from deepinv.physics import MRI, NoiseModel, ZeroNoise
+
+from .. import checks
+from .seismic import Derived, as_tensor
+
+
+class SingleCoilMRI(MRI):
+    r"""
+    Single-coil 2-D MRI :math:`y = MFx`, with a mask that is checked and copied.
+
+    :math:`F` is the centred orthonormal FFT, the same as ``fastmri.fft2c``, and :math:`M` the
+    mask, of zeros and ones: :math:`\|A\| \leq 1`. The measurements have the size of the image and
+    are zero off the mask, noise included. The rest is :class:`deepinv.physics.MRI`, which takes any
+    mask, may alias it, and counts weights other than 0 and 1 twice in ``physics(x)``.
+
+    A mask stays until the next one: after a batch of 2 masks, a batch of 3 images needs new ones.
+
+    :param torch.Tensor mask: 1 where k-space is sampled, else 0, shape `(W,)` (columns), `(H, W)`,
+        `(C, H, W)` or `(B, C, H, W)` with :math:`C` 1 or 2. Default: everything sampled.
+    :param tuple img_size: image size, ending in `H, W`. Default: that of the mask, or (320, 320).
+    :param deepinv.physics.NoiseModel noise_model: measurement noise. Default: none.
+    :param torch.device, str device: device of mask and noise. Default: ``"cpu"``.
+    :param kwargs: passed to :class:`deepinv.physics.MRI`.
+    :raises TypeError: if the mask is not made of numbers, or ``img_size`` not of whole ones.
+    :raises ValueError: if a mask does not fit, holds other values, or is zero everywhere.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> mask = torch.tensor([0.0, 1.0, 1.0, 1.0, 0.0])
+    >>> noise = dinv.physics.GaussianNoise(0.05, rng=torch.Generator().manual_seed(0))
+    >>> physics = dj.SingleCoilMRI(mask, img_size=(4, 5), noise_model=noise)
+    >>> physics(torch.ones(1, 2, 4, 5))[0, 0, 0] != 0
+    tensor([False,  True,  True,  True, False])
+    """
+
+    def __init__(
+        self,
+        mask: torch.Tensor | None = None,
+        img_size: tuple[int, ...] | None = None,
+        *,
+        noise_model: NoiseModel | None = None,
+        device: torch.device | str = "cpu",
+        **kwargs,
+    ):
+        if mask is None:
+            img_size = checks.sizes(
+                "img_size", (320, 320) if img_size is None else img_size
+            )
+            mask = torch.ones(img_size[-2:])
+        else:
+            mask = as_tensor("mask", mask)
+            img_size = checks.sizes(
+                "img_size", mask.shape if img_size is None else img_size
+            )
+        super().__init__(
+            mask=_owned_mask(mask, img_size[-2:]),
+            img_size=img_size,
+            three_d=False,
+            # The host's default noise is one object shared by every physics.
+            noise_model=ZeroNoise() if noise_model is None else noise_model,
+            device=device,
+            **kwargs,
+        )
+        self._columns = Derived(_columns)
+
+    def update_parameters(self, mask: torch.Tensor | None = None, **kwargs) -> None:
+        r"""
+        Replace the mask for good, by a copy.
+
+        :param torch.Tensor mask: new mask, of any shape the constructor takes and of any batch
+            size. Default: keep the current one.
+        :raises TypeError: if the mask is not made of numbers.
+        :raises ValueError: if a mask does not fit, holds other values, or is zero everywhere.
+        """
+        if mask is not None:
+            mask = _owned_mask(mask, tuple(self.img_size[-2:]))
+        super().update_parameters(mask=mask, **kwargs)
+
+    def A(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        r"""
+        Transform and mask.
+
+        :param torch.Tensor x: image, shape `(B, 2, H, W)`.
+        :param torch.Tensor mask: see :meth:`update_parameters`.
+        :return: (:class:`torch.Tensor`) measurements, shape `(B, 2, H, W)`.
+        :raises TypeError: if ``x`` is no tensor or the mask is not made of numbers.
+        :raises ValueError: if ``x`` has not the size or the device of the mask, there are several
+            masks but not one per image, or the mask is refused.
+        """
+        self.update_parameters(mask=mask, **kwargs)
+        return super().A(_image("images", x, self.mask))
+
+    def A_adjoint(
+        self, y: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        r"""
+        Adjoint, see :meth:`deepinv.physics.MRI.A_adjoint`, in contiguous memory.
+
+        The host's image has the layout of channels_last, which the iterates of an unrolled network
+        would inherit from it, and its convolutions with them.
+
+        :param torch.Tensor y: measurements, shape `(B, 2, H, W)`.
+        :param torch.Tensor mask: see :meth:`update_parameters`.
+        :return: (:class:`torch.Tensor`) image, shape `(B, 2, H, W)`.
+
+        Errors are those of :meth:`A`.
+        """
+        options = {name: kwargs.pop(name) for name in ("mag", "crop") if name in kwargs}
+        self.update_parameters(mask=mask, **kwargs)
+        y = _image("measurements", y, self.mask)
+        return super().A_adjoint(y, **options).contiguous()
+
+    def A_adjoint_A(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        r"""
+        :math:`A^\top A x`. Where the mask is made of whole columns, as those of fastMRI are, by
+        transforms along the rows alone: those along the columns cancel, and so do the shifts.
+
+        :param torch.Tensor x: image, shape `(B, 2, H, W)`.
+        :param torch.Tensor mask: see :meth:`update_parameters`.
+        :return: (:class:`torch.Tensor`) image, shape `(B, 2, H, W)`.
+
+        Errors are those of :meth:`A`.
+        """
+        self.update_parameters(mask=mask, **kwargs)
+        x = _image("images", x, self.mask)
+        x = x.to(torch.promote_types(x.dtype, self.mask.dtype))
+        columns = self._columns(self.mask)
+        if columns is None:
+            return super().A_adjoint_A(x).contiguous()
+        z = torch.fft.fft(self.to_torch_complex(x))
+        return self.from_torch_complex(torch.fft.ifft(columns * z)).contiguous()
+
+
+def _owned_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """A checked copy of the mask, of shape `(B, 2, H, W)` and real type."""
+    mask = as_tensor("mask", mask)
+    shape = tuple(mask.shape)
+    channels = shape[-3] if mask.ndim > 2 else 1
+    fits = mask.ndim <= 4 and channels in (1, 2) and len(size) == 2
+    fits = fits and shape[-2:] == (size if mask.ndim > 1 else size[-1:])
+    if not fits:
+        raise ValueError(
+            "mask must have shape (W,), (H, W), (C, H, W) or (B, C, H, W) with C = 1 or 2 and "
+            f"img_size must end in its H, W, got a mask {shape} and img_size {size}."
+        )
+    binary = not mask.is_complex() and ((mask == 0) | (mask == 1)).all()
+    mask = mask.reshape((1,) * (4 - mask.ndim) + shape).expand(-1, 2, *size).clone()
+    if not binary or not mask.flatten(1).any(1).all():
+        raise ValueError(
+            "mask must be made of zeros and ones and sample something of every image, "
+            f"got {'only zeros for an image' if binary else 'other values'}: threshold the "
+            "mask, or draw it again."
+        )
+    return mask if mask.is_floating_point() else mask.to(torch.get_default_dtype())
+
+
+def _image(name: str, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The checked image or k-space, in single precision at least."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}.")
+    height, width = size = mask.shape[-2:]
+    if x.is_complex() or x.ndim != 4 or not len(x) or x.shape[1:] != (2, *size):
+        raise ValueError(
+            f"{name} must be real, of shape (B, 2, {height}, {width}) like the mask, got "
+            f"{tuple(x.shape)} of {x.dtype}: give complex numbers as 2 channels."
+        )
+    if len(mask) not in (1, len(x)) and len(x) > 1:
+        raise ValueError(
+            f"there must be one mask for all or one for each of the {len(x)} images, got "
+            f"{len(mask)} masks: give new ones, for example by update(mask=mask)."
+        )
+    if x.device != mask.device:
+        raise ValueError(
+            f"{name} must be on the device of the mask, {mask.device}, got {x.device}: move one "
+            "by to()."
+        )
+    # The transforms know no half precision, which is what autocast hands over
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _columns(mask: torch.Tensor) -> torch.Tensor | None:
+    """The columns of a mask that is made of such, zero frequency first, shape `(B, 1, W)`."""
+    columns = mask[:, 0, :1]
+    whole = (mask == columns[:, None]).all()
+    return torch.fft.ifftshift(columns, dim=-1) if whole else None

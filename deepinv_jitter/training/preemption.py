@@ -1,0 +1,131 @@
+r"""
+What a run is left with when it is cut off.
+
+Signals are noted until what runs has come to a good place; files are replaced in one step; the
+newest checkpoint is found again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+BEST = "ckp_best.pth.tar"
+
+
+INTERRUPTED = "ckp_interrupted.pth.tar"
+
+
+NOTED = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    r"""
+    A draft beside a file, which takes the file's place once it is written.
+
+    Until then, and if writing fails or the process is killed, the file stays what it was.
+
+    :param str, os.PathLike path: the file.
+    :return: context that gives the path of the draft (:class:`pathlib.Path`).
+    :raises OSError: if the draft cannot be written, on a full disk or in a read-only folder.
+
+    |sep|
+
+    :Examples:
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from deepinv_jitter.training.preemption import replacing
+    >>> with TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder) / "table.txt") as draft:
+    ...         _ = draft.write_text("whole")
+    ...     print([file.name for file in Path(folder).iterdir()])
+    ['table.txt']
+    """
+    path = Path(path)
+    # Of this process, so that two of them never write into one draft
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield draft
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())  # else a power cut could leave an empty file
+        os.replace(draft, path)
+    # torch.save tells of a full disk by a RuntimeError
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"{str(path)!r} could not be written, what was there before is kept: free the disk or "
+            f"choose a folder that is writable ({error})."
+        ) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+
+
+def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
+    r"""
+    The newest checkpoint from which a training goes on.
+
+    With it the same script begins a run and continues it: after an interruption it is started again
+    as it is. The file of the best model does not count, as it is written before its epoch ends.
+
+    :param str, os.PathLike folder: the ``save_path`` of a trainer, in which every training has a
+        folder of its own.
+    :return: (:class:`pathlib.Path`) file for ``ckpt_pretrained``; ``None`` if there is none.
+
+    |sep|
+
+    :Examples:
+
+    >>> import deepinv_jitter as dj
+    >>> dj.latest_checkpoint("a folder that is not there yet") is None
+    True
+    """
+    found = [p for p in Path(folder).glob("*/ckp_*.pth.tar") if p.name != BEST]
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+class Signals:
+    r"""
+    Context in which SIGINT and SIGTERM are noted; a second SIGINT interrupts at once.
+
+    On leaving, the handlers of before are back and are told of what came. Outside the main thread,
+    where Python allows no handlers, nothing is noted.
+    """
+
+    def __init__(self):
+        #: number of the signal that came, 0 for none
+        self.received = 0
+        self._former = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in NOTED:
+                # A process in the background of a shell ignores Ctrl-C, and shall go on doing so
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._former[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def __exit__(self, kind, *_) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        handler = self._former.get(self.received)
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(self.received, None)
+        if self.received and kind is None:
+            raise obeyed(self.received)
+
+
+def obeyed(number: int) -> BaseException:
+    """What to raise for a signal: Ctrl-C as Python does, termination as the end of the program."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)

@@ -1,0 +1,950 @@
+import copy
+import csv
+import math
+
+import deepinv as dinv
+import pytest
+import torch
+from deepinv.loss.metric import MAE, PSNR, Metric
+from properties import assert_global_rng_untouched, assert_same_parameters
+from torch.utils.data import DataLoader
+
+import deepinv_jitter as dj
+from deepinv_jitter.evaluation import robustness as evaluation
+from deepinv_jitter.attacks import (
+    Attack,
+    PGDAttack,
+    FrankWolfeAttack,
+    RandomAttack,
+    WorstCase,
+)
+from deepinv_jitter.attacks.budgets import L2Ball, LinfBall
+from deepinv_jitter.evaluation.robustness import evaluate_robustness
+from deepinv_jitter.evaluation import conditions
+from deepinv_jitter.evaluation.report import Condition
+from deepinv_jitter.evaluation.statistics import bootstrap_interval
+from deepinv_jitter.evaluation.shifts import Bias, HorizontalLayer, Lesion
+
+ERROR = "squared error"
+FAST = FrankWolfeAttack(L2Ball(1.0), steps=3, checks=False)
+
+
+def noise(sigma=0.1):
+    return dinv.physics.GaussianNoise(sigma)
+
+
+def perturbed(model):
+    """Networks start as zero; these do something."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim:
+                p += 0.1 * torch.randn(p.shape, generator=generator)
+    return model.eval()
+
+
+def points():
+    model = perturbed(dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=3))
+    x = torch.randn(7, 2, generator=torch.Generator().manual_seed(2))
+    return model, x, dinv.physics.Denoising(noise()), [0.01, 0.1], Bias((0.1, 0))
+
+
+def mri():
+    mask = torch.zeros(16)
+    mask[::3], mask[6:10] = 1, 1
+    physics = dj.SingleCoilMRI(mask, img_size=(16, 16), noise_model=noise(0.05))
+    network = dj.UnrolledDnCNN(2, depth=3, width=4)
+    model = perturbed(dj.UnfoldedGD(network, stepsize=0.5, max_iter=2))
+    x = torch.rand(5, 2, 16, 16, generator=torch.Generator().manual_seed(2))
+    return model, x, physics, [0.5, 2.0], Lesion(3, 0.4)
+
+
+def sections():
+    physics = dj.SeismicConvolution(dj.ricker(7, 2.0), noise_model=noise(0.01))
+    network = dj.UnrolledDnCNN(1, depth=3, width=4)
+    model = perturbed(dj.UnfoldedPGD(network, stepsize=0.5, max_iter=2))
+    x = torch.randn(4, 1, 16, 12, generator=torch.Generator().manual_seed(2))
+    return model, x, physics, [0.1, 0.4], HorizontalLayer(0.3, length=4)
+
+
+PROBLEMS = [points, mri, sections]
+
+
+def evaluate(model, data, physics, epsilons=(0.1,), **kwargs):
+    kwargs = {"attacks": FAST, "draws": 3, "verbose": False} | kwargs
+    return evaluate_robustness(model, data, physics, epsilons=epsilons, **kwargs)
+
+
+def assert_same_values(a, b, tolerance=0.0):
+    assert list(a.values) == list(b.values) and a.digests == b.digests
+    assert a.metrics == b.metrics
+    for label, columns in a.values.items():
+        assert list(columns) == list(b.values[label])
+        for name, values in columns.items():
+            other = b.values[label][name]
+            assert values.dtype == other.dtype
+            if tolerance:
+                scale = (
+                    values.abs().max().clamp_min(1) if values.is_floating_point() else 1
+                )
+                assert (
+                    (values.double() - other.double()).abs() <= tolerance * scale
+                ).all()
+            else:
+                assert torch.equal(values.nan_to_num(7.5), other.nan_to_num(7.5)), (
+                    label,
+                    name,
+                )
+
+
+@pytest.fixture(scope="module", params=PROBLEMS, ids=lambda p: p.__name__)
+def case(request):
+    model, x, physics, epsilons, shift = request.param()
+    return evaluate(model, [x[:3], x[3:]], physics, [0.0, *epsilons], shifts=shift)
+
+
+# What a report says
+
+
+def test_the_error_does_not_fall_as_eps_grows(case):
+    errors = [
+        case.values[c.label][ERROR] for c in case.conditions if c.kind == "worst case"
+    ]
+    for smaller, larger in zip(errors, errors[1:], strict=False):
+        assert (larger >= smaller).all()
+
+
+def test_the_worst_case_is_worse_than_random_perturbations(case):
+    for condition in case.conditions:
+        if condition.kind == "worst case" and condition.eps > 0:
+            worst = case.values[condition.label]
+            average = case.values[condition.label.replace("worst", "average")]
+            assert (worst[ERROR] > average[ERROR]).all()
+            assert (average["worst draw"] >= average[ERROR]).all()
+            assert not worst["random_beats_attack"].any()
+
+
+def test_eps_0_is_clean(case):
+    clean = case.values["clean"]
+    for name in case.metrics:
+        if name in clean:
+            assert torch.equal(case.values["worst case, eps=0"][name], clean[name])
+            average = case.values["average case, eps=0"][name]
+            assert torch.allclose(average, clean[name], rtol=1e-12)
+    assert not case.values["worst case, eps=0"]["|delta|"].any()
+
+
+def test_perturbations_are_as_large_as_they_claim(case):
+    for condition in case.conditions:
+        columns = case.values[condition.label]
+        if condition.kind == "worst case":
+            assert torch.allclose(columns["|delta|"], columns["eps"], rtol=1e-5)
+            assert torch.allclose(columns["|dy|/|y|"], columns["eps/|y|"], rtol=1e-5)
+            # all our physics have an operator norm of 1 at most
+            assert (columns["|A'dy|"] <= columns["|delta|"] * (1 + 1e-5)).all()
+        if condition.eps is not None:
+            expected = torch.full_like(columns["eps"], condition.eps)
+            assert torch.allclose(columns["eps"], expected)
+
+
+def test_shifts_have_detail_scores(case):
+    columns = case.values[case.conditions[-1].label]
+    assert columns["contrast recovery"].isfinite().all()
+    assert case.metrics["contrast recovery"] == 1
+    assert case.metrics["error outside"] == -math.inf
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_the_size_of_the_batches_does_not_matter(problem):
+    model, x, physics, epsilons, shift = problem()
+    alone = evaluate(model, list(x.split(1)), physics, epsilons, shifts=shift)
+    together = evaluate(model, [x], physics, epsilons, shifts=shift)
+    assert_same_values(alone, together, 1e-4)
+
+
+def test_values_by_hand():
+    """Gradient descent with step 1 and no prior denoises by doing nothing."""
+    model = dj.UnfoldedGD(dj.PointMLP(), stepsize=1.0, max_iter=1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(0 if p.ndim else 1)
+    x, y = torch.zeros(2, 2), torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    physics = dinv.physics.Denoising(noise(0.5))
+    report = evaluate(model, [(x, y)], physics, [1.0], shifts={"b": Bias((2.0, 0))})
+    assert report.values["clean"][ERROR].tolist() == pytest.approx([25, 4])
+    worst = report.values["worst case, eps=1"]
+    assert worst[ERROR].tolist() == pytest.approx([36, 9], rel=1e-5)
+    assert worst["eps/|y|"].tolist() == pytest.approx([0.2, 0.5])
+    assert worst["eps/|noise|"].tolist() == pytest.approx([2**0.5] * 2)
+    # The noise stays: the reconstruction moves with the truth
+    shifted = report.values["b"]
+    assert shifted[ERROR].tolist() == pytest.approx([25, 4])
+    assert shifted["contrast recovery"].tolist() == pytest.approx([1, 1])
+    # The unchanged coordinate alone
+    assert shifted["error outside"].tolist() == pytest.approx([4, 2])
+
+
+def test_average_case_takes_the_mean_of_every_metric():
+    model, x, physics, _, _ = points()
+    many = evaluate(model, [x], physics, [0.5], draws=200, metrics={"mae": MAE()})
+    average = many.values["average case, eps=0.5"]
+    one = evaluate(model, [x], physics, [0.5], draws=1, metrics={"mae": MAE()})
+    single = one.values["average case, eps=0.5"]
+    assert torch.equal(single[ERROR], single["worst draw"])
+    assert (average["worst draw"] >= single["worst draw"]).all()
+    assert not torch.allclose(average["mae"], single["mae"])
+
+
+def test_default_metrics():
+    names = {
+        points: [ERROR],
+        mri: [ERROR, "PSNR", "SSIM", "NMSE", "PSNR (paper)", "SSIM (paper)"],
+        sections: [ERROR, "PSNR", "SSIM", "NMSE", "PSNR (paper)", "SSIM (paper)"],
+    }
+    for problem, expected in names.items():
+        model, x, physics, _, _ = problem()
+        report = evaluate(model, [x[:1]], physics, [])
+        assert list(report.metrics) == expected
+    x_net = torch.zeros_like(x)
+    assert "SSIM" not in conditions._default_metrics(x_net[..., :8])
+    magnitude = conditions._default_metrics(torch.zeros(1, 2, 16, 16))["PSNR"]
+    assert (
+        magnitude.complex_abs
+        and not conditions._default_metrics(x_net)["PSNR"].complex_abs
+    )
+
+
+def test_own_metrics_and_their_directions():
+    model, x, physics, _, _ = mri()
+    metrics = {"crop": PSNR(center_crop=8), "mae": MAE(), "loss": PSNR(train_loss=True)}
+    report = evaluate(model, [x], physics, [], metrics=metrics)
+    inf = math.inf
+    assert report.metrics == {ERROR: -inf, "crop": inf, "mae": -inf, "loss": -inf}
+    clean = report.values["clean"]
+    with torch.no_grad():
+        y = evaluation._measured(physics, x, {}, 0, 0)
+        expected = PSNR(center_crop=8)(model(y, physics), x).double()
+    assert torch.allclose(clean["crop"], expected)
+
+
+@pytest.mark.parametrize("ball, factor", [(L2Ball, 0.1), (LinfBall, 0.1)])
+def test_radii_in_the_unit_of_the_budget(ball, factor):
+    model, x, physics, _, _ = mri()
+    attack = FrankWolfeAttack(ball(5.0, relative_to="noise"), steps=2, checks=False)
+    report = evaluate(model, [x], physics, [2.0], attacks=attack)
+    columns = report.values["worst case, eps=2"]
+    assert torch.allclose(columns["eps/|noise|"], torch.tensor(2.0).double())
+    assert torch.allclose(columns["|delta|"], columns["eps"], rtol=1e-5)
+
+
+def test_image_domain_budgets_and_other_noise_have_no_such_units():
+    model, x, physics, _, _ = mri()
+    attack = FrankWolfeAttack(L2Ball(1.0, domain="image"), steps=2, checks=False)
+    columns = evaluate(model, [x], physics, [2.0], attacks=attack).values[
+        "worst case, eps=2"
+    ]
+    assert columns["eps/|y|"].isnan().all() and columns["eps/|noise|"].isnan().all()
+    assert torch.allclose(columns["|delta|"], torch.tensor(2.0).double())
+    physics.noise_model = dinv.physics.UniformNoise(0.1)
+    columns = evaluate(model, [x], physics, [2.0]).values["worst case, eps=2"]
+    assert columns["eps/|y|"].isfinite().all() and columns["eps/|noise|"].isnan().all()
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "paper"])
+def test_presets(name):
+    model, x, physics, _, _ = points()
+    report = evaluate(model, [x[:3]], physics, [0.1], attacks=name)
+    cost = report.values["worst case, eps=0.1"]["gradients"]
+    assert cost.tolist() == [{"quick": 10, "standard": 120, "paper": 20}[name]] * 3
+
+
+def test_the_paper_preset_is_the_papers_attack():
+    model, x, physics, _, _ = mri()
+    y = evaluation._measured(physics, x, {}, 0, 0)
+    report = evaluate(model, [(x, y)], physics, [1.0], attacks="paper")
+    delta = PGDAttack.paper(1.0)(model, x, y, physics)
+    with torch.no_grad():
+        expected = (model(y + delta, physics) - x).double().square().flatten(1).sum(1)
+    assert torch.allclose(report.values["worst case, eps=1"][ERROR], expected)
+
+
+def test_several_attacks_count_as_their_worst():
+    model, x, physics, _, _ = points()
+    both = [FAST, RandomAttack(L2Ball(1.0), samples=3, checks=False)]
+    report = evaluate(model, [x], physics, [0.5], attacks=both)
+    given = evaluate(model, [x], physics, [0.5], attacks=WorstCase(both))
+    assert_same_values(report, given)
+
+
+# Data
+
+
+def test_all_formats_of_data_give_the_same():
+    model, x, physics, epsilons, _ = mri()
+    y = evaluation._measured(physics, x, {}, 0, 0)
+    sets = dinv.datasets.TensorDataset(x=x, y=y, use_dict_output=True)
+    reports = [
+        evaluate(model, data, physics, epsilons)
+        for data in (
+            [{"x": x, "y": y}],
+            [(x, y)],
+            [(x, y, {})],
+            DataLoader(sets, batch_size=3),
+        )
+    ]
+    for report in reports[1:]:
+        assert_same_values(reports[0], report, 1e-4)
+    made = evaluate(model, [x], physics, epsilons)
+    for label in made.values:
+        assert torch.equal(made.values[label][ERROR], reports[0].values[label][ERROR])
+
+
+def test_parameters_of_the_physics_reach_it_and_leave_it():
+    model, x, physics, _, _ = mri()
+    masks = torch.zeros(5, 1, 16, 16)
+    masks[:, :, :, ::2] = 1
+    masks[2:, :, :, 5] = 1
+    before = physics.mask.clone()
+    data = [{"x": x, "params": {"mask": masks}}]
+    together = evaluate(model, data, physics)
+    assert torch.equal(physics.mask, before)
+    other = [
+        {"x": x[i : i + 1], "params": {"mask": masks[i : i + 1]}} for i in range(5)
+    ]
+    assert_same_values(together, evaluate(model, other, physics), 1e-4)
+    plain = evaluate(model, [x], physics)
+    assert not torch.equal(
+        plain.values["clean"][ERROR], together.values["clean"][ERROR]
+    )
+
+
+def test_every_model_sees_the_same_measurements():
+    class Spy(torch.nn.Module):
+        def forward(self, y, physics):
+            seen.append(y.clone())
+            return 1.0 * y
+
+    generator = torch.Generator().manual_seed(5)
+    for noise_model in (noise(), dinv.physics.GaussianNoise(0.1, rng=generator)):
+        physics = dinv.physics.Denoising(noise_model)
+        ys = []
+        for seed in (0, 0, 1):
+            seen = []
+            torch.rand(3)
+            physics(torch.zeros(1, 2))
+            evaluate(Spy(), [torch.zeros(4, 2)], physics, [], seed=seed)
+            ys.append(seen[0])
+        assert torch.equal(ys[0], ys[1]) and not torch.equal(ys[0], ys[2])
+        assert len(ys[0].unique()) == 8
+
+
+def test_a_shuffling_loader_has_one_order():
+    model, _, physics, _, _ = points()
+    loader = DataLoader(torch.arange(20.0).reshape(10, 2), batch_size=4, shuffle=True)
+    first, second = (evaluate(model, loader, physics) for _ in range(2))
+    assert_same_values(first, second)
+
+
+# Nothing but a report is left behind
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_everything_is_as_before(fails):
+    generator = torch.Generator().manual_seed(3)
+    model, x, _, epsilons, shift = mri()
+    mask = torch.ones(16)
+    mask[3] = 0
+    physics = dj.SingleCoilMRI(
+        mask,
+        img_size=(16, 16),
+        noise_model=dinv.physics.GaussianNoise(0.1, rng=generator),
+    )
+    dj.jitter(model, 0.1).train()
+    frozen = next(model.fixed_point.iterator.children())
+    frozen.eval()
+    modes = [m.training for m in model.modules()]
+    buffers = {name: b.clone() for name, b in physics.state_dict().items()}
+    attributes = {name: id(value) for name, value in vars(physics).items()}
+    state, weights = generator.get_state(), copy.deepcopy(model)
+    data = [
+        {
+            "x": x,
+            "params": {"mask": torch.ones(5, 1, 16, 16), "sigma": torch.tensor(0.3)},
+        }
+    ]
+
+    def broken(x_net, x):
+        raise OverflowError("broken metric")
+
+    metrics = {"broken": Metric(broken)} if fails else None
+    loader = DataLoader([x[0], x[1]], batch_size=1, shuffle=True)
+    with assert_global_rng_untouched():
+        for batches in (data, loader):
+            try:
+                evaluate(
+                    model, batches, physics, epsilons, shifts=shift, metrics=metrics
+                )
+                assert not fails
+            except OverflowError:
+                assert fails
+    assert [m.training for m in model.modules()] == modes
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert_same_parameters(model, weights)
+    assert {name: id(value) for name, value in vars(physics).items()} == attributes
+    assert list(buffers) == list(physics.state_dict())
+    for name, buffer in physics.state_dict().items():
+        assert torch.equal(buffer, buffers[name])
+    assert torch.equal(generator.get_state(), state)
+    assert all(m.enabled for m in model.modules() if isinstance(m, dj.JitteredIterator))
+
+
+def test_jitter_is_silent():
+    model, x, physics, epsilons, _ = mri()
+    plain = evaluate(model, [x], physics, epsilons)
+    jittered = evaluate(dj.jitter(model, 0.5).train(), [x], physics, epsilons)
+    for label in plain.values:
+        assert torch.equal(plain.values[label][ERROR], jittered.values[label][ERROR])
+    assert jittered.flags == {"model_in_train_mode": {"all": 5}} | plain.flags
+
+
+# Flags
+
+
+def test_flags_of_the_attack_surface():
+    class Rough(torch.nn.Module):
+        """Its gradient says nothing of its slope."""
+
+        def forward(self, y, physics):
+            return y + 3 * (torch.round(20 * y) - 20 * y).detach()
+
+    _, x, physics, _, _ = points()
+    attack = FrankWolfeAttack(L2Ball(1.0), steps=5)
+    report = evaluate(Rough(), [x[:4], x[4:]], physics, [0.1], attacks=attack)
+    assert report.flags["gradient_masking"]["worst case, eps=0.1"] > 0
+    assert "FLAG gradient_masking" in report.table()
+    smooth = evaluate(points()[0], [x], physics, [0.1], attacks=attack)
+    assert "gradient_masking" not in smooth.flags
+
+
+def test_a_weak_attack_is_told_by_the_random_draws():
+    class Nothing(RandomAttack):
+        def search(self, problem, delta):
+            return problem.zero
+
+    model, x, physics, _, _ = points()
+    attack = Nothing(L2Ball(1.0), samples=1, checks=False)
+    report = evaluate(model, [x], physics, [0.5], attacks=attack)
+    assert report.flags["random_beats_attack"] == {"worst case, eps=0.5": 7}
+    assert "random_beats_attack: 7 of 7" in report.table()
+
+
+# Resume
+
+
+class Interrupting(Metric):
+    """Fails at the k-th call."""
+
+    def __init__(self, fuse=math.inf):
+        super().__init__()
+        self._calls, self._fuse = 0, fuse
+
+    def metric(self, x_net, x, *args, **kwargs):
+        self._calls += 1
+        if self._calls == self._fuse:
+            raise KeyboardInterrupt
+        return (x_net - x).abs().flatten(1).amax(1)
+
+
+# Calls: clean 1, average 2 + 2, worst 1 + 1, shift 1; for two batches
+@pytest.mark.parametrize(
+    "problem, fuse",
+    [(points, 1), (points, 3), (points, 7), (points, 8), (points, 9), (points, 16)]
+    + [(mri, 7), (mri, 15), (sections, 7)],
+)
+def test_resumed_is_uninterrupted_bit_for_bit(problem, fuse, tmp_path):
+    model, x, physics, epsilons, shift = problem()
+    attack = FrankWolfeAttack(L2Ball(1.0), steps=2)
+    kwargs = {"shifts": shift, "attacks": attack, "draws": 2}
+    batches = DataLoader(list(x), batch_size=4, shuffle=True)
+    state = tmp_path / "run.state"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(
+            model, batches, physics, epsilons, state=state,
+            metrics={"max": Interrupting(fuse)}, **kwargs
+        )  # fmt: skip
+    resumed = evaluate(
+        model,
+        batches,
+        physics,
+        epsilons,
+        state=state,
+        metrics={"max": Interrupting()},
+        **kwargs,
+    )
+    whole = evaluate(
+        model, batches, physics, epsilons, metrics={"max": Interrupting()}, **kwargs
+    )
+    assert_same_values(resumed, whole)
+    assert resumed.table("csv") == whole.table("csv")
+    assert [file.name for file in tmp_path.iterdir()] in (["run.state"], [])
+
+
+def test_a_random_model_resumes_as_well(tmp_path):
+    class Random(torch.nn.Module):
+        def forward(self, y, physics):
+            return y + 0.1 * torch.randn_like(y)
+
+    _, x, physics, epsilons, shift = points()
+    loader = DataLoader(list(x), batch_size=4, shuffle=True)
+    kwargs = {"shifts": shift, "metrics": {"max": Interrupting(11)}}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Random(), loader, physics, epsilons, state=tmp_path / "s", **kwargs)
+    kwargs["metrics"] = {"max": Interrupting()}
+    resumed = evaluate(
+        Random(), loader, physics, epsilons, state=tmp_path / "s", **kwargs
+    )
+    assert_same_values(resumed, evaluate(Random(), loader, physics, epsilons, **kwargs))
+
+
+def test_a_finished_state_costs_nothing(tmp_path):
+    model, x, physics, epsilons, shift = points()
+    state = str(tmp_path / "run.state")
+    first = evaluate(model, [x], physics, epsilons, shifts=shift, state=state)
+
+    def forbidden(*args):
+        raise AssertionError("the model was called again")
+
+    model.forward = forbidden
+    again = evaluate(model, [x], physics, epsilons, shifts=shift, state=state)
+    assert_same_values(first, again)
+    assert again.seconds == first.seconds
+
+
+def test_a_state_is_plain_data(tmp_path):
+    model, x, physics, epsilons, _ = points()
+    evaluate(model, [x], physics, epsilons, state=tmp_path / "s")
+    content = torch.load(tmp_path / "s", weights_only=True)
+    assert content["description"]["seed"] == "0"
+
+
+OTHER = {
+    "seed": {"seed": 1},
+    "draws": {"draws": 4},
+    "conditions": {"epsilons": [0.2]},
+    "attack": {"attacks": FrankWolfeAttack(L2Ball(1.0), steps=4, checks=False)},
+    "attack settings": {
+        "attacks": FrankWolfeAttack(L2Ball(1.0), steps=3, checks=False, seed=5)
+    },
+    "metrics": {"metrics": {"mae": MAE()}},
+    "shifts": {"shifts": {"bias": Bias(0.2)}},
+    "physics": {"physics": dinv.physics.Denoising(noise(0.2))},
+    "batch 0": {"data": torch.ones(2, 2)},
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_state_of_another_evaluation_is_refused(name, tmp_path):
+    model, x, physics, _, _ = points()
+    arguments = {
+        "data": x[:2],
+        "physics": physics,
+        "epsilons": [0.1],
+        "shifts": {"bias": Bias(0.1)},
+    }
+
+    def run(**changes):
+        kwargs = arguments | changes
+        evaluate(
+            model,
+            [kwargs.pop("data")],
+            kwargs.pop("physics"),
+            state=tmp_path / "s",
+            **kwargs,
+        )
+
+    run()
+    with pytest.raises(
+        ValueError, match=f"state must be of this very .*{name}.*another file"
+    ):
+        run(**OTHER[name])
+    run()
+
+
+def test_a_state_of_another_model_or_number_of_batches_is_refused(tmp_path):
+    model, x, physics, _, _ = points()
+    evaluate(model, [x[:4], x[4:]], physics, state=tmp_path / "s")
+    with pytest.raises(ValueError, match="are 2 batches instead of 1"):
+        evaluate(model, [x[:4]], physics, state=tmp_path / "s")
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-6)
+    with pytest.raises(ValueError, match="differs in model"):
+        evaluate(model, [x[:4], x[4:]], physics, state=tmp_path / "s")
+
+
+def test_other_files_are_no_states(tmp_path):
+    model, x, physics, _, _ = points()
+    (tmp_path / "s").write_text("hello")
+    with pytest.raises(
+        ValueError, match="state must be a file that evaluate_robustness wrote"
+    ):
+        evaluate(model, [x], physics, state=tmp_path / "s")
+    assert (tmp_path / "s").read_text() == "hello"
+    with pytest.raises(ValueError, match="in a folder that exists, got .*missing"):
+        evaluate(model, [x], physics, state=tmp_path / "missing" / "s")
+
+
+# Statistics
+
+DRAWS = {
+    "normal": torch.randn,
+    "uniform": torch.rand,
+    "skewed": lambda *size, generator: -torch.rand(*size, generator=generator).log(),
+}
+MEANS = {"normal": 0.0, "uniform": 0.5, "skewed": 1.0}
+
+
+@pytest.mark.parametrize(
+    "law, count, least",
+    [
+        ("normal", 5, 0.90),
+        ("normal", 10, 0.92),
+        ("normal", 50, 0.92),
+        ("uniform", 10, 0.92),
+        ("uniform", 50, 0.92),
+        ("skewed", 20, 0.88),
+        ("skewed", 100, 0.91),
+    ],
+)
+def test_the_interval_covers_the_mean(law, count, least):
+    """400 data sets; the standard error of the share is 0.011."""
+    data = DRAWS[law](400, count, generator=torch.Generator().manual_seed(0))
+    ends = [bootstrap_interval(values, resamples=1000) for values in data]
+    share = sum(low <= MEANS[law] <= high for low, high in ends) / len(ends)
+    assert least <= share <= 0.985
+
+
+def test_interval_of_special_cases():
+    assert bootstrap_interval(torch.full((9,), 2.5)) == (2.5, 2.5)
+    for values in ([1.0], [1.0, math.nan], [1.0, math.inf]):
+        assert all(math.isnan(end) for end in bootstrap_interval(torch.tensor(values)))
+    low, high = bootstrap_interval(torch.tensor([0.0, 1.0]))
+    assert (low, high) == (0.0, 1.0)
+
+
+def synthetic(values, best=-math.inf):
+    values = torch.as_tensor(values).double()
+    return dj.RobustnessReport(
+        conditions=[Condition("clean")],
+        values={"clean": {"m": values}},
+        metrics={"m": best},
+        description={"model": str(values), "seed": "0"},
+        digests=[str(i) for i in range(len(values))],
+        model_in_train_mode=False,
+        seconds=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    "best, percentile, worst",
+    [
+        (-math.inf, 95.0, 100.0),
+        (math.inf, 5.0, 0.0),
+        (1.0, 95.0, 100.0),
+        (99.0, 4.0, 0.0),
+    ],
+)
+def test_summary_looks_at_the_bad_side(best, percentile, worst):
+    values = torch.arange(101)[torch.randperm(101)]
+    (row,) = synthetic(values, best).summary()
+    assert row["mean"] == 50 and row["low"] < 50 < row["high"]
+    assert row["worst"] == worst and abs(row["percentile"] - percentile) <= 1
+
+
+def test_a_value_that_is_not_a_number_counts_as_the_worst():
+    (row,) = synthetic([1.0, math.nan, 3.0]).summary()
+    assert math.isnan(row["worst"]) and math.isnan(row["mean"])
+
+
+# difference of the two models' values, best value, verdict for the first
+VERDICTS = [
+    ([-1.0, -1.1, -0.9, -1.0, -1.2, -0.8], -math.inf, "better"),
+    ([1.0, 1.1, 0.9, 1.0, 1.2, 0.8], -math.inf, "worse"),
+    ([1.0, 1.1, 0.9, 1.0, 1.2, 0.8], math.inf, "better"),
+    ([1.0, -1.1, 0.9, -1.0, 1.2, -0.8], math.inf, "undecided"),
+    ([0.0] * 6, -math.inf, "undecided"),
+    ([1.0] * 5, -math.inf, "undecided"),  # the same sign 5 times: 1 in 16
+    ([math.nan] * 6, -math.inf, "undecided"),
+]
+
+
+@pytest.mark.parametrize("difference, best, verdict", VERDICTS)
+def test_compare(difference, best, verdict):
+    other = torch.randn(len(difference)).double()
+    first, second = synthetic(other + torch.tensor(difference), best), synthetic(
+        other, best
+    )
+    there, back = (
+        first.compare(second)["clean", "m"],
+        second.compare(first)["clean", "m"],
+    )
+    assert there["verdict"] == verdict
+    opposite = {"better": "worse", "worse": "better", "undecided": "undecided"}
+    assert back["verdict"] == opposite[verdict]
+    if not math.isnan(difference[0]):
+        assert there["difference"] == pytest.approx(sum(difference) / len(difference))
+        for a, b in (("difference", "difference"), ("low", "high"), ("high", "low")):
+            assert there[a] == pytest.approx(-back[b], abs=1e-12)
+
+
+def test_compare_takes_the_distance_of_the_contrast_recovery_to_1():
+    over, under = [1.5] * 6, [0.9, 0.91, 0.92, 0.9, 0.9, 0.89]
+    row = synthetic(under, 1.0).compare(synthetic(over, 1.0))["clean", "m"]
+    assert row["verdict"] == "better" and row["difference"] < 0
+
+
+def test_compare_models():
+    model, x, physics, epsilons, shift = points()
+    data = [torch.cat([x, -x])]
+    report = evaluate(model, data, physics, epsilons, shifts=shift)
+    same = report.compare(
+        evaluate(copy.deepcopy(model), data, physics, epsilons, shifts=shift)
+    )
+    assert {row["verdict"] for row in same.rows} == {"undecided"}
+    assert all(row["difference"] == row["low"] == row["high"] == 0 for row in same.rows)
+    assert len(same.rows) == len(report.summary())
+    lazy = dj.UnfoldedGD(dj.PointMLP(), stepsize=1e-3, max_iter=1)
+    rows = evaluate(lazy, data, physics, epsilons, shifts=shift).compare(report)
+    assert repr(rows) == f"RobustnessComparison({len(rows.rows)} rows)"
+    assert str(rows).startswith("squared error (lower is better)")
+    with pytest.raises(KeyError):
+        rows["clean", "nothing"]
+
+
+@pytest.mark.parametrize(
+    "change", ["seed", "draws", "attack", "data", "metrics", "physics"]
+)
+def test_only_the_same_can_be_compared(change):
+    model, x, physics, _, _ = points()
+    kwargs = {"data": [x], "physics": physics}
+    report = evaluate(model, **kwargs)
+    other = {
+        "seed": {"seed": 1},
+        "draws": {"draws": 5},
+        "attack": {"attacks": "quick"},
+        "data": {"data": [x + 1]},
+        "metrics": {"metrics": {"mae": MAE()}},
+        "physics": {"physics": dinv.physics.Denoising(noise(0.2))},
+    }[change]
+    with pytest.raises(ValueError, match=f"differ in {change}.*same arguments"):
+        report.compare(evaluate(model, **(kwargs | other)))
+
+
+def test_only_reports_can_be_compared():
+    with pytest.raises(TypeError, match="other must be a RobustnessReport, got dict"):
+        synthetic([1.0]).compare({})
+
+
+# What a report looks like
+
+
+def test_csv_holds_every_digit(tmp_path, case):
+    case.to_csv(tmp_path / "report.csv")
+    with open(tmp_path / "report.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(case.conditions) * len(case.digests)
+    for label, columns in case.values.items():
+        mine = [row for row in rows if row["condition"] == label]
+        assert [int(row["sample"]) for row in mine] == list(range(len(case.digests)))
+        for name, values in columns.items():
+            read = torch.tensor([float(row[name]) for row in mine], dtype=torch.float64)
+            assert torch.equal(read.nan_to_num(7.5), values.double().nan_to_num(7.5))
+        for name in set(rows[0]) - set(columns) - {"condition", "sample"}:
+            assert all(row[name] == "" for row in mine)
+
+
+@pytest.mark.parametrize("format", ["text", "markdown", "csv"])
+def test_tables(format, case):
+    table = case.table(format)
+    for name in case.metrics:
+        assert name in table
+    for condition in case.conditions:
+        assert condition.kind in table
+    if format == "csv":
+        rows = list(csv.DictReader(table.splitlines()))
+        assert [float(row["mean"]) for row in rows] == [
+            r["mean"] for r in case.summary()
+        ]
+    else:
+        assert "gradients per sample" in table
+        assert ("no flags raised" in table) == (not case.flags)
+        assert f"torch {torch.__version__}" in table and "FrankWolfeAttack" in table
+    if format == "markdown":
+        lines = [
+            ln.replace(r"\|", "") for ln in table.splitlines() if ln.startswith("|")
+        ]
+        assert {line.count("|") for line in lines} == {9}
+    with pytest.raises(ValueError, match="format must be one of .* got 'html'"):
+        case.table("html")
+    assert str(case) == case.table() and "samples" in repr(case)
+
+
+def test_plot(tmp_path, case):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure = case.plot(tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 5000
+    assert len(figure.axes) == (2 if "PSNR" in case.metrics else 1)
+    labels = [line.get_label() for line in figure.axes[0].lines]
+    assert labels == ["random, equal norm", "worst case"]
+    plt.close(figure)
+    with pytest.raises(ValueError, match="metrics must be among .* got"):
+        case.plot(metrics=["sharpness"])
+
+
+def test_plot_needs_radii():
+    with pytest.raises(ValueError, match="plot needs radii: evaluate with epsilons"):
+        synthetic([1.0]).plot(metrics=["m"])
+
+
+def test_progress_is_shown_if_asked_for(capsys):
+    model, x, physics, _, _ = points()
+    evaluate(model, [x], physics)
+    assert capsys.readouterr() == ("", "")
+    evaluate(model, [x], physics, verbose=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+# Errors
+
+
+class Wrong(torch.nn.Module):
+    def forward(self, y, physics):
+        return y[:, :1]
+
+
+class Pair(torch.nn.Module):
+    def forward(self, y, physics):
+        return y, y
+
+
+X = torch.zeros(2, 2)
+REFUSED = [
+    ({"model": "net"}, TypeError, "model must be a torch.nn.Module, got str"),
+    ({"model": Wrong()}, ValueError, r"shape of x, \(2, 2\), got \(2, 1\)"),
+    ({"physics": None}, TypeError, "physics must be a deepinv Physics, got NoneType"),
+    (
+        {"dataloader": []},
+        ValueError,
+        "dataloader must give at least one batch, got none",
+    ),
+    ({"dataloader": [{"y": X}]}, ValueError, r"needs the truth x, .* got \['y'\]"),
+    ({"dataloader": [(torch.nan, X)]}, ValueError, r"needs the truth x"),
+    ({"dataloader": [{"x": [1]}]}, TypeError, "x must be a torch.Tensor, got list"),
+    (
+        {"dataloader": [{"x": X, "y": [1]}]},
+        TypeError,
+        "y must be a torch.Tensor, got list",
+    ),
+    ({"dataloader": [(X, X[:1])]}, ValueError, "one batch size, got 2 and 1 samples"),
+    ({"epsilons": [-0.1, 1]}, ValueError, "epsilons must be .* at least 0, got -0.1"),
+    ({"epsilons": [math.nan]}, ValueError, "epsilons must be finite .* got nan"),
+    ({"epsilons": [True]}, TypeError, "epsilons must be a number, got True"),
+    ({"epsilons": ["big"]}, TypeError, "epsilons must be a number, got 'big'"),
+    ({"epsilons": [10**400]}, ValueError, "epsilons must be finite and at least 0"),
+    ({"epsilons": [1e39]}, ValueError, "radius must be finite in the precision of y"),
+    ({"dataloader": 3}, TypeError, "dataloader must be iterable, got int"),
+    ({"dataloader": [None]}, TypeError, "every batch must be .* got NoneType"),
+    ({"dataloader": [X.int()]}, TypeError, "x must be .* got torch.int32"),
+    ({"dataloader": [X[:0]]}, ValueError, "x must be a batch .* and not empty"),
+    ({"dataloader": [X / 0]}, ValueError, "x must be finite, got NaN or infinity in 2"),
+    ({"dataloader": [(X, X / 0)]}, ValueError, "y must be finite, got NaN or infinity"),
+    (
+        {"model": Pair()},
+        TypeError,
+        "the model must return a torch.Tensor, got tuple",
+    ),
+    ({"shifts": "bias"}, TypeError, "shifts must be a Shift, .* got 'bias'"),
+    ({"shifts": 3}, TypeError, "shifts must be a Shift, .* got 3"),
+    ({"epsilons": 0.5}, TypeError, "epsilons must be a list of radii, got 0.5"),
+    ({"attacks": "strong"}, ValueError, "one of .*'standard'.* got 'strong'"),
+    ({"attacks": []}, ValueError, "attacks must hold at least one attack"),
+    ({"attacks": [1]}, TypeError, "attacks must hold attacks, got int"),
+    (
+        {"metrics": [MAE()]},
+        TypeError,
+        "dictionary of names and deepinv metrics, got list",
+    ),
+    (
+        {"metrics": {"m": abs}},
+        TypeError,
+        "got builtin_function_or_method for 'm': wrap",
+    ),
+    ({"metrics": {"eps": MAE()}}, ValueError, "must not be called 'eps'"),
+    (
+        {"metrics": {"m": MAE(reduction="mean")}},
+        ValueError,
+        r"shape \(2,\), got \(\): set red",
+    ),
+    ({"shifts": [0.1]}, TypeError, "shifts must be made of Shifts.* got 0.1"),
+    ({"shifts": Lesion(2, 0.1)}, ValueError, r"images must have shape \(B, C, H, W\)"),
+    ({"shifts": Bias((1, 2, 3))}, ValueError, "value must broadcast to a sample"),
+    (
+        {"shifts": {"clean": Bias(1)}},
+        ValueError,
+        "must not be called like other conditions",
+    ),
+    ({"draws": 0}, ValueError, "draws must be .* at least 1, got 0"),
+    ({"draws": 2.5}, TypeError, "draws must be a whole number, got 2.5"),
+    ({"seed": -1}, ValueError, "seed must be .* lie from 0 to .* got -1"),
+    ({"seed": 2**64}, ValueError, "seed must be .* lie from 0 to"),
+]
+
+
+@pytest.mark.parametrize("changes, error, message", REFUSED)
+def test_refused(changes, error, message):
+    arguments = {
+        "model": points()[0],
+        "dataloader": [X],
+        "physics": dinv.physics.Denoising(noise()),
+        "epsilons": [],
+        "verbose": False,
+    } | changes
+    with pytest.raises(error, match=message):
+        evaluate_robustness(**arguments)
+
+
+def test_refused_physics():
+    model = points()[0]
+    nonlinear = dinv.physics.Physics(A=lambda x, **kwargs: x**2)
+    with pytest.raises(TypeError, match="shifts need a linear physics.* got Physics"):
+        evaluate(model, [X], nonlinear, [], shifts=Bias(1))
+    model, x, physics, _, _ = mri()
+    physics.update(mask=torch.ones(5, 1, 16, 16))
+    with pytest.raises(
+        ValueError, match=r"one by one.* got \(5, 2, 16, 16\) for one sample"
+    ):
+        evaluate(model, [x], physics)
+
+
+def test_model_without_gradient_is_refused_by_the_attack():
+    model = dinv.optim.GD(prior=dinv.optim.Tikhonov(), max_iter=2, stepsize=0.5)
+    with pytest.raises(RuntimeError, match="unfold=True, or use RandomAttack"):
+        evaluate(model, [X], dinv.physics.Denoising(noise()))
+    attack = RandomAttack(L2Ball(1.0), samples=4, checks=False)
+    report = evaluate(model, [X], dinv.physics.Denoising(noise()), attacks=attack)
+    assert isinstance(attack, Attack) and len(report.digests) == 2
+
+
+def test_on_the_device_of_the_model(device):
+    model, x, physics, epsilons, shift = mri()
+    reference = evaluate(model, [x], physics, epsilons, shifts=shift)
+    y = evaluation._measured(physics, x, {}, 0, 0)
+    report = evaluate(
+        model.to(device), [(x, y)], physics.to(device), epsilons, shifts=shift
+    )
+    for label, columns in reference.values.items():
+        values = report.values[label][ERROR]
+        assert values.device.type == "cpu"
+        assert torch.allclose(values, columns[ERROR], rtol=1e-2)

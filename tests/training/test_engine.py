@@ -1,0 +1,233 @@
+"""Steps that are not finite, and checkpoints that do not do."""
+
+import math
+import pickle
+import warnings
+
+import deepinv as dinv
+import pytest
+import torch
+from properties import assert_same_parameters
+from test_trainers import build, last_checkpoint
+from torch.utils.data import DataLoader
+
+import deepinv_jitter as dj
+
+
+class Points(torch.utils.data.Dataset):
+    """Truths and measurements, of which one may be spoilt."""
+
+    def __init__(self, spoilt=None, value=math.nan, where="x"):
+        draw = torch.Generator().manual_seed(0)
+        self.data = {
+            "x": torch.randn(12, 2, generator=draw),
+            "y": torch.randn(12, 2, generator=draw),
+        }
+        if spoilt is not None:
+            self.data[where][spoilt, 0] = value
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        return {name: values[i] for name, values in self.data.items()}
+
+
+class RootLoss(dinv.loss.Loss):
+    """Finite at 0, where its gradient is not."""
+
+    def forward(self, x_net, x, **kwargs):
+        return (x_net - x_net.detach()).square().sum(1).sqrt()
+
+
+def trainer_of(folder, data, epochs=2, **kwargs):
+    options = {"online_measurements": False, "eval_dataloader": None, "scheduler": None}
+    options |= {"compute_eval_losses": False} | kwargs
+    return build(folder, epochs, train_dataloader=DataLoader(data, 4), **options)
+
+
+def quietly(trainer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return trainer.train()
+
+
+SPOILT = {
+    "x": {"where": "x"},
+    "y": {"where": "y"},
+    "infinite": {"where": "y", "value": math.inf},
+    "too large": {"where": "x", "value": 1e30},  # its square is not finite
+}
+
+
+@pytest.mark.parametrize(
+    "scheme", [dj.JitterTrainer, dj.AttackTrainer, dj.RobustTrainer]
+)
+@pytest.mark.parametrize("case", SPOILT)
+def test_the_run_stops_and_names_the_batch(tmp_path, scheme, case):
+    options = {}
+    if scheme is not dj.JitterTrainer:
+        options["attack"] = dj.FrankWolfeAttack(dj.L2Ball(0.1), steps=1)
+    if scheme is dj.RobustTrainer:
+        options["sigma"] = 0.1
+    data = Points(6, **SPOILT[case])
+    trainer = trainer_of(tmp_path, data, trainer=scheme, **options)
+    found = "x and y are finite"
+    if case != "too large":
+        found = f"{SPOILT[case]['where']} not finite"
+    message = (
+        f"got loss .* in epoch 0, batch 1 .{found}.: the weights are those of before"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        quietly(trainer)
+    # the weights after the one good batch, in memory and in a file
+    before = trainer_of(tmp_path / "b", Points(), trainer=scheme, **options)
+    before.max_batch_steps = 0
+    before.train()
+    assert_same_parameters(trainer.model, before.model)
+    kept = dj.latest_checkpoint(tmp_path)
+    assert kept.name == "ckp_interrupted.pth.tar"
+    after = trainer_of(
+        tmp_path / "c",
+        data,
+        trainer=scheme,
+        ckpt_pretrained=kept,
+        on_non_finite="skip",
+        **options,
+    )
+    quietly(after)
+    assert after.skipped == [(0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_the_batch_is_left_out(tmp_path, case):
+    options = {"on_non_finite": "skip", "check_grad": True}
+    trainer = trainer_of(tmp_path, Points(6, **SPOILT[case]), **options)
+    with pytest.warns(
+        UserWarning, match="in epoch 0, batch 1 .*: the batch is left out"
+    ):
+        trainer.train()
+    assert trainer.skipped == [(0, 1), (1, 1)]
+    assert all(map(math.isfinite, trainer.loss_history["SupLoss"]))
+    assert math.isfinite(trainer.check_grad_val.avg)
+    # the noise of the batch was drawn, all else is as without it
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_without_noise_it_is_as_if_the_batch_had_not_been(tmp_path):
+    data = Points(6)
+    models = []
+    for subset in (data, torch.utils.data.Subset(data, [0, 1, 2, 3, 8, 9, 10, 11])):
+        trainer = trainer_of(tmp_path / str(len(models)), subset, on_non_finite="skip")
+        dj.unjitter(trainer.model)
+        quietly(trainer)
+        models.append(trainer)
+    assert_same_parameters(*(trainer.model for trainer in models))
+    losses = [trainer.loss_history["SupLoss"] for trainer in models]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_gradient_that_is_not_finite(tmp_path):
+    trainer = trainer_of(tmp_path, Points(), losses=RootLoss())
+    with pytest.raises(
+        FloatingPointError, match="got loss 0, largest entry of its gradient nan"
+    ):
+        trainer.train()
+
+
+def test_float16_overflows_are_left_to_the_scaler(tmp_path):
+    """Its gradients may be infinite; a loss that is not finite is told."""
+    options = {"mixed_precision": "float16", "on_non_finite": "skip"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = trainer_of(tmp_path, Points(6), **options)
+        trainer.train()
+    assert trainer.skipped == [(0, 1), (1, 1)]
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_if_no_batch_is_left_the_run_ends(tmp_path):
+    data = Points()
+    data.data["x"][:] = math.nan
+    trainer = trainer_of(tmp_path, data, on_non_finite="skip")
+    with pytest.raises(FloatingPointError, match="Every batch of epoch 0 was left out"):
+        quietly(trainer)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"on_non_finite": "ignore"}, "must be 'raise' or 'skip', got 'ignore'"),
+        (
+            {"on_non_finite": "skip", "log_train_batch": True},
+            "skip' leaves batches without a loss, but log_train_batch=True asks",
+        ),
+    ],
+)
+def test_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, 1, **options)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    trainer = build(tmp_path / "run", 2)
+    trainer.train()
+    return last_checkpoint(trainer, 1)
+
+
+def resumed(tmp_path, path, **kwargs):
+    return build(tmp_path / "again", 3, ckpt_pretrained=path, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "spoil, error, message",
+    [
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-500]),
+            ValueError,
+            "is damaged or",
+        ),
+        (
+            lambda path: path.write_bytes(b""),
+            ValueError,
+            "is damaged or something else",
+        ),
+        (
+            lambda path: path.write_text("no"),
+            pickle.UnpicklingError,
+            "Weights only load",
+        ),
+        (lambda path: torch.save([1, 2], path), ValueError, "with a state_dict, got"),
+        (lambda path: path.unlink(), FileNotFoundError, "No such file"),
+    ],
+)
+def test_files_that_are_no_checkpoints(tmp_path, checkpoint, spoil, error, message):
+    spoil(checkpoint)
+    with pytest.raises(error, match=message):
+        resumed(tmp_path, checkpoint).train()
+
+
+@pytest.mark.parametrize(
+    "network, differs",
+    [
+        (
+            dj.PointMLP(hidden=16),
+            r"network.0.bias, .*network.0.weight, .* and others: build",
+        ),
+        (
+            torch.nn.Linear(2, 2),
+            r"prior.0.network.0.bias, .* and others: build the model as",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_model(tmp_path, checkpoint, network, differs):
+    trainer = resumed(tmp_path, checkpoint)
+    trainer.model = dj.UnfoldedGD(network, stepsize=0.5, max_iter=3)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=f"must be of this model, but .* in .*{differs}"
+    ):
+        trainer.train()
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[name])
