@@ -19,10 +19,17 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 
 :mod:`~deepinv_jitter.attacks`, perturbations of the measurements:
 
-- :mod:`~deepinv_jitter.attacks.budgets`: what an attack may do, the balls and their support.
+- :mod:`~deepinv_jitter.attacks.parts`: stacked measurements side by side in one tensor.
+- :mod:`~deepinv_jitter.attacks.samples`: what each sample of a batch has of its own.
+- :mod:`~deepinv_jitter.attacks.state`: what modules remember, brought back after use.
+- :mod:`~deepinv_jitter.attacks.noise`: how large the noise of a physics is.
+- :mod:`~deepinv_jitter.attacks.support`: the entries that a perturbation may touch.
+- :mod:`~deepinv_jitter.attacks.budgets`: what an attack may do.
+- :mod:`~deepinv_jitter.attacks.balls`: bounded energy, bounded size.
 - :mod:`~deepinv_jitter.attacks.problem`: the loss of a batch as a function of the perturbation.
 - :mod:`~deepinv_jitter.attacks.diagnostics`: what casts doubt on a result.
-- :mod:`~deepinv_jitter.attacks.base`: the call, the search, the worst of several.
+- :mod:`~deepinv_jitter.attacks.base`: the call, the worst of several.
+- :mod:`~deepinv_jitter.attacks.search`: the search from point to point.
 - :mod:`~deepinv_jitter.attacks.pgd`: projected gradient ascent.
 - :mod:`~deepinv_jitter.attacks.frank_wolfe`: full steps to the boundary.
 - :mod:`~deepinv_jitter.attacks.apgd`: steps that adapt to each sample.
@@ -71,15 +78,17 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.evaluation.risks`: average-case, worst-case and generalisation risk.
 """
 
+import warnings
+
 from .attacks import (
     APGDAttack,
     Attack,
     AttackResult,
     Budget,
+    FrankWolfeAttack,
     L2Ball,
     LinfBall,
     PGDAttack,
-    FrankWolfeAttack,
     RandomAttack,
     WorstCase,
 )
@@ -217,3 +226,14 @@ __all__ = [
     "unjitter",
     "worst_case_risk",
 ]
+
+
+def __getattr__(name: str):
+    if name == "PowerAttack":
+        warnings.warn(
+            "PowerAttack is called FrankWolfeAttack now: use the new name, the old one will go.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return FrankWolfeAttack
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

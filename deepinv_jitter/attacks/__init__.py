@@ -8,8 +8,9 @@ flags) stands once, in :class:`SearchAttack`.
 """
 
 from .apgd import APGDAttack
+from .balls import L2Ball, LinfBall
 from .base import Attack, WorstCase
-from .budgets import Budget, L2Ball, LinfBall
+from .budgets import Budget
 from .diagnostics import AttackResult
 from .frank_wolfe import FrankWolfeAttack
 from .pgd import PGDAttack

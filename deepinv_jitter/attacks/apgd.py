@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from .base import SearchAttack
 from .budgets import Budget
-from .problem import where
+from .samples import where
+from .search import SearchAttack
 
 
 class APGDAttack(SearchAttack):

@@ -1,8 +1,7 @@
-r"""What attacks share: the call, the search from point to point, the worst of several."""
+r"""What attacks share: the call, and the worst of several."""
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from numbers import Integral
@@ -13,7 +12,8 @@ from torch import nn
 
 from .. import checks as rules
 from .budgets import Budget
-from .diagnostics import AttackResult, FLAGS, doubts
+from .diagnostics import AttackResult, FLAGS
+from .parts import Layout, Measurements
 from .problem import Objective, Problem, as_function, undisturbed
 
 
@@ -22,8 +22,11 @@ class Attack(nn.Module, ABC):
     What all attacks share: they are called with the model, and keep nothing of it.
 
     During an attack the model is in evaluation mode (so jitter is silent) and the parameters of
-    model and physics are frozen; afterwards, also after an exception, everything is as it was:
-    modes, ``requires_grad``, ``.grad``, buffers and the global random generators of torch.
+    model and physics are frozen. Afterwards, also after an exception, these are as they were:
+    modes, ``requires_grad`` and ``.grad``; all buffers, also those that a model writes to in
+    evaluation mode; attributes of modules that were bound anew, such as a counter or where a solver
+    starts from; the global random generators of torch and those held as attributes. Not undone is
+    what a model does to its parameters, inside a list or a dictionary, or outside of itself.
 
     :param Budget budget: the allowed perturbations.
     :param str, torch.Tensor, Callable objective: what the attack maximises, see
@@ -47,40 +50,43 @@ class Attack(nn.Module, ABC):
         self,
         model: nn.Module,
         x: torch.Tensor | None,
-        y: torch.Tensor,
+        y: Measurements,
         physics: Physics,
         eps: float | torch.Tensor | None = None,
-        init: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        init: Measurements | None = None,
+    ) -> Measurements:
         r"""
         The perturbation alone, without the cost of a report.
 
         :param torch.nn.Module model: reconstruction network, called as ``model(y, physics)``.
-        :param torch.Tensor, None x: truth, shape of the model's output; ``None`` if the objective
-            needs none.
-        :param torch.Tensor y: measurements, shape `(B, ...)`, real or complex.
+        :param torch.Tensor, None x: truth, shape of the model's output, or smaller for an objective
+            that crops; ``None`` if the objective needs none.
+        :param torch.Tensor, deepinv.utils.TensorList y: measurements, shape `(B, ...)`, real or
+            complex; of stacked physics the list of its parts, which share one budget.
         :param deepinv.physics.Physics physics: the physics.
         :param float, torch.Tensor, None eps: absolute radius that replaces the budget's, one number
             or one per sample, shape `(B,)`. Default: ``None``.
-        :param torch.Tensor, None init: where to start, brought into the budget. Default: ``None``,
-            the attack's start.
-        :return: (:class:`torch.Tensor`) :math:`\delta`, shape, type and device of ``y``, detached.
+        :param torch.Tensor, deepinv.utils.TensorList, None init: where to start, brought into the
+            budget. Default: ``None``, the attack's start.
+        :return: (:class:`torch.Tensor` or :class:`deepinv.utils.TensorList`) :math:`\delta`, shape,
+            type and device of ``y``, detached.
         :raises TypeError: if ``model`` is no module, or ``x``, ``y``, ``init`` or what the model
             returns no tensor of real or complex numbers.
         :raises ValueError: if ``x``, ``eps``, ``init`` or the objective's values do not fit, or
             ``x``, ``y`` or ``init`` are not finite.
         :raises RuntimeError: if the model gives no gradient, or under ``torch.inference_mode``.
         """
-        return self._solve(model, x, y, physics, eps, init, report=False).delta
+        result = self._solve(model, x, y, physics, eps, init, report=False)
+        return Layout(y).unpack(result.delta)
 
     def run(
         self,
         model: nn.Module,
         x: torch.Tensor | None,
-        y: torch.Tensor,
+        y: Measurements,
         physics: Physics,
         eps: float | torch.Tensor | None = None,
-        init: torch.Tensor | None = None,
+        init: Measurements | None = None,
     ) -> AttackResult:
         r"""
         The perturbation with its losses, trace and flags.
@@ -89,7 +95,11 @@ class Attack(nn.Module, ABC):
 
         Arguments and errors are those of :meth:`forward`.
         """
-        return self._solve(model, x, y, physics, eps, init, report=True)
+        result = self._solve(model, x, y, physics, eps, init, report=True)
+        result.delta = Layout(y).unpack(result.delta)
+        if self.budget.domain == "measurement":
+            result.perturbation = Layout(y).unpack(result.perturbation)
+        return result
 
     def repeat(self, n: int) -> WorstCase:
         r"""
@@ -106,107 +116,14 @@ class Attack(nn.Module, ABC):
 
     @abstractmethod
     def _solve(self, model, x, y, physics, eps, init, report: bool) -> AttackResult:
-        """Without ``report``, everything but ``delta`` and ``perturbation`` may be missing."""
+        """
+        The result, its perturbations in one tensor. Without ``report``, everything but ``delta``
+        and ``perturbation`` may be missing.
+        """
 
     @abstractmethod
     def _restarted(self, k: int) -> Attack:
         """A copy with the k-th random start."""
-
-
-class SearchAttack(Attack):
-    r"""
-    An attack that goes from point to point. A subclass writes :meth:`search`.
-
-    The parameters are those of :class:`PGDAttack`.
-    """
-
-    uses_gradient = True
-
-    def __init__(
-        self,
-        budget: Budget,
-        *,
-        steps: int,
-        start: str | None = None,
-        keep: str = "best",
-        objective: Objective = "error",
-        seed: int = 0,
-        checks: bool = True,
-        autocast: torch.dtype | None = None,
-    ):
-        super().__init__(budget, objective)
-        steps = rules.number("steps", steps, Integral, 1)
-        seed = rules.seed("seed", seed)
-        if start is None:
-            start = "random" if self._against_clean else "zero"
-        if start not in ("zero", "random"):
-            raise ValueError(f"start must be 'zero' or 'random', got {start!r}.")
-        if start == "zero" and self._against_clean and self.uses_gradient:
-            raise ValueError(
-                "objective='deviation' has no gradient at start='zero': use start='random'."
-            )
-        if keep not in ("best", "last"):
-            raise ValueError(f"keep must be 'best' or 'last', got {keep!r}.")
-        if autocast not in (None, torch.bfloat16, torch.float16):
-            raise ValueError(
-                f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}."
-            )
-        self.autocast = autocast
-        self.steps = steps
-        self.start = start
-        self.keep = keep
-        self.seed = seed
-        self.checks = checks
-
-    @abstractmethod
-    def search(self, problem: Problem, delta: torch.Tensor) -> torch.Tensor:
-        r"""
-        The loop of the attack.
-
-        :param Problem problem: the loss and its gradient, the projection and the steepest step.
-        :param torch.Tensor delta: the first point.
-        :return: (:class:`torch.Tensor`) the last point, inside the budget, not evaluated yet.
-        """
-
-    def _solve(self, model, x, y, physics, eps, init, report):
-        with undisturbed(model, x, y, physics):
-            problem = Problem(self, model, x, y, physics, eps)
-            delta, clean = problem.zero, None
-            if init is not None or self.start == "random":
-                clean = (
-                    problem.loss(problem.zero)
-                    if report or self.keep == "best"
-                    else None
-                )
-                problem.trace.clear()
-                delta = problem.start(init, self.seed)
-            delta = self.search(problem, delta)
-            loss = problem.loss(delta) if report or self.keep == "best" else None
-            if self.keep == "best":
-                delta, loss = problem.worst, problem.worst_loss
-            result = AttackResult(
-                delta=problem.to_measurement(delta),
-                perturbation=delta,
-                loss=loss,
-                loss_clean=problem.trace[0] if clean is None else clean,
-                trace=torch.stack(problem.trace),
-                n_grad=problem.n_grad,
-                flags={},
-            )
-            if report:
-                result.flags = doubts(
-                    problem, result, self.checks, self.uses_gradient, self.seed
-                )
-        return result
-
-    def _restarted(self, k):
-        other = copy.deepcopy(self)
-        other.start = "random"
-        other.seed = self.seed + k
-        return other
-
-    def extra_repr(self) -> str:
-        return f"{self.budget}, steps={self.steps}, start={self.start!r}, keep={self.keep!r}"
 
 
 class WorstCase(Attack):
@@ -262,10 +179,7 @@ class WorstCase(Attack):
     def _solve(self, model, x, y, physics, eps, init, report):
         with undisturbed(model, x, y, physics):
             judge = Problem(self, model, x, y, physics, eps)
-            flags = {
-                name: torch.zeros(len(y), dtype=torch.bool, device=y.device)
-                for name in FLAGS
-            }
+            flags = {name: torch.zeros_like(judge.nonfinite) for name in FLAGS}
             clean, n_grad = judge.loss(judge.zero), 0
             unbeaten = torch.ones_like(judge.nonfinite)
             for attack in self.attacks:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .parts import Measurements
 from .problem import Problem
 
 FLAGS = (
@@ -44,10 +45,10 @@ class AttackResult:
     ``zero_gradient`` and ``nonfinite_gradient``); attacks that use no gradient are not judged by
     it.
 
-    :param torch.Tensor delta: perturbation :math:`\delta` to be added to the measurements, shape of
-        ``y``.
-    :param torch.Tensor perturbation: the same in the domain of the budget: :math:`\delta_x` for the
-        image domain, else ``delta``. The ``init`` of a next attack.
+    :param torch.Tensor, deepinv.utils.TensorList delta: perturbation :math:`\delta` to be added to
+        the measurements, shape of ``y``.
+    :param torch.Tensor, deepinv.utils.TensorList perturbation: the same in the domain of the
+        budget: :math:`\delta_x` for the image domain, else ``delta``. The ``init`` of a next attack.
     :param torch.Tensor loss: objective at ``delta``, the larger the worse, shape `(B,)`.
     :param torch.Tensor loss_clean: objective without perturbation, shape `(B,)`.
     :param torch.Tensor trace: objective at every iterate, shape `(steps + 1, B)`; for
@@ -68,8 +69,8 @@ class AttackResult:
     (True, torch.Size([21, 5]), 20)
     """
 
-    delta: torch.Tensor
-    perturbation: torch.Tensor
+    delta: Measurements
+    perturbation: Measurements
     loss: torch.Tensor
     loss_clean: torch.Tensor
     trace: torch.Tensor

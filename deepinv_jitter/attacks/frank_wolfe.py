@@ -3,8 +3,8 @@ r"""The Frank-Wolfe method: full steps to the boundary."""
 from __future__ import annotations
 
 from .. import checks as rules
-from .base import SearchAttack
 from .budgets import Budget
+from .search import SearchAttack
 
 
 class FrankWolfeAttack(SearchAttack):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from .. import checks as rules
-from .base import SearchAttack
-from .budgets import Budget, L2Ball
+from .balls import L2Ball
+from .budgets import Budget
 from .problem import Objective
+from .search import SearchAttack
 
 
 class PGDAttack(SearchAttack):

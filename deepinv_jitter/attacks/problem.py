@@ -13,7 +13,9 @@ from deepinv.physics import Physics
 from torch import nn
 
 from .. import checks as rules
-from .budgets import column, per_sample
+from .parts import Layout, Measurements, modules, named_parts
+from .samples import column, per_sample, where
+from .state import preserved
 
 Objective = str | torch.Tensor | Metric | Callable
 
@@ -23,18 +25,21 @@ class Problem:
     What a search climbs: the loss of one batch as a function of the perturbation.
 
     It lives for one attack and remembers, for each sample, the worst point it was asked about.
+    Perturbations and measurements of several parts are one tensor, see :class:`Layout`.
 
     :param Attack attack: gives budget and objective.
     :param torch.nn.Module model: the reconstruction network.
     :param torch.Tensor, None x: truth.
-    :param torch.Tensor y: measurements, shape `(B, ...)`.
+    :param torch.Tensor, deepinv.utils.TensorList y: measurements, shape `(B, ...)`.
     :param deepinv.physics.Physics physics: the physics.
     :param float, torch.Tensor, None eps: absolute radius instead of the budget's.
     """
 
     def __init__(self, attack, model, x, y, physics, eps):
         self.model, self.physics = model, physics
-        self.y = y.detach()
+        y = y.detach()
+        self.layout = Layout(y)
+        self.y = self.layout.pack(y)
         self.autocast = attack.autocast
         if self.autocast is not None and not _is_fast(self.autocast, y.device):
             warnings.warn(
@@ -44,11 +49,11 @@ class Problem:
             )
         self.budget, self._value = attack.budget, attack._value
         if eps is None:
-            self.eps = self.budget.radii(self.y, physics)
+            self.eps = self.budget.radii(y, physics)
         else:
-            self.eps = per_sample("eps", eps, y)
-        self.zero = self.budget.zero(self.y, physics)
-        self.support = self.budget.support(self.y, physics)
+            self.eps = per_sample("eps", eps, self.y)
+        self.zero = self.budget.zero(y, physics)
+        self.support = self.budget.support(y, physics)
         self.target = x
         if attack._against_clean:
             with torch.no_grad():
@@ -66,10 +71,10 @@ class Problem:
 
     def reconstruct(self, delta: torch.Tensor) -> torch.Tensor:
         r""":math:`H(y + \delta)`."""
-        y = self.y + self.to_measurement(delta)
+        y = self.layout.unpack(self.y + self.to_measurement(delta))
         if self.autocast is None:
             return self.model(y, self.physics)
-        with torch.autocast(y.device.type, self.autocast):
+        with torch.autocast(self.y.device.type, self.autocast):
             return self.model(y, self.physics)
 
     def value(self, delta: torch.Tensor) -> torch.Tensor:
@@ -81,17 +86,17 @@ class Problem:
             raise TypeError(
                 f"the model must return a torch.Tensor, got {type(x_net).__name__}."
             )
-        if self.target is not None and self.target.shape != x_net.shape:
-            raise ValueError(
-                f"x must have the shape of the model's output, {tuple(x_net.shape)}, got "
-                f"{tuple(self.target.shape)}."
-            )
         loss = self._value(x_net, self.target)
         if not isinstance(loss, torch.Tensor) or loss.shape != self.eps.shape:
             shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else loss
             raise ValueError(
                 f"objective must give one value per sample, shape {tuple(self.eps.shape)}, got "
                 f"{shape}: for a deepinv metric or loss set reduction=None."
+            )
+        if loss.is_complex():
+            raise TypeError(
+                f"objective must give real values, got {loss.dtype}: take the modulus or the real "
+                "part."
             )
         return loss
 
@@ -150,7 +155,8 @@ class Problem:
         """The given first point, brought into the budget, or a random one."""
         if init is None:
             return self.random(torch.Generator().manual_seed(seed))
-        rules.batch(init=init)
+        rules.batch(**named_parts("init", init))
+        init = Layout(init).pack(init)
         if init.is_complex() and not self.zero.is_complex():
             raise TypeError(
                 f"init must be real like the perturbation, got {init.dtype}: give complex numbers "
@@ -185,14 +191,9 @@ def _is_fast(dtype: torch.dtype, device: torch.device) -> bool:
 
 @contextmanager
 def undisturbed(
-    model: nn.Module, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
+    model: nn.Module, x: torch.Tensor | None, y: Measurements, physics: Physics
 ) -> Iterator[None]:
-    """Evaluation mode, frozen parameters, a copy of the global random state; undone after."""
-    if not isinstance(y, torch.Tensor):
-        raise TypeError(
-            f"y must be a torch.Tensor, got {type(y).__name__}: attack the parts of a "
-            "TensorList or a stacked physics one by one."
-        )
+    """Evaluation mode, frozen parameters, a copy of all state; undone after, see `preserved`."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     if torch.is_inference_mode_enabled():
@@ -201,22 +202,20 @@ def undisturbed(
             "outside of it, or under torch.no_grad."
         )
     # Once per attack: a loss that is no number would look like one that cannot be raised
-    rules.batch(**({"y": y} if x is None else {"x": x, "y": y}))
-    modes = [(module, module.training) for module in model.modules()]
-    modules = [m for m in (model, physics) if isinstance(m, nn.Module)]
-    free = [p for m in modules for p in m.parameters() if p.requires_grad]
-    try:
-        model.eval()
-        for p in free:
-            p.requires_grad_(False)
-        with torch.random.fork_rng(devices=[y.device] if y.is_cuda else []):
+    rules.batch(**({} if x is None else {"x": x}), **named_parts("y", y))
+    devices = [part.device for part in named_parts("y", y).values() if part.is_cuda]
+    roots = [m for m in (model, physics) if isinstance(m, nn.Module)]
+    free = [p for r in roots for m in modules(r) for p in m.parameters(recurse=False)]
+    free = [p for p in free if p.requires_grad]
+    with preserved(*roots), torch.random.fork_rng(devices=devices):
+        try:
+            model.eval()
+            for p in free:
+                p.requires_grad_(False)
             yield
-    finally:
-        for p in free:
-            p.requires_grad_(True)
-        # Not module.train(), which reaches down and may be overridden
-        for module, training in modes:
-            module.training = training
+        finally:
+            for p in free:
+                p.requires_grad_(True)
 
 
 def as_function(objective: Objective) -> tuple[Callable, bool]:
@@ -233,11 +232,11 @@ def as_function(objective: Objective) -> tuple[Callable, bool]:
     if isinstance(objective, Metric):
         better = -1 if objective.lower_better or objective.train_loss else 1
         return lambda x_net, x: -better * objective(x_net=x_net, x=x), False
-    if callable(objective):
+    if callable(objective) and not isinstance(objective, type):
         return objective, False
     raise TypeError(
-        "objective must be 'error', 'deviation', a tensor, a deepinv Metric or a function, got "
-        f"{objective!r}."
+        "objective must be 'error', 'deviation', a tensor, a deepinv Metric such as NMSE(), or a "
+        f"function, got {objective!r}."
     )
 
 
@@ -247,6 +246,11 @@ def _squared_error(
     if x is None:
         raise ValueError(
             "objective='error' needs the truth x, got None: or use 'deviation'."
+        )
+    if x.shape != x_net.shape:
+        raise ValueError(
+            f"x must have the shape of the model's output, {tuple(x_net.shape)}, got "
+            f"{tuple(x.shape)}: for a smaller truth give an objective that crops the output."
         )
     squares = (x_net - x).abs().to(
         torch.promote_types(x.abs().dtype, torch.float32)
@@ -260,8 +264,3 @@ def _squared_error(
                 f"{tuple(squares.shape)}, got a weight of shape {tuple(weight.shape)}."
             ) from error
     return squares.flatten(1).sum(1)
-
-
-def where(chosen: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Samples of ``a`` where chosen, else of ``b``."""
-    return torch.where(column(chosen, a), a, b)

@@ -8,9 +8,9 @@ from numbers import Integral
 import torch
 
 from .. import checks as rules
-from .base import SearchAttack
 from .budgets import Budget, LAWS
 from .problem import Objective
+from .search import SearchAttack
 
 
 class RandomAttack(SearchAttack):

@@ -10,9 +10,12 @@ from numbers import Real
 from pathlib import Path
 
 import torch
+from deepinv.physics import StackedPhysics
+from deepinv.utils import TensorList
 from torch import nn
 
 from ..attacks.budgets import Budget
+from ..attacks.parts import Measurements, named_parts
 from ..training import distributed as ranks
 from ..training.preemption import replacing
 from .shifts import Shift
@@ -118,12 +121,13 @@ def row(value: object, i: int, count: int) -> object:
     return value[i : i + 1] if batched else value
 
 
-def digests(x: torch.Tensor, y: torch.Tensor | None, params: dict) -> list[str]:
+def digests(x: torch.Tensor, y: Measurements | None, params: dict) -> list[str]:
     """A fingerprint of the data of each sample."""
+    parts = [] if y is None else named_parts("y", y).values()
     return [
         _digest(
             x[i],
-            *([] if y is None else [y[i]]),
+            *(part[i] for part in parts),
             *(row(params[name], i, len(x)) for name in sorted(params)),
         )
         for i in range(len(x))
@@ -147,11 +151,23 @@ def fingerprint(module: nn.Module) -> str:
     # The host saves where a generator began; here all are seeded anew
     state = {
         name: value
-        for name, value in module.state_dict().items()
+        for name, value in _state_dict(module).items()
         if not name.endswith("initial_random_state")
     }
     pairs = chain.from_iterable(sorted(state.items(), key=lambda item: item[0]))
     return f"{type(module).__name__} {_digest(str(module), *pairs)}"
+
+
+def _state_dict(module: nn.Module) -> dict[str, torch.Tensor]:
+    """That of the module and of the parts of a stacked physics, which the host's leaves out."""
+    if not isinstance(module, StackedPhysics):
+        return module.state_dict()
+    parts = [part.state_dict() for part in module.physics_list]
+    return module.state_dict() | {
+        f"{i}.{name}": value
+        for i, part in enumerate(parts)
+        for name, value in part.items()
+    }
 
 
 def describe(thing: object) -> str:
@@ -160,7 +176,7 @@ def describe(thing: object) -> str:
         return _digest(thing)
     if isinstance(thing, dict):
         return f"{{{', '.join(f'{k}: {describe(thing[k])}' for k in thing)}}}"
-    if isinstance(thing, (list, tuple)):
+    if isinstance(thing, (list, tuple, TensorList)):
         return f"[{', '.join(map(describe, thing))}]"
     if isinstance(thing, nn.Module):
         parts = {k: v for k, v in vars(thing).items() if not k.startswith("_")}

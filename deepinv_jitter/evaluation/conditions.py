@@ -9,11 +9,12 @@ from random import Random
 
 import torch
 from deepinv.loss.metric import NMSE, PSNR, SSIM, Metric
-from deepinv.physics import GaussianNoise, LinearPhysics, Physics
+from deepinv.physics import LinearPhysics, Physics
 from torch import nn
 
 from ..attacks.base import Attack, WorstCase
-from ..attacks.budgets import column
+from ..attacks.parts import Layout
+from ..attacks.samples import column
 from .cache import describe, fingerprint
 from .metrics import PaperPSNR, PaperSSIM
 from .report import Columns, Condition, ERROR, UNITS
@@ -67,7 +68,10 @@ class Bench:
         self.protocol, self.model, self.physics = protocol, model, physics
         self.x, self.y, self.start = x, y, start
         self.metrics = protocol.metrics_for(x)
-        self.x_clean = self.reconstruct(torch.zeros_like(y))
+        # Measurements of several parts are one tensor here, and so are their perturbations
+        self.layout = Layout(y)
+        self.flat = self.layout.pack(y)
+        self.x_clean = self.reconstruct(torch.zeros_like(self.flat))
 
     def run(
         self, condition: Condition, done: dict[str, Columns], point: dict
@@ -115,11 +119,12 @@ class Bench:
             result = self.protocol.attack.run(
                 self.model, self.x, self.y, self.physics, eps=radii, init=init
             )
-            gradients += result.n_grad
-            x_net = self.reconstruct(result.delta)
+            gradients = gradients + result.n_grad
+            delta = self.layout.pack(result.delta)
+            x_net = self.reconstruct(delta)
             found = {
-                "perturbation": result.perturbation,
-                "delta": result.delta,
+                "perturbation": self.layout.pack(result.perturbation),
+                "delta": delta,
                 "x_net": x_net,
                 "error": _squared_error(x_net, self.x),
             } | {name: flag for name, flag in result.flags.items()}
@@ -131,7 +136,8 @@ class Bench:
         columns = self.score(point["x_net"], self.x) | self.units(radii)
         columns["|delta|"] = budget.norm(point["perturbation"]).double().cpu()
         columns |= self.sizes(point["delta"])
-        columns["gradients"] = torch.full_like(columns[ERROR], gradients)
+        # One number, or one per sample, as samples may leave a search early
+        columns["gradients"] = torch.zeros_like(columns[ERROR]) + gradients
         rival = done[Condition("average case", eps).label][WORST_DRAW]
         columns["random_beats_attack"] = rival > columns[ERROR]
         flags = {
@@ -147,14 +153,15 @@ class Bench:
         def norm(v: torch.Tensor) -> torch.Tensor:
             return v.abs().double().flatten(1).norm(dim=1).cpu()
 
-        columns = {"|dy|/|y|": norm(delta) / norm(self.y)}
+        columns = {"|dy|/|y|": norm(delta) / norm(self.flat)}
         if isinstance(self.physics, LinearPhysics):
-            columns["|A'dy|"] = norm(self.physics.A_adjoint(delta))
+            image = self.physics.A_adjoint(self.layout.unpack(delta))
+            columns["|A'dy|"] = norm(image)
         return columns
 
     def shifted(self, shift: Shift) -> Columns:
         x, region = shift(self.x, start=self.start)
-        x_net = self.reconstruct(self.physics.A(x - self.x))
+        x_net = self.reconstruct(self.layout.pack(self.physics.A(x - self.x)))
         detail = {
             RECOVERY: contrast_recovery(x_net, self.x_clean, x, self.x),
             OUTSIDE: error_outside(x_net, x, region),
@@ -163,7 +170,7 @@ class Bench:
 
     def reconstruct(self, delta: torch.Tensor) -> torch.Tensor:
         r""":math:`H(y + \delta)`."""
-        x_net = self.model(self.y + delta, self.physics)
+        x_net = self.model(self.layout.unpack(self.flat + delta), self.physics)
         if not isinstance(x_net, torch.Tensor):
             raise TypeError(
                 f"the model must return a torch.Tensor, got {type(x_net).__name__}."
@@ -186,21 +193,18 @@ class Bench:
                 )
         return {name: values.double().cpu() for name, values in columns.items()}
 
-    def radii(self, eps: float, **changes) -> torch.Tensor:
-        """A radius in the unit of the attack's budget, or in another, as absolute ones."""
+    def radii(self, eps: float) -> torch.Tensor:
+        """A radius in the unit of the attack's budget as absolute ones."""
         budget = copy.copy(self.protocol.attack.budget)
-        vars(budget).update(radius=eps, **changes)
+        budget.radius = eps
         return budget.radii(self.y, self.physics)
 
     def units(self, radii: torch.Tensor) -> Columns:
         """The radii as they are and in the units of measurements and noise, NaN without such."""
         nan = torch.full_like(radii, math.nan)
-        in_y = self.protocol.attack.budget.domain == "measurement"
-        noisy = in_y and isinstance(
-            getattr(self.physics, "noise_model", None), GaussianNoise
-        )
-        norm_y = self.radii(1.0, relative_to="y") if in_y else nan
-        noise = self.radii(1.0, relative_to="noise") if noisy else nan
+        budget = self.protocol.attack.budget
+        norm_y = budget.norm(self.flat) if budget.domain == "measurement" else nan
+        noise = budget.noise_norm(self.y, self.physics)
         values = (radii, radii / norm_y, radii / noise)
         return {u: v.double().cpu() for u, v in zip(UNITS, values, strict=True)}
 

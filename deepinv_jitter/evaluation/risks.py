@@ -22,7 +22,7 @@ from deepinv.physics import Denoising, LinearPhysics, Physics
 from torch import nn
 
 from .. import checks
-from ..attacks.budgets import L2Ball
+from ..attacks.balls import L2Ball
 from ..optim.fidelities import TiltedFidelity
 from ..optim.iterators import IteratorWrapper, JitteredIterator, jitter
 from ..optim.noise import GaussianJitter

@@ -19,14 +19,17 @@ import torch
 from deepinv.datasets.base import batch_as_dict
 from deepinv.loss.metric import Metric
 from deepinv.physics import LinearPhysics, Physics
+from deepinv.utils import TensorList
 from torch import nn
 from tqdm import tqdm
 
 from .. import checks
 from ..attacks.apgd import APGDAttack
 from ..attacks.base import Attack, WorstCase
-from ..attacks.budgets import Budget, L2Ball
+from ..attacks.balls import L2Ball
+from ..attacks.budgets import Budget
 from ..attacks.frank_wolfe import FrankWolfeAttack
+from ..attacks.parts import Measurements, modules, named_parts
 from ..attacks.pgd import PGDAttack
 from ..attacks.random import RandomAttack
 from ..optim.iterators import no_jitter
@@ -104,7 +107,8 @@ def evaluate_robustness(
 
     :param torch.nn.Module model: reconstruction network :math:`H`, called as ``model(y, physics)``.
     :param Iterable dataloader: batches in any of deepinv's formats, with truths ``x``, shape `(B,
-        ...)`, and optionally measurements ``y`` and ``params`` of the physics; a
+        ...)`, and optionally measurements ``y`` (of stacked physics a
+        :class:`deepinv.utils.TensorList`) and ``params`` of the physics; a
         :class:`torch.utils.data.DataLoader` or a list.
     :param deepinv.physics.Physics physics: forward operator :math:`A` and noise.
     :param Iterable[float] epsilons: radii, not negative, in the unit of the attack's budget: by
@@ -175,7 +179,8 @@ def evaluate_robustness(
         draws=checks.number("draws", draws, Integral, 1),
         seed=checks.seed("seed", seed),
     )
-    tensors = chain(model.parameters(), physics.buffers(), [torch.empty(0)])
+    buffers = (b for m in modules(physics) for b in m.buffers(recurse=False))
+    tensors = chain(model.parameters(), buffers, [torch.empty(0)])
     device = torch.device(next(tensors).device if device is None else device)
     share = (ranks.own(), ranks.count()) if distributed else (0, 1)
     if state is not None and distributed and ranks.count() > 1:
@@ -262,7 +267,7 @@ def _untouched(model: nn.Module, physics: Physics) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     # Physics are updated by replacing tensors: shallow copies bring back what was there, and cost
     # nothing, unlike physics.clone()
-    parts = [(m, vars(m).copy(), m._buffers.copy()) for m in physics.modules()]
+    parts = [(m, vars(m).copy(), m._buffers.copy()) for m in modules(physics)]
     states = [(g, g.get_state()) for g in _generators(physics)]
     try:
         model.eval()
@@ -290,7 +295,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _measured(
     physics: Physics, x: torch.Tensor, params: dict, seed: int, start: int
-) -> torch.Tensor:
+) -> Measurements:
     """Measurements, sample by sample, so that noise does not depend on the batch."""
     measurements = []
     for i in range(len(x)):
@@ -302,18 +307,22 @@ def _measured(
             generator.manual_seed(own)
         with _seeded(own, x.device):
             y = physics(x[i : i + 1])
-        if not isinstance(y, torch.Tensor) or len(y) != 1:
-            got = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
+        parts = named_parts("y", y).values()
+        tensors = all(isinstance(part, torch.Tensor) for part in parts)
+        if not tensors or any(len(part) != 1 for part in parts):
+            shapes = " and ".join(str(tuple(getattr(p, "shape", ()))) for p in parts)
+            got = shapes if tensors else type(y).__name__
             raise ValueError(
                 f"the physics must measure samples one by one, as a tensor, got {got} for one "
                 "sample: give its parameters with the batches, as params, or give y."
             )
-        measurements.append(y)
-    return torch.cat(measurements)
+        measurements.append(parts)
+    batch = [torch.cat(part) for part in zip(*measurements, strict=True)]
+    return TensorList(batch) if isinstance(y, TensorList) else batch[0]
 
 
 def _generators(physics: Physics) -> Iterator[torch.Generator]:
-    for module in physics.modules():
+    for module in modules(physics):
         for value in vars(module).values():
             if isinstance(value, torch.Generator):
                 yield value
@@ -321,7 +330,7 @@ def _generators(physics: Physics) -> Iterator[torch.Generator]:
 
 def _unpacked(
     batch: object, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor | None, dict]:
+) -> tuple[torch.Tensor, Measurements | None, dict]:
     """Truth, measurements if any, and parameters of the physics."""
     if not isinstance(batch, (dict, list, tuple, torch.Tensor)):
         raise TypeError(
@@ -336,16 +345,17 @@ def _unpacked(
             f"{sorted(batch)}."
         )
     # Once per batch: NaN would travel silently into every mean
-    for name, value in {"x": x, "y": x if y is None else y}.items():
+    for name, value in ({"x": x} | ({} if y is None else named_parts("y", y))).items():
         checks.batch(**{name: value})
     params = {
         name: value.to(device) if isinstance(value, torch.Tensor) else value
         for name, value in params.items()
     }
-    if y is not None and len(y) != len(x):
-        raise ValueError(
-            f"x and y must have one batch size, got {len(x)} and {len(y)} samples."
-        )
+    for name, part in ({} if y is None else named_parts("y", y)).items():
+        if len(part) != len(x):
+            raise ValueError(
+                f"x and {name} must have one batch size, got {len(x)} and {len(part)} samples."
+            )
     return x.to(device), None if y is None else y.to(device), params
 
 

@@ -13,7 +13,7 @@ from deepinv.loss.metric import MSE
 from deepinv.physics import Physics
 
 from .. import checks
-from ..attacks.budgets import L2Ball
+from ..attacks.balls import L2Ball
 from ..optim.iterators import no_jitter
 from . import distributed
 from .parallel import as_list

@@ -956,6 +956,11 @@ BALL = dj.L2Ball(1.0)
             TypeError,
             "objective must be .* got 'mse'",
         ),
+        (
+            lambda: dj.PGDAttack(BALL, objective=MSE),
+            TypeError,
+            r"a deepinv Metric such as NMSE\(\), or .* got <class",
+        ),
         (lambda: dj.PGDAttack(BALL, 20), TypeError, "positional"),
         (
             lambda: dj.FrankWolfeAttack(BALL, momentum=1.0),
@@ -1008,11 +1013,8 @@ def test_refused(call, error, message):
     [
         ({"x": None}, ValueError, "needs the truth x, got None"),
         ({"x": torch.zeros(3, 5)}, ValueError, r"output, \(3, 4\), got \(3, 5\)"),
-        (
-            {"y": TensorList([torch.zeros(3, 4)])},
-            TypeError,
-            "y must be a torch.Tensor, got Tens",
-        ),
+        ({"y": [torch.zeros(3, 4)]}, TypeError, "y must be a torch.Tensor, got list"),
+        ({"y": TensorList([])}, TypeError, "y must be a torch.Tensor, got TensorList"),
         (
             {"model": lambda y, physics: y},
             TypeError,
@@ -1060,7 +1062,7 @@ def test_refused(call, error, message):
         (
             {"eps": True},
             TypeError,
-            "eps must be a number or a tensor of such, got True",
+            "eps must be a real number or a tensor of such, got True",
         ),
         (
             {"eps": 1e39},
@@ -1121,6 +1123,60 @@ def test_an_objective_must_judge_each_sample():
                 torch.ones(3, 4),
                 DENOISING,
             )
+
+
+def test_an_objective_must_be_real():
+    x, model = torch.ones(3, 4), Reconstructor(lambda y: y + 0j)
+    attack = dj.PGDAttack(BALL, objective=lambda x_net, x: (x_net - x).sum(1))
+    with pytest.raises(TypeError, match="objective must give real .*complex64: take"):
+        attack(model, x, x, DENOISING)
+
+
+def crop(x_net, x):
+    return x_net[..., : x.shape[-1]]
+
+
+class Cropping(MSE):
+    """Compares where there is a truth, as challenges on raw data do."""
+
+    def metric(self, x_net, x, *args, **kwargs):
+        return super().metric(crop(x_net, x), x)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lambda x_net, x: (crop(x_net, x) - x).square().sum(1),
+        Cropping(),
+        MSE(center_crop=(2, 2)),
+    ],
+    ids=["function", "metric", "center crop"],
+)
+@pytest.mark.parametrize("several", [False, True])
+def test_a_truth_smaller_than_the_output(objective, several):
+    """Its shape is the objective's affair; only the squared error needs the same."""
+    centred = isinstance(objective, MSE) and objective.center_crop is not None
+    y = torch.randn(3, 1, 4, 4) if centred else torch.randn(3, 6)
+    x = torch.zeros(3, 1, 2, 2) if centred else torch.zeros(3, 4)
+    attack = dj.APGDAttack(dj.L2Ball(0.5), steps=10, objective=objective)
+    if several:
+        attack = attack.repeat(2)
+    result = attack.run(Reconstructor(lambda y: 2 * y), x, y, DENOISING)
+    # all of the budget goes where it is seen
+    seen = result.delta[..., 1:3, 1:3] if centred else result.delta[..., :4]
+    assert torch.allclose(seen.flatten(1).norm(dim=1), torch.tensor(0.5), atol=1e-3)
+    assert (result.loss > result.loss_clean).all()
+    for plain in (dj.APGDAttack(BALL), dj.APGDAttack(BALL, objective=torch.ones(1))):
+        with pytest.raises(ValueError, match="give an objective that crops the output"):
+            plain(Reconstructor(lambda y: 2 * y), x, y, DENOISING)
+
+
+def test_the_old_name_of_an_attack():
+    with pytest.warns(DeprecationWarning, match="PowerAttack is called FrankWolfeA"):
+        assert dj.PowerAttack is dj.FrankWolfeAttack
+    with pytest.raises(AttributeError, match="has no attribute 'PowerAttacks'"):
+        dj.PowerAttacks
+    assert "PowerAttack" not in dj.__all__
 
 
 def test_attacks_are_stateless_modules():

@@ -18,7 +18,7 @@ from deepinv_jitter.attacks import (
     RandomAttack,
     WorstCase,
 )
-from deepinv_jitter.attacks.budgets import L2Ball, LinfBall
+from deepinv_jitter.attacks.balls import L2Ball, LinfBall
 from deepinv_jitter.evaluation.robustness import evaluate_robustness
 from deepinv_jitter.evaluation import conditions
 from deepinv_jitter.evaluation.report import Condition

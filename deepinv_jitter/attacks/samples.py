@@ -1,0 +1,98 @@
+r"""What each sample of a batch has of its own: a radius, a scale, a draw."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import torch
+
+from .. import checks
+
+
+def per_sample(name: str, value: float | torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """A checked radius as one number per sample of y, in single precision at least."""
+    value = check_radius(name, value)
+    if value.ndim and value.shape not in ((1,), (len(y),)):
+        raise ValueError(
+            f"{name} must be a number or one number per sample, shape ({len(y)},), got shape "
+            f"{tuple(value.shape)}."
+        )
+    radii = value.to(y.device, precision(y)).expand(len(y))
+    check_range(name, radii, y)
+    return radii
+
+
+def column(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """One number per sample, shaped to multiply a tensor of shape `(B, ...)`."""
+    return value.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def check_radius(name: str, value: float | torch.Tensor) -> torch.Tensor:
+    """The radius as a tensor, a number in double precision."""
+    kind = value.dtype if isinstance(value, torch.Tensor) else type(value)
+    no_number = kind in (bool, torch.bool) or getattr(kind, "is_complex", False)
+    if not isinstance(value, (Real, torch.Tensor)) or no_number:
+        raise TypeError(
+            f"{name} must be a real number or a tensor of such, got {value!r}."
+        )
+    if isinstance(value, torch.Tensor) and value.ndim > 1:
+        raise ValueError(
+            f"{name} must be a number or one number per sample, got shape {tuple(value.shape)}."
+        )
+    if not isinstance(value, torch.Tensor):
+        value = torch.tensor(checks.number(name, value, Real, 0), dtype=torch.float64)
+    if not bool((value.isfinite() & (value >= 0)).all()):
+        raise ValueError(f"{name} must be finite and at least 0, got {value}.")
+    return value
+
+
+def check_range(name: str, radii: torch.Tensor, y: torch.Tensor) -> None:
+    """A radius must not overflow in the type of the perturbation."""
+    if not (radii <= torch.finfo(y.dtype).max).all():
+        raise ValueError(
+            f"{name} must be finite in the precision of y, {y.dtype}, got {radii.tolist()}."
+        )
+
+
+def check_eps(eps: torch.Tensor, like: torch.Tensor) -> None:
+    """The shape alone: the values would be looked at once per step of an attack."""
+    if not isinstance(eps, torch.Tensor) or eps.shape not in ((1,), (len(like),)):
+        got = tuple(eps.shape) if isinstance(eps, torch.Tensor) else repr(eps)
+        raise ValueError(
+            f"eps must be a tensor with one radius per sample, shape ({len(like)},), got {got}."
+        )
+    if eps.device != like.device:
+        raise ValueError(
+            f"eps must be on the device of the perturbation, {like.device}, got {eps.device}."
+        )
+
+
+def precision(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.abs().dtype, torch.float32)
+
+
+def scaled(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest modulus of each sample, shape `(B,)`, and the samples divided by it, flat.
+
+    So norms neither overflow nor vanish, however large or small the gradient is.
+    """
+    flat = tensor.flatten(1)
+    peak = flat.abs().amax(1).to(precision(tensor))
+    return peak, flat / peak.clamp_min(torch.finfo(peak.dtype).tiny)[:, None]
+
+
+def inside(eps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A radius whose rounding, in the type of the perturbation, stays within eps."""
+    return eps * (1 - 2 * torch.finfo(like.dtype).eps)
+
+
+def same_normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal numbers, the same for every sample, device and precision."""
+    dtype = torch.complex64 if like.is_complex() else torch.float32
+    draw = torch.randn(like.shape[1:], generator=generator, dtype=dtype)
+    return draw.to(like).expand_as(like)
+
+
+def where(chosen: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Samples of ``a`` where chosen, else of ``b``."""
+    return torch.where(column(chosen, a), a, b)

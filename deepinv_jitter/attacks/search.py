@@ -1,0 +1,111 @@
+r"""The search from point to point."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from numbers import Integral
+
+import torch
+
+from .. import checks as rules
+from .base import Attack
+from .budgets import Budget
+from .diagnostics import AttackResult, doubts
+from .problem import Objective, Problem, undisturbed
+
+
+class SearchAttack(Attack):
+    r"""
+    An attack that goes from point to point. A subclass writes :meth:`search`.
+
+    The parameters are those of :class:`PGDAttack`.
+    """
+
+    uses_gradient = True
+
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        steps: int,
+        start: str | None = None,
+        keep: str = "best",
+        objective: Objective = "error",
+        seed: int = 0,
+        checks: bool = True,
+        autocast: torch.dtype | None = None,
+    ):
+        super().__init__(budget, objective)
+        steps = rules.number("steps", steps, Integral, 1)
+        seed = rules.seed("seed", seed)
+        if start is None:
+            start = "random" if self._against_clean else "zero"
+        if start not in ("zero", "random"):
+            raise ValueError(f"start must be 'zero' or 'random', got {start!r}.")
+        if start == "zero" and self._against_clean and self.uses_gradient:
+            raise ValueError(
+                "objective='deviation' has no gradient at start='zero': use start='random'."
+            )
+        if keep not in ("best", "last"):
+            raise ValueError(f"keep must be 'best' or 'last', got {keep!r}.")
+        if autocast not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(
+                f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}."
+            )
+        self.autocast = autocast
+        self.steps = steps
+        self.start = start
+        self.keep = keep
+        self.seed = seed
+        self.checks = checks
+
+    @abstractmethod
+    def search(self, problem: Problem, delta: torch.Tensor) -> torch.Tensor:
+        r"""
+        The loop of the attack.
+
+        :param Problem problem: the loss and its gradient, the projection and the steepest step.
+        :param torch.Tensor delta: the first point.
+        :return: (:class:`torch.Tensor`) the last point, inside the budget, not evaluated yet.
+        """
+
+    def _solve(self, model, x, y, physics, eps, init, report):
+        with undisturbed(model, x, y, physics):
+            problem = Problem(self, model, x, y, physics, eps)
+            delta, clean = problem.zero, None
+            if init is not None or self.start == "random":
+                clean = (
+                    problem.loss(problem.zero)
+                    if report or self.keep == "best"
+                    else None
+                )
+                problem.trace.clear()
+                delta = problem.start(init, self.seed)
+            delta = self.search(problem, delta)
+            loss = problem.loss(delta) if report or self.keep == "best" else None
+            if self.keep == "best":
+                delta, loss = problem.worst, problem.worst_loss
+            result = AttackResult(
+                delta=problem.to_measurement(delta),
+                perturbation=delta,
+                loss=loss,
+                loss_clean=problem.trace[0] if clean is None else clean,
+                trace=torch.stack(problem.trace),
+                n_grad=problem.n_grad,
+                flags={},
+            )
+            if report:
+                result.flags = doubts(
+                    problem, result, self.checks, self.uses_gradient, self.seed
+                )
+        return result
+
+    def _restarted(self, k):
+        other = copy.deepcopy(self)
+        other.start = "random"
+        other.seed = self.seed + k
+        return other
+
+    def extra_repr(self) -> str:
+        return f"{self.budget}, steps={self.steps}, start={self.start!r}, keep={self.keep!r}"
