@@ -13,6 +13,8 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 
 :mod:`~deepinv_jitter.physics`, forward operators:
 
+- :mod:`~deepinv_jitter.physics.parameters`: what both operators demand of their parameters.
+- :mod:`~deepinv_jitter.physics.wavelets`: the Ricker wavelet.
 - :mod:`~deepinv_jitter.physics.seismic`: convolution of a section with a wavelet.
 - :mod:`~deepinv_jitter.physics.mri`: single-coil Cartesian MRI.
 - :mod:`~deepinv_jitter.physics.masks`: the fastMRI challenge's undersampling masks.
@@ -48,7 +50,8 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.datasets.points`: points of the plane.
 - :mod:`~deepinv_jitter.datasets.reflectivity`: reflectivity sections with faults.
 - :mod:`~deepinv_jitter.datasets.brain`: slices of a real brain, without download.
-- :mod:`~deepinv_jitter.datasets.files`: fastMRI and SEG-Y files.
+- :mod:`~deepinv_jitter.datasets.fastmri`: slices of fastMRI files.
+- :mod:`~deepinv_jitter.datasets.segy`: sections of SEG-Y files.
 - :mod:`~deepinv_jitter.datasets.indexed`: samples that know their index.
 
 :mod:`~deepinv_jitter.training`, deepinv's Trainer, for robust training and long runs:

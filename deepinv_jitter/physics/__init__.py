@@ -2,7 +2,8 @@ r"""Forward operators: seismic deconvolution, single-coil MRI and the fastMRI ch
 
 from .masks import FastMRIMaskGenerator
 from .mri import SingleCoilMRI
-from .seismic import SeismicConvolution, ricker
+from .seismic import SeismicConvolution
+from .wavelets import ricker
 
 __all__ = [
     "FastMRIMaskGenerator",

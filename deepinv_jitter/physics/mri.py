@@ -3,13 +3,13 @@ r"""Single-coil Cartesian MRI."""
 from __future__ import annotations
 
 import torch
-from deepinv.physics import MRI, NoiseModel, ZeroNoise
+from deepinv.physics import MRI, NoiseModel
 
 from .. import checks
-from .seismic import Derived, as_tensor
+from .parameters import Derived, OwnParameters, as_tensor, check_count, checked_noise
 
 
-class SingleCoilMRI(MRI):
+class SingleCoilMRI(OwnParameters, MRI):
     r"""
     Single-coil 2-D MRI :math:`y = MFx`, with a mask that is checked and copied.
 
@@ -18,15 +18,18 @@ class SingleCoilMRI(MRI):
     are zero off the mask, noise included. The rest is :class:`deepinv.physics.MRI`, which takes any
     mask, may alias it, and counts weights other than 0 and 1 twice in ``physics(x)``.
 
-    A mask stays until the next one: after a batch of 2 masks, a batch of 3 images needs new ones.
+    A mask stays until the next one, and so do noise levels: after a batch of 2 masks, one of 3
+    images, or of 1, needs new ones.
 
     :param torch.Tensor mask: 1 where k-space is sampled, else 0, shape `(W,)` (columns), `(H, W)`,
-        `(C, H, W)` or `(B, C, H, W)` with :math:`C` 1 or 2. Default: everything sampled.
+        `(C, H, W)` or `(B, C, H, W)` with :math:`C` 1 or 2; `(2, H, W)` are two channels, which
+        must be alike, not two masks. Default: everything sampled.
     :param tuple img_size: image size, ending in `H, W`. Default: that of the mask, or (320, 320).
     :param deepinv.physics.NoiseModel noise_model: measurement noise. Default: none.
     :param torch.device, str device: device of mask and noise. Default: ``"cpu"``.
     :param kwargs: passed to :class:`deepinv.physics.MRI`.
-    :raises TypeError: if the mask is not made of numbers, or ``img_size`` not of whole ones.
+    :raises TypeError: if the mask is not made of numbers, ``img_size`` not of whole ones, or
+        ``noise_model`` cannot be called; if asked for three dimensions.
     :raises ValueError: if a mask does not fit, holds other values, or is zero everywhere.
 
     |sep|
@@ -50,6 +53,10 @@ class SingleCoilMRI(MRI):
         device: torch.device | str = "cpu",
         **kwargs,
     ):
+        if kwargs.pop("three_d", False):
+            raise TypeError(
+                "SingleCoilMRI is of two dimensions: use deepinv.physics.MRI(three_d=True)."
+            )
         if mask is None:
             img_size = checks.sizes(
                 "img_size", (320, 320) if img_size is None else img_size
@@ -64,8 +71,7 @@ class SingleCoilMRI(MRI):
             mask=_owned_mask(mask, img_size[-2:]),
             img_size=img_size,
             three_d=False,
-            # The host's default noise is one object shared by every physics.
-            noise_model=ZeroNoise() if noise_model is None else noise_model,
+            noise_model=checked_noise(noise_model),
             device=device,
             **kwargs,
         )
@@ -142,6 +148,27 @@ class SingleCoilMRI(MRI):
         z = torch.fft.fft(self.to_torch_complex(x))
         return self.from_torch_complex(torch.fft.ifft(columns * z)).contiguous()
 
+    def A_A_adjoint(
+        self, y: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        r"""
+        :math:`A A^\top y`: the mask.
+
+        :param torch.Tensor y: measurements, shape `(B, 2, H, W)`.
+        :param torch.Tensor mask: see :meth:`update_parameters`.
+        :return: (:class:`torch.Tensor`) measurements, shape `(B, 2, H, W)`.
+
+        Errors are those of :meth:`A`.
+        """
+        self.update_parameters(mask=mask, **kwargs)
+        return self.mask * _image("measurements", y, self.mask)
+
+    def A_dagger(
+        self, y: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        r"""The pseudoinverse, which for a mask of zeros and ones is the adjoint."""
+        return self.A_adjoint(y, mask, **kwargs)
+
 
 def _owned_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """A checked copy of the mask, of shape `(B, 2, H, W)` and real type."""
@@ -163,24 +190,29 @@ def _owned_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
             f"got {'only zeros for an image' if binary else 'other values'}: threshold the "
             "mask, or draw it again."
         )
+    if len(shape) == 3 and not torch.equal(mask[:, 0], mask[:, 1]):
+        raise ValueError(
+            "the 2 channels of a mask (C, H, W) must be alike, as the real and the imaginary part "
+            f"are measured together, got a mask {shape} where they differ: masks for 2 images have "
+            "shape (2, 1, H, W)."
+        )
     return mask if mask.is_floating_point() else mask.to(torch.get_default_dtype())
 
 
 def _image(name: str, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The checked image or k-space, in single precision at least."""
     if not isinstance(x, torch.Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}.")
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(x).__name__}: convert them, for example by "
+            "torch.as_tensor()."
+        )
     height, width = size = mask.shape[-2:]
     if x.is_complex() or x.ndim != 4 or not len(x) or x.shape[1:] != (2, *size):
         raise ValueError(
             f"{name} must be real, of shape (B, 2, {height}, {width}) like the mask, got "
-            f"{tuple(x.shape)} of {x.dtype}: give complex numbers as 2 channels."
+            f"{tuple(x.shape)} of {x.dtype}: {_advice(x)}."
         )
-    if len(mask) not in (1, len(x)) and len(x) > 1:
-        raise ValueError(
-            f"there must be one mask for all or one for each of the {len(x)} images, got "
-            f"{len(mask)} masks: give new ones, for example by update(mask=mask)."
-        )
+    check_count("mask", mask, x)
     if x.device != mask.device:
         raise ValueError(
             f"{name} must be on the device of the mask, {mask.device}, got {x.device}: move one "
@@ -188,6 +220,20 @@ def _image(name: str, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         )
     # The transforms know no half precision, which is what autocast hands over
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _advice(x: torch.Tensor) -> str:
+    if x.is_complex():
+        return (
+            "give complex numbers as 2 channels, torch.view_as_real(x).movedim(-1, 1)"
+        )
+    if x.ndim == 4 and x.shape[-1] == 2:
+        return "put the 2 parts second, x.movedim(-1, 1)"
+    if x.ndim == 4 and x.shape[1] == 1:
+        return "give real images an imaginary part of zeros as second channel"
+    if x.ndim == 3 and len(x) == 2:
+        return "add the dimension of the batch, x[None]"
+    return "crop the images, or give img_size to SingleCoilMRI"
 
 
 def _columns(mask: torch.Tensor) -> torch.Tensor | None:

@@ -2,64 +2,21 @@ r"""Seismic deconvolution: the convolution of a section with a wavelet along tim
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from numbers import Integral
+from contextlib import contextmanager
 
 import torch
-from deepinv.physics import LinearPhysics, NoiseModel, ZeroNoise
+from deepinv.physics import NoiseModel
 
 from .. import checks
+from .parameters import Derived, OwnParameters, checked_noise
+from .wavelets import checked_wavelet, peak_gain, ricker
 
 #: Traces of up to so many samples are multiplied by the whole Toeplitz matrix, longer ones by its
 #: band, in blocks of the second size. Measured on a CPU, where both are faster than conv2d.
 WHOLE, BLOCK = 512, 128
 
 
-def ricker(
-    points: int = 51,
-    a: float = 4.0,
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-) -> torch.Tensor:
-    r"""
-    Ricker wavelet (Mexican hat) :math:`w_t = (1 - t^2/a^2)\,e^{-t^2/(2a^2)}`, of peak 1.
-
-    The defaults are those of the paper's published code. The spectrum peaks at
-    :math:`1/(\sqrt{2}\,\pi a)` cycles per sample.
-
-    :param int points: length in samples, odd. Default: 51.
-    :param float a: width in samples, from the centre to the zero crossings. Default: 4.
-    :param torch.dtype dtype: real type. Default: torch's default type.
-    :param torch.device, str device: device. Default: torch's default device.
-    :return: (:class:`torch.Tensor`) wavelet, shape `(points,)`.
-    :raises TypeError: if ``points`` or ``a`` is no number of its type, or ``dtype`` not real.
-    :raises ValueError: if ``points`` is even or below 1, or ``a`` is not positive and finite.
-
-    |sep|
-
-    :Examples:
-
-    >>> import deepinv_jitter as dj
-    >>> dj.ricker(5, a=1.0)
-    tensor([-0.4060,  0.0000,  1.0000,  0.0000, -0.4060])
-    """
-    points = checks.number("points", points, Integral, 1)
-    if points % 2 != 1:
-        raise ValueError(
-            f"points must be odd, got {points}: only an odd wavelet has a centre sample."
-        )
-    a = checks.positive("a", a)
-    if dtype is not None and not dtype.is_floating_point:
-        raise TypeError(f"dtype must be a real type, got {dtype}.")
-    t = torch.arange(points, dtype=dtype or torch.get_default_dtype(), device=device)
-    # A spike in any precision below 1e-9, and for u beyond 1e4: neither 0/0 nor inf * 0
-    u = (((t - points // 2) / max(a, 1e-9)) ** 2).clamp_max(1e4)
-    return (1 - u) * torch.exp(-u / 2)
-
-
-class SeismicConvolution(LinearPhysics):
+class SeismicConvolution(OwnParameters):
     r"""
     Convolution of every trace of a section with a wavelet :math:`w`, along time only.
 
@@ -79,15 +36,19 @@ class SeismicConvolution(LinearPhysics):
     wavelet to the length of the section.)
 
     :param torch.Tensor wavelet: real wavelet, shape `(K,)`, :math:`K` odd, one value per time
-        sample. Default: ``ricker(51, 4)``.
+        sample, one for all sections. Default: ``ricker(51, 4)``.
     :param bool normalize: divide by the peak frequency response; ``False`` applies the wavelet as
         given, of peak 1 in the paper's published code. Default: ``True``.
     :param tuple img_size: section without batch, `(1, T, X)`, if the host asks. Default: ``None``.
     :param deepinv.physics.NoiseModel noise_model: measurement noise. Default: none.
     :param torch.device, str device: device of wavelet and noise. Default: ``"cpu"``.
     :param kwargs: passed to :class:`deepinv.physics.LinearPhysics`.
-    :raises TypeError: if the wavelet is not made of numbers.
-    :raises ValueError: if it is not 1-D, real, of odd length, finite and non-zero.
+    :raises TypeError: if the wavelet or ``img_size`` is not made of numbers, or ``noise_model``
+        cannot be called.
+    :raises ValueError: if the wavelet is not 1-D, real, of odd length, finite and non-zero, or
+        ``img_size`` is none of a section.
+
+    Whatever a call replaces stays: the wavelet, and the noise levels.
 
     |sep|
 
@@ -113,9 +74,16 @@ class SeismicConvolution(LinearPhysics):
         device: torch.device | str = "cpu",
         **kwargs,
     ):
-        # The host's default noise is one object shared by every physics.
-        noise = ZeroNoise() if noise_model is None else noise_model
-        super().__init__(img_size=img_size, noise_model=noise, device=device, **kwargs)
+        if img_size is not None:
+            img_size = checks.sizes("img_size", img_size, 3)
+            if img_size[0] != 1:
+                raise ValueError(f"img_size must be (1, T, X), got {img_size}.")
+        super().__init__(
+            img_size=img_size,
+            noise_model=checked_noise(noise_model),
+            device=device,
+            **kwargs,
+        )
         self.normalize = normalize
         wavelet = ricker() if wavelet is None else wavelet
         self.register_buffer("wavelet", self._applied(wavelet).to(device))
@@ -180,72 +148,37 @@ class SeismicConvolution(LinearPhysics):
             wavelet = self._applied(wavelet)
         super().update_parameters(wavelet=wavelet, **kwargs)
 
+    def prox_l2(self, z, y, gamma, *args, **kwargs) -> torch.Tensor:
+        r"""See :meth:`deepinv.physics.LinearPhysics.prox_l2`; the solver of a call is its own."""
+        with self._solver_kept():
+            return super().prox_l2(z, y, gamma, *args, **kwargs)
+
+    def A_dagger(self, y: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        r"""See :meth:`deepinv.physics.LinearPhysics.A_dagger`; the solver of a call is its own."""
+        with self._solver_kept():
+            return super().A_dagger(y, *args, **kwargs)
+
+    @contextmanager
+    def _solver_kept(self):
+        # The host's solvers store the arguments of a call for all later ones
+        kept = self.solver, self.max_iter, self.tol
+        try:
+            yield
+        finally:
+            self.solver, self.max_iter, self.tol = kept
+
     def _applied(self, wavelet: torch.Tensor) -> torch.Tensor:
-        wavelet = _checked_wavelet(wavelet)
-        return wavelet / _peak_gain(wavelet) if self.normalize else wavelet.clone()
-
-
-def _checked_wavelet(wavelet: torch.Tensor) -> torch.Tensor:
-    wavelet = as_tensor("wavelet", wavelet)
-    fault = None
-    if wavelet.ndim != 1 or len(wavelet) % 2 == 0 or not wavelet.is_floating_point():
-        fault = f"shape {tuple(wavelet.shape)} of {wavelet.dtype}"
-    elif not wavelet.isfinite().all() or not wavelet.any():
-        fault = "zeros only, or values that are not finite"
-    elif not _peak_gain(wavelet).square().isfinite():
-        fault = "values whose sums overflow when squared"
-    if fault:
-        raise ValueError(
-            "wavelet must be 1-D, real, of odd length, finite and not all zero, "
-            f"got {fault}: pass for example ricker(51, 4.0)."
-        )
-    return wavelet
-
-
-def _peak_gain(wavelet: torch.Tensor) -> torch.Tensor:
-    """Peak of the frequency response, never underestimated: ||A|| <= 1 depends on it."""
-    points = 512 * len(wavelet)
-    wavelet = wavelet.to(torch.promote_types(wavelet.dtype, torch.float32))
-    # Between its n values on a grid, a trigonometric polynomial of degree d exceeds them by at
-    # most 1 / cos(pi d / n) (Ehlich and Zeller, 1964).
-    excess = 1 / math.cos(math.pi * (len(wavelet) // 2) / points)
-    return torch.fft.rfft(wavelet, points).abs().max() * excess
-
-
-def as_tensor(name: str, values) -> torch.Tensor:
-    try:
-        return torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"{name} must be a tensor or an array of numbers, got {values!r}."
-        ) from error
-
-
-class Derived:
-    """
-    What a function makes of a buffer: made once, and again when the buffer is another one or has
-    been changed in place (by ``load_state_dict``, for example).
-    """
-
-    def __init__(self, function: Callable):
-        self.function = function
-        self.known = None, None, None
-
-    def __call__(self, buffer: torch.Tensor, *arguments):
-        # A graph must not outlive its backward pass; inference tensors tell no version
-        if buffer.requires_grad or buffer.is_inference():
-            return self.function(buffer, *arguments)
-        key = buffer._version, *arguments
-        if self.known[0] is not buffer or self.known[1] != key:
-            with torch.inference_mode(False):
-                self.known = buffer, key, self.function(buffer, *arguments)
-        return self.known[2]
+        wavelet = checked_wavelet(wavelet)
+        return wavelet / peak_gain(wavelet) if self.normalize else wavelet.clone()
 
 
 def _section(x: torch.Tensor, wavelet: torch.Tensor) -> torch.Tensor:
     """The checked section, in the precision of the wavelet or better."""
     if not isinstance(x, torch.Tensor):
-        raise TypeError(f"sections must be a torch.Tensor, got {type(x).__name__}.")
+        raise TypeError(
+            f"sections must be a torch.Tensor, got {type(x).__name__}: convert them, for example "
+            "by torch.as_tensor()."
+        )
     if x.device != wavelet.device:
         raise ValueError(
             f"sections must be on the device of the wavelet, {wavelet.device}, got {x.device}: "
@@ -254,9 +187,20 @@ def _section(x: torch.Tensor, wavelet: torch.Tensor) -> torch.Tensor:
     if x.ndim != 4 or x.shape[1] != 1 or not x.is_floating_point() or not x.numel():
         raise ValueError(
             f"sections must be real, of shape (B, 1, T, X), not empty, got {tuple(x.shape)} of "
-            f"{x.dtype}: add the missing dimensions, for example x[None, None]."
+            f"{x.dtype}: {_advice(x)}."
         )
     return x.to(torch.promote_types(x.dtype, wavelet.dtype))
+
+
+def _advice(x: torch.Tensor) -> str:
+    if x.is_complex():
+        return "take their real parts"
+    if not x.is_floating_point():
+        return "convert whole numbers by float()"
+    if x.ndim in (2, 3):
+        missing = "x[None, None]" if x.ndim == 2 else "x[:, None]"
+        return f"add the missing dimensions, for example {missing}"
+    return "give each section as one image of one channel"
 
 
 def _toeplitz(taps: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:

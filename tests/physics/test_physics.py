@@ -32,7 +32,7 @@ MASKS = {  # the shapes a mask may have, for images of 5 x 6
     "W": torch.arange(6) % 2,
     "HW": torch.eye(5, 6),
     "1HW": torch.eye(5, 6)[None],
-    "CHW": torch.stack([torch.eye(5, 6), torch.ones(5, 6)]),
+    "CHW": torch.eye(5, 6).roll(1, 1).repeat(2, 1, 1),
     "B1HW": torch.stack([torch.eye(5, 6), torch.ones(5, 6)])[:, None],
     "BCHW": torch.eye(5, 6).repeat(2, 2, 1, 1),
     "bool": torch.eye(5, 6).bool(),
@@ -298,8 +298,6 @@ def test_a_new_wavelet_is_treated_as_the_first(call, normalize):
     fresh = dj.SeismicConvolution(ASYMMETRIC, normalize=normalize)
     assert torch.equal(CALLS[call](physics, x, ASYMMETRIC.double()), fresh(x))
     assert physics.wavelet.dtype == torch.float32
-    physics.update(sigma=0.3)
-    assert torch.equal(physics(x), fresh(x))
     physics.update(wavelet=ASYMMETRIC.tolist())
     assert torch.equal(physics(x), fresh(x))
     # what was read off can be set again
@@ -336,21 +334,22 @@ def test_state_clone_and_type():
 @pytest.mark.parametrize(
     "wavelet, got",
     [
-        (torch.ones(4), r"shape \(4,\)"),
+        (torch.ones(4), r"shape \(4,\) .*: add a zero at the end nearer to its peak"),
         (torch.ones(0), r"shape \(0,\)"),
-        (torch.ones(1, 5), r"shape \(1, 5\)"),
+        (torch.ones(1, 5), r"shape \(1, 5\) .*: give one wavelet for all traces"),
+        (torch.ones(3, 5), r"shape \(3, 5\) .*: give one wavelet for all traces"),
         (torch.tensor(1.0), r"shape \(\)"),
-        (torch.ones(5, dtype=torch.int64), "torch.int64"),
-        (torch.ones(5, dtype=torch.complex64), "torch.complex64"),
-        (torch.tensor([0.0, float("nan"), 1.0]), "values that are not finite"),
-        (torch.tensor([0.0, float("inf"), 1.0]), "values that are not finite"),
+        (torch.ones(5, dtype=torch.bool), "torch.bool: give numbers"),
+        (torch.ones(5, dtype=torch.complex64), "torch.complex64: take its real part"),
+        (torch.tensor([0.0, float("nan"), 1.0]), "not finite: ricker"),
+        (torch.tensor([0.0, float("inf"), 1.0]), "not finite: ricker"),
         (torch.zeros(5), "zeros only"),
-        (torch.full((5,), 3e38), "values whose sums overflow when squared"),
+        (torch.full((5,), 3e38), "sums overflow when squared: divide it by its max"),
     ],
 )
 @pytest.mark.parametrize("normalize", [True, False])
 def test_wavelets_refused(wavelet, got, normalize):
-    message = rf"wavelet must be 1-D, real, of odd length.*{got}.*ricker\(51, 4.0\)"
+    message = rf"wavelet must be 1-D, real, of odd length.*{got}"
     with pytest.raises(ValueError, match=message):
         dj.SeismicConvolution(wavelet, normalize=normalize)
     physics = dj.SeismicConvolution(normalize=normalize)
@@ -488,7 +487,7 @@ def test_masks_mean_what_the_host_makes_of_them(name):
     for physics in (by_update, by_call, built):
         assert torch.equal(physics(x), y)
         assert physics.mask.shape[1:] == physics.img_size == (2, 5, 6)
-    assert built.adjointness_test() < 1e-5
+    assert built.adjointness_test(num_samples=2) < 1e-5
     assert built.mask.is_floating_point()
 
 

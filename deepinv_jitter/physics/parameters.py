@@ -1,0 +1,145 @@
+r"""The parameters of a physics: made of numbers, known by name, one for all images or one for each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from deepinv.physics import LinearPhysics, NoiseModel, ZeroNoise
+
+# Of deepinv's noise models, what may be one number per image
+LEVELS = ("sigma", "gain")
+
+
+class OwnParameters(LinearPhysics):
+    r"""
+    A linear physics that knows its parameters: it refuses those that it does not have and those of
+    another batch, and it shares none with its caller. deepinv passes over the former without a
+    word, broadcasts the second and keeps the caller's own noise levels.
+    """
+
+    def forward(self, x: torch.Tensor, **parameters) -> torch.Tensor:
+        r"""
+        Measure: the operator, then the noise.
+
+        :param torch.Tensor x: images.
+        :param parameters: new ones, see :meth:`update`; or what the noise model takes, such as
+            ``seed``.
+        :return: (:class:`torch.Tensor`) measurements.
+        :raises TypeError: if there is no parameter of that name.
+        """
+        self._check_names(parameters)
+        return super().forward(x, **parameters)
+
+    def update(self, **parameters) -> None:
+        r"""
+        Replace parameters of the operator or of its noise model for good, by copies.
+
+        :param parameters: by name, such as those that a physics generator draws.
+        :raises TypeError: if there is no parameter of that name.
+
+        Other errors are those of ``update_parameters``.
+        """
+        self._check_names(parameters)
+        super().update(**_copied(parameters))
+
+    def noise(self, x: torch.Tensor, **parameters) -> torch.Tensor:
+        r"""
+        Add the noise.
+
+        :param torch.Tensor x: measurements without noise.
+        :param parameters: of the noise model, which keeps them.
+        :return: (:class:`torch.Tensor`) measurements, of the same shape.
+        :raises ValueError: if there are several noise levels but not one per image.
+        """
+        for name in LEVELS:
+            level = parameters.get(name, getattr(self.noise_model, name, None))
+            if isinstance(level, torch.Tensor) and level.ndim:
+                check_count(name, level, x)
+        y = super().noise(x, **_copied(parameters))
+        if y.shape != x.shape:
+            raise ValueError(
+                f"noise must have the shape of the measurements, {tuple(x.shape)}, got "
+                f"{tuple(y.shape)}: give the noise model parameters for this batch, by update()."
+            )
+        return y
+
+    def _check_names(self, parameters: dict) -> None:
+        noise = self.noise_model
+        call = getattr(noise, "forward", noise)
+        for name in parameters:
+            known = hasattr(self, name) or hasattr(noise, name)
+            if not known and name not in inspect.signature(call).parameters:
+                raise TypeError(
+                    f"there is no parameter {name!r} of {type(self).__name__} or of its noise "
+                    f"model, {type(noise).__name__}: give one of {sorted(self.state_dict())}, or "
+                    "another noise_model to begin with."
+                )
+
+
+def checked_noise(model: NoiseModel | None) -> NoiseModel:
+    """The noise model, by default none of its own: the host's is one object for every physics."""
+    if model is None:
+        return ZeroNoise()
+    if isinstance(model, type) or not callable(model):
+        raise TypeError(
+            f"noise_model must be one of deepinv's, got {model!r}: for example "
+            "deepinv.physics.GaussianNoise(0.1)."
+        )
+    return model
+
+
+def check_count(name: str, parameter: torch.Tensor, x: torch.Tensor) -> None:
+    """Whether there is one for all or one for each: what is more would multiply the images."""
+    if len(parameter) not in (1, len(x)):
+        raise ValueError(
+            f"there must be one {name} for all or one for each of the {len(x)} images, got "
+            f"{len(parameter)} {name}s: give new ones, for example by update({name}={name})."
+        )
+
+
+def as_tensor(name: str, values) -> torch.Tensor:
+    """The values as they are; real numbers of numpy's in torch's default type."""
+    try:
+        if isinstance(values, np.ndarray):
+            # torch takes neither reversed arrays nor the byte order of most seismic files, and that
+            # numpy counts in double precision is no wish of the caller's
+            values = np.array(values, values.dtype.newbyteorder("="), order="C")
+            tensor = torch.from_numpy(values)
+            floating = tensor.is_floating_point()
+            return tensor.to(torch.get_default_dtype()) if floating else tensor
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} must be a tensor or an array of numbers, got {values!r}."
+        ) from error
+
+
+def _copied(parameters: dict) -> dict:
+    return {
+        name: value.clone() if isinstance(value, torch.Tensor) else value
+        for name, value in parameters.items()
+    }
+
+
+class Derived:
+    """
+    What a function makes of a buffer: made once, and again when the buffer is another one or has
+    been changed in place (by ``load_state_dict``, for example).
+    """
+
+    def __init__(self, function: Callable):
+        self.function = function
+        self.known = None, None, None
+
+    def __call__(self, buffer: torch.Tensor, *arguments):
+        # A graph must not outlive its backward pass; inference tensors tell no version
+        if buffer.requires_grad or buffer.is_inference():
+            return self.function(buffer, *arguments)
+        key = buffer._version, *arguments
+        if self.known[0] is not buffer or self.known[1] != key:
+            with torch.inference_mode(False):
+                self.known = buffer, key, self.function(buffer, *arguments)
+        return self.known[2]
