@@ -181,14 +181,18 @@ def noise(d):
 
 
 def ricker(d):
-    points, a = d.choice([5, 51, d.whole(1, 9)]), d.number()
+    points = d.choice([5, 51, d.whole(1, 9)])
+    width = {"a": d.number()}
+    if d.flag():
+        width = {"frequency": d.number(5, 80), "dt": d.number(2, 8)}
+    width |= d.spoilt({}, {"a": 4.0}, {"dt": None})
     dtype = d.spoilt(d.choice([None, torch.float64, torch.float16]), torch.int64)
 
     def check(w):
         finite(w)
         assert w.shape == (points,) and w.max() == 1 and torch.equal(w, w.flip(0))
 
-    return lambda: dj.ricker(points, a, dtype=dtype), check
+    return lambda: dj.ricker(points, dtype=dtype, **width), check
 
 
 def seismic(d):
