@@ -26,6 +26,7 @@ from pathlib import Path
 import deepinv as dinv
 import h5py
 import numpy as np
+import segyio
 import torch
 
 import deepinv_jitter as dj
@@ -181,14 +182,18 @@ def noise(d):
 
 
 def ricker(d):
-    points, a = d.choice([5, 51, d.whole(1, 9)]), d.number()
+    points = d.choice([5, 51, d.whole(1, 9)])
+    width = {"a": d.number()}
+    if d.flag():
+        width = {"frequency": d.number(5, 80), "dt": d.number(2, 8)}
+    width |= d.spoilt({}, {"a": 4.0}, {"dt": None})
     dtype = d.spoilt(d.choice([None, torch.float64, torch.float16]), torch.int64)
 
     def check(w):
         finite(w)
         assert w.shape == (points,) and w.max() == 1 and torch.equal(w, w.flip(0))
 
-    return lambda: dj.ricker(points, a, dtype=dtype), check
+    return lambda: dj.ricker(points, dtype=dtype, **width), check
 
 
 def seismic(d):
@@ -651,6 +656,32 @@ def fastmri(d):
     return call, check
 
 
+def segy(d):
+    shape = d.randint(1, 3), *d.size(3, 6)
+    x = np.random.default_rng(d.randrange(99)).normal(size=shape).astype(np.float32)
+    x = d.spoilt(x, 0 * x, x * math.nan, x * 1e38, x[:1, :1])
+    header = d.spoilt({}, {3225: 4}, {3225: 0}, {3220: 0}, {3221: 9}, {3504: 1})
+    cut = d.spoilt(None, 0, 10, 3600, 3700, -3)
+    direction = d.spoilt(d.choice(["inline", "crossline", "trace"]), "offset", None, [])
+    size = d.spoilt(d.size(2, 3), (5,), 5, (0, 4), None, (2, 99))
+
+    def call():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "a.sgy")
+            segyio.tools.from_array3D(str(path), x)
+            content = bytearray(path.read_bytes())
+            for byte, value in header.items():
+                content[byte] = value
+            path.write_bytes(content[:cut])
+            return dj.segy_sections(path, img_size=size, direction=direction)
+
+    def check(out):
+        finite(out)
+        assert out.shape[1:] == (1, *size) and out.abs().max() <= 1
+
+    return call, check
+
+
 def prior(d):
     network = d.spoilt(
         torch.nn.Linear(3, 3), torch.nn.Linear(3, 1), torch.nn.ReLU(), len, None
@@ -986,6 +1017,7 @@ TABLE = {
     "ReflectivityDataset": sections,
     "BrainSliceDataset": slices,
     "fastmri_slices": fastmri,
+    "segy_sections": segy,
     "GradientPrior, ProximalPrior": prior,
     "UnfoldedGD, UnfoldedPGD": model,
     "jitter, unjitter, no_jitter": jittered,

@@ -3,12 +3,18 @@ r"""Data sets whose samples know their index."""
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from deepinv.datasets import ImageDataset
 from deepinv.datasets.base import batch_as_dict
+from deepinv.utils import TensorList
+from PIL.Image import Image
 from torch.utils.data import Dataset
+
+# What deepinv takes for a sample, all of it
+SAMPLES = (torch.Tensor, TensorList, np.ndarray, Image, tuple, list, dict)
 
 
 class IndexedDataset(ImageDataset):
@@ -19,7 +25,7 @@ class IndexedDataset(ImageDataset):
     :class:`AttackTrainer` with ``persistent=True``. deepinv ignores the key.
 
     :param torch.utils.data.Dataset dataset: data set in any of deepinv's formats.
-    :raises TypeError: if ``dataset`` has no length or no items.
+    :raises TypeError: if ``dataset`` has no length or no items, or a sample is in no such format.
 
     |sep|
 
@@ -32,9 +38,11 @@ class IndexedDataset(ImageDataset):
 
     def __init__(self, dataset: Dataset):
         super().__init__(use_dict_output=True)
-        if not all(hasattr(dataset, name) for name in ("__len__", "__getitem__")):
+        items = all(hasattr(dataset, name) for name in ("__len__", "__getitem__"))
+        if not items or isinstance(dataset, (str, Mapping)):
             raise TypeError(
-                f"dataset must have a length and items, got {type(dataset).__name__}."
+                f"dataset must have a length and items, got {type(dataset).__name__}: for tensors "
+                "take deepinv.datasets.TensorDataset(x=x, y=y)."
             )
         self.dataset = dataset
 
@@ -44,7 +52,13 @@ class IndexedDataset(ImageDataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         # One number for each sample, however it is asked for
         index = from_zero(index, len(self))
-        return batch_as_dict(self.dataset[index]) | {"index": index}
+        sample = self.dataset[index]
+        if not isinstance(sample, SAMPLES):
+            raise TypeError(
+                "samples must be in one of deepinv's formats, x, (x, y), (x, y, params) or a "
+                f"dictionary, got {type(sample).__name__}."
+            )
+        return batch_as_dict(sample) | {"index": index}
 
 
 def sample_rng(seed: int, index: int) -> np.random.Generator:
@@ -53,7 +67,13 @@ def sample_rng(seed: int, index: int) -> np.random.Generator:
 
 def from_zero(index: int, length: int) -> int:
     """The index of a sequence, counted from its start."""
-    i = operator.index(index)
+    try:
+        i = operator.index(index)
+    except TypeError as error:
+        raise TypeError(
+            f"index must be a whole number, got {index!r}: several samples are a "
+            "torch.utils.data.Subset."
+        ) from error
     if not -length <= i < length:
         raise IndexError(f"index must lie from {-length} to {length - 1}, got {i}.")
     return i % length

@@ -41,6 +41,8 @@ class PointDataset(ImageDataset):
     def __init__(self, length: int, *, center: Iterable[float] = (0.0, 0.0)):
         super().__init__(use_dict_output=True)
         self.length = checks.number("length", length, Integral, 1, sys.maxsize)
+        if hasattr(center, "tolist"):  # of numpy or torch
+            center = center.tolist()
         center = tuple(center) if isinstance(center, Iterable) else (center,)
         largest = torch.finfo(torch.float32).max
         self.center = tuple(

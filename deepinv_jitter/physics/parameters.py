@@ -1,4 +1,4 @@
-r"""The parameters of a physics: made of numbers, known by name, one for all images or one for each."""
+r"""Parameters of a physics: numbers, known by name, one for all images or one for each."""
 
 from __future__ import annotations
 

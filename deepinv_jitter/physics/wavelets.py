@@ -86,9 +86,9 @@ def _width(frequency: float, dt: float, points: int) -> float:
             f"frequency must be below half of the sampling rate, {nyquist:g} Hz at dt={dt:g} ms, "
             f"got {frequency:g} Hz: frequency is in Hz, dt in ms."
         )
-    a = 1000 / (math.sqrt(2) * math.pi * frequency * dt)
+    a = 1000 / (math.sqrt(2) * math.pi) / frequency / dt
     # Four widths from its centre it has fallen to half a percent of its peak
-    needed = 2 * math.ceil(4 * a) + 1
+    needed = 2 * math.ceil(4 * min(a, 1e9)) + 1
     if points < needed:
         raise ValueError(
             f"points must be at least {needed} for {frequency:g} Hz at dt={dt:g} ms, got {points}, "

@@ -561,3 +561,35 @@ def test_one_index_for_each_sample():
 def test_bad_input_is_refused(make, kwargs, error, match):
     with pytest.raises(error, match=match):
         make(**kwargs)
+
+
+# What is no sample and no index
+
+
+@pytest.mark.parametrize("index", ["0", 1.0, slice(0, 2), [0, 1], None])
+def test_what_is_no_index_is_refused(index):
+    for dataset in (dj.PointDataset(4), reflectivity(), dj.IndexedDataset([X, X])):
+        with pytest.raises(TypeError, match="index must be a whole number, got .*Subs"):
+            dataset[index]
+
+
+X = torch.ones(1, 4, 4)
+
+
+@pytest.mark.parametrize("dataset", [{"x": X}, "abc", None, iter([X])])
+def test_what_is_no_data_set_is_refused(dataset):
+    with pytest.raises(TypeError, match=r"dataset must .*TensorDataset\(x=x, y=y\)"):
+        dj.IndexedDataset(dataset)
+
+
+@pytest.mark.parametrize("sample", ["abc", 3, None])
+def test_what_is_no_sample_is_refused(sample):
+    with pytest.raises(TypeError, match=r"samples must be in one of deepinv's formats"):
+        dj.IndexedDataset([sample])[0]
+
+
+@pytest.mark.parametrize(
+    "center", [torch.tensor([0.5, 1]), np.array([0.5, 1]), (np.float32(0.5), 1)]
+)
+def test_points_from_arrays(center):
+    assert dj.PointDataset(3, center=center)[2]["x"].tolist() == [0.5, 1]

@@ -1,0 +1,253 @@
+r"""Slices of fastMRI volumes."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from deepinv.datasets import SimpleFastMRISliceDataset
+from deepinv.datasets.utils import Rescale
+from torchvision.transforms import CenterCrop, Compose
+from tqdm import tqdm
+
+from .. import checks
+
+IMAGES = ("reconstruction_esc", "reconstruction_rss")
+
+
+def fastmri_slices(
+    root: str | Path,
+    *,
+    save_path: str | Path | None = None,
+    img_size: tuple[int, int] = (320, 320),
+    slice_index: str | int | Iterable[int] = "all",
+    verbose: bool = True,
+) -> SimpleFastMRISliceDataset:
+    r"""
+    Slices of a folder of fastMRI volumes (Zbontar et al., arXiv:1811.08839).
+
+    The images are those in the files, ``reconstruction_esc`` or ``reconstruction_rss``, each
+    brought to [0, 1] by its own minimum and maximum and then centre-cropped; where an image is
+    smaller than ``img_size`` it is padded with zeros, and a warning says so. All files are looked
+    at before any is read: one that is broken or not a volume is an error, so that a data set never
+    lacks volumes without a word. fastMRI's test and challenge files hold no images.
+
+    :param str, pathlib.Path root: folder of ``.h5`` files, from https://fastmri.med.nyu.edu. Not
+        searched are the folders in it.
+    :param str, pathlib.Path, None save_path: file in which to keep the slices, overwritten if it
+        exists, once all have been read; :class:`deepinv.datasets.SimpleFastMRISliceDataset` loads
+        it again with ``root_dir``, ``file_name`` and ``use_dict_output=True``. Default: ``None``,
+        not kept.
+    :param tuple[int, int] img_size: `(H, W)`. Default: the paper's `(320, 320)`, which take 0.4 MB
+        of memory per slice.
+    :param str, int, Iterable[int] slice_index: slices of each volume: ``"all"``, ``"middle"``,
+        ``"middle+i"`` (the middle one and ``i`` on either side), or indices. Default: ``"all"``.
+    :param bool verbose: show progress, in a terminal. Default: ``True``.
+    :return: (:class:`deepinv.datasets.SimpleFastMRISliceDataset`) samples ``{"x": x}`` with ``x``
+        of shape `(2, H, W)`, in single precision, the real part in [0, 1] and the imaginary part 0.
+    :raises FileNotFoundError: if ``root`` is no folder or holds no ``.h5`` file.
+    :raises IsADirectoryError: if ``save_path`` is a folder.
+    :raises BlockingIOError: if another program has a file open.
+    :raises PermissionError: if a file or folder may not be read, or ``save_path`` not be written.
+    :raises TypeError: if ``slice_index`` is none of the above.
+    :raises ValueError: if a file is no fastMRI volume with images or holds NaN or infinity in a
+        slice, ``save_path`` is one of the volumes, or an argument is out of range.
+
+    |sep|
+
+    :Examples:
+
+    >>> import deepinv_jitter as dj
+    >>> dj.fastmri_slices("knee/singlecoil_train")
+    Traceback (most recent call last):
+    FileNotFoundError: root must be a folder of fastMRI .h5 files, got knee/singlecoil_train.
+    """
+    img_size = checks.sizes("img_size", img_size, 2)
+    chosen = _chosen(slice_index)
+    paths = _paths(Path(root).expanduser())
+    kept = None if save_path is None else Path(save_path).expanduser()
+    if kept is not None and kept.is_dir():
+        raise IsADirectoryError(
+            f"save_path must be a file, got the folder {save_path}."
+        )
+    if kept is not None and kept.exists() and any(kept.samefile(p) for p in paths):
+        raise ValueError(f"save_path must be none of the volumes, got {save_path}.")
+
+    def bar(values, description):
+        # None: in a terminal only
+        return tqdm(values, description, disable=None if verbose else True, unit="file")
+
+    volumes = [_volume(path, chosen) for path in bar(paths, "fastMRI files, checked")]
+    _warn_of_padding(volumes, img_size)
+    crop = Compose([Rescale(), CenterCrop(img_size)])
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+    # The host's data set is loaded from a file. Beside the one to keep, it takes its place in one
+    # step, and a place that may not be written is known before hours of reading
+    with tempfile.TemporaryDirectory(dir=kept and kept.parent) as folder:
+        slices = [
+            crop(image)[0]
+            for volume in bar(volumes, "fastMRI files, read")
+            for image in _images(volume)
+        ]
+        path = Path(folder, "slices.pt")
+        torch.save(torch.stack(slices), path)
+        dataset = SimpleFastMRISliceDataset(
+            folder, file_name=path.name, use_dict_output=True
+        )
+        if kept is not None:
+            path.replace(kept)
+    dataset.peak = 1.0
+    return dataset
+
+
+class Volume(NamedTuple):
+    path: Path
+    name: str  # of the images in it
+    size: tuple[int, int]
+    slices: list[int]
+
+
+def _paths(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"root must be a folder of fastMRI .h5 files, got {root}."
+        )
+    # Not glob, which passes over folders that may not be read
+    content = sorted(root.iterdir())
+    paths = [path for path in content if path.suffix == ".h5"]
+    if not paths:
+        names = [path.name + "/" * path.is_dir() for path in content[:3]]
+        there = ", ".join(names) + ", ..." * (len(content) > 3) or "nothing"
+        raise FileNotFoundError(
+            f"root must hold fastMRI .h5 files, found none in {root}, which holds {there}."
+        )
+    return paths
+
+
+def _volume(path: Path, chosen: str | int | tuple[int, ...]) -> Volume:
+    """What a file holds, once that has been checked."""
+    with _readable(path), h5py.File(path) as file:
+        names = sorted(file)
+        name = next((n for n in IMAGES if n in file), None)
+        k, x = (file.get(n or "") for n in ("kspace", name))
+        k, x = ((v.shape, v.dtype) if hasattr(v, "dtype") else None for v in (k, x))
+    if k is None:
+        raise ValueError(
+            f"every file must hold kspace, {path} holds {names}: take it out of the folder."
+        )
+    if x is None:
+        raise ValueError(
+            f"every file must hold reconstruction_esc or reconstruction_rss, {path} holds "
+            f"{names}: use fastMRI's train or val files."
+        )
+    if k[1].kind != "c" or len(k[0]) not in (3, 4) or 0 in k[0]:
+        raise ValueError(
+            "kspace must be complex, of shape (slices, H, W) or (slices, coils, H, W), "
+            f"{path} holds {k[0]} of {k[1]}."
+        )
+    if x[1].kind not in "fiu" or len(x[0]) != 3 or x[0][0] != k[0][0] or 0 in x[0]:
+        raise ValueError(
+            f"images must be real, of shape (slices, H, W) with the {k[0][0]} slices of kspace, "
+            f"{path} holds {x[0]} of {x[1]}."
+        )
+    return Volume(path, name, x[0][1:], _slices(chosen, x[0][0], path))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Errors that say what is the case."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        rule, kind = "be a fastMRI volume", ValueError
+        advice = "load it down again, or take it out of the folder"
+        if isinstance(error, IsADirectoryError):
+            advice = "it is a folder, take it out"
+        elif isinstance(error, PermissionError):
+            rule, kind = "be readable", PermissionError
+            advice = "ask for the right to read it, or take it out of the folder"
+        elif "lock file" in str(error):
+            rule, kind = "be free to be read", BlockingIOError
+            advice = (
+                "another program has it open for writing, close it there. On a disk without file "
+                "locks set HDF5_USE_FILE_LOCKING=FALSE in the environment before Python starts"
+            )
+        elif "already open for write" in str(error):
+            rule, kind = "be free to be read", BlockingIOError
+            advice = (
+                "close it in the program that writes it. If that has died, run h5clear -s on the "
+                "file"
+            )
+        raise kind(
+            f"every .h5 file must {rule}, {path} cannot be read ({error}): {advice}."
+        ) from error
+
+
+def _chosen(slice_index: str | int | Iterable[int]) -> str | int | tuple[int, ...]:
+    if isinstance(slice_index, str):
+        if not re.fullmatch(r"all|middle(\+\d+)?", slice_index):
+            raise ValueError(
+                "slice_index must be 'all', 'middle', 'middle+i' or indices, got "
+                f"{slice_index!r}."
+            )
+        return slice_index
+    if hasattr(slice_index, "tolist"):  # of numpy or torch
+        slice_index = slice_index.tolist()
+    if isinstance(slice_index, Iterable):
+        return tuple(checks.number("slice_index", i, Integral) for i in slice_index)
+    return checks.number("slice_index", slice_index, Integral)
+
+
+def _slices(chosen: str | int | tuple[int, ...], count: int, path: Path) -> list[int]:
+    if chosen == "all":
+        return list(range(count))
+    if isinstance(chosen, str):
+        around = int(chosen.partition("+")[2] or 0)
+        wanted = list(range(count // 2 - around, count // 2 + around + 1))
+    else:
+        wanted = chosen if isinstance(chosen, tuple) else (chosen,)
+        wanted = [i + count if i < 0 else i for i in wanted]
+    if not wanted or not 0 <= min(wanted) <= max(wanted) < count:
+        raise ValueError(
+            f"slice_index must choose slices of every volume, got {chosen!r}, but {path} has "
+            f"{count}."
+        )
+    return wanted
+
+
+def _warn_of_padding(volumes: list[Volume], size: tuple[int, int]) -> None:
+    small = [v for v in volumes if v.size[0] < size[0] or v.size[1] < size[1]]
+    if small:
+        warnings.warn(
+            f"img_size={size} is larger than the images in {len(small)} of {len(volumes)} files, "
+            f"the first {small[0].path} with {small[0].size}: they are padded with zeros, which "
+            "adds no detail and makes every error smaller.",
+            stacklevel=3,
+        )
+
+
+def _images(volume: Volume) -> list[torch.Tensor]:
+    """The chosen images, each of shape `(1, H, W)`."""
+    images = []
+    with _readable(volume.path), h5py.File(volume.path) as file:
+        for i in volume.slices:
+            kspace, image = file["kspace"][i], np.float32(file[volume.name][i])
+            for name, values in {"kspace": kspace, "the image": image}.items():
+                if not np.isfinite(values).all():
+                    raise ValueError(
+                        f"{name} must be finite, got NaN or infinity in slice {i} of "
+                        f"{volume.path}: take the file out of the folder, or leave the slice out "
+                        "by slice_index."
+                    )
+            images.append(torch.from_numpy(image)[None])
+    return images
