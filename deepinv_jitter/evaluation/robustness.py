@@ -29,7 +29,7 @@ from ..attacks.budgets import Budget, L2Ball
 from ..attacks.frank_wolfe import FrankWolfeAttack
 from ..attacks.pgd import PGDAttack
 from ..attacks.random import RandomAttack
-from ..optim.iterators import no_jitter
+from ..optim.jittering import no_jitter
 from ..training import distributed as ranks
 from .cache import Ledger, digests, joined, row
 from .conditions import (
