@@ -6,10 +6,13 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 
 :mod:`~deepinv_jitter.optim`, where the noise enters an iteration:
 
-- :mod:`~deepinv_jitter.optim.noise`: the noise :math:`w_k`, its scale and its generator.
+- :mod:`~deepinv_jitter.optim.noise`: the noise :math:`w_k`, and the layer that adds it.
 - :mod:`~deepinv_jitter.optim.fidelities`: data fidelities given the noise, or :math:`A^\top y`.
 - :mod:`~deepinv_jitter.optim.priors`: a network as the gradient or proximal map of a prior.
-- :mod:`~deepinv_jitter.optim.iterators`: where the noise enters, and how to silence it.
+- :mod:`~deepinv_jitter.optim.iterators`: where the noise enters an iteration.
+- :mod:`~deepinv_jitter.optim.checkpointing`: iterations recomputed in the backward pass.
+- :mod:`~deepinv_jitter.optim.hooks`: noise on what submodules return.
+- :mod:`~deepinv_jitter.optim.jittering`: the noise into a model, out of it, and silenced.
 
 :mod:`~deepinv_jitter.physics`, forward operators:
 
@@ -139,6 +142,7 @@ from .optim import (
     ConditionedIterator,
     GaussianJitter,
     GradientPrior,
+    Jitter,
     JitteredIterator,
     NormalL2,
     ProximalPrior,
@@ -183,6 +187,7 @@ __all__ = [
     "HorizontalLayer",
     "IndexedDataset",
     "InputJitterTrainer",
+    "Jitter",
     "JitterTrainer",
     "JitteredIterator",
     "L2Ball",

@@ -59,11 +59,22 @@ def drs(x, z, k, w, net, grad, prox):
     return new, z + new - u
 
 
+def pdcp(x, dual, k, w, net, grad, prox):
+    """The dual step is p - prox of f_k at p, by Moreau's identity with the dual step size 1."""
+    z, u = dual if isinstance(dual, tuple) else (x, dual)
+    u = u + z - prox(u + z - w, 1.0)
+    new = net(x - ETA * u)
+    return new, (2 * new - x, u)
+
+
 @dataclass
 class Algorithm:
     model: type
     prior: type
-    step: Callable  # (x_k, z_k, k, w_k, network, gradient of f, prox of eta f) -> x_{k+1}, z_{k+1}
+    # (x_k, z_k, k, w_k, network, gradient of f, prox of eta f) -> x_{k+1}, z_{k+1}
+    step: Callable
+    # z_0 is A^T y, or y if it is dual
+    dual: bool = False
 
     def build(self, dtype=torch.float64, network=None, **kwargs):
         """The plain host model."""
@@ -80,7 +91,8 @@ class Algorithm:
     def reference(self, y, physics, network, noise):
         """The recursion written out, with the noise of every iteration given."""
         m = physics.mask
-        x = z = m * y
+        x = m * y
+        z = y if self.dual else x
         for k, w in enumerate(noise):
             x, z = self.step(
                 x,
@@ -89,7 +101,7 @@ class Algorithm:
                 w,
                 network,
                 lambda v: m * (m * v - y),
-                lambda v: (v + ETA * m * y) / (1 + ETA * m**2),
+                lambda v, eta=ETA: (v + eta * m * y) / (1 + eta * m**2),
             )
         return x
 
@@ -101,4 +113,8 @@ ALGORITHMS = {
     "HQS": Algorithm(dinv.optim.HQS, dj.ProximalPrior, hqs),
     "ADMM": Algorithm(dinv.optim.ADMM, dj.ProximalPrior, admm),
     "DRS": Algorithm(dinv.optim.DRS, dj.ProximalPrior, drs),
+    # with the Bregman distance of the squared norm, which is the default
+    "MD": Algorithm(dinv.optim.MD, dj.GradientPrior, gd),
+    "PMD": Algorithm(dinv.optim.PMD, dj.ProximalPrior, pgd),
+    "PDCP": Algorithm(dinv.optim.PDCP, dj.ProximalPrior, pdcp, dual=True),
 }

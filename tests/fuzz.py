@@ -718,8 +718,9 @@ def model(d):
         ),
         "lambda_reg": d.levels(),
         "sigma_denoiser": d.spoilt(None, *NUMBERS),
+        "g_param": d.spoilt(None, None, 0.1, [torch.full((2,), 0.1)] * 3),
         "trainable_params": d.spoilt(
-            ["stepsize"], [], None, "stepsize", ["x"], [[]], 3
+            ["stepsize"], [], None, "stepsize", ["x"], [[]], 3, ["lambda", "g_param"]
         ),
         "positive_stepsize": d.flag(),
         "init": d.spoilt(lambda y, physics: y, None, torch.zeros(1)),
@@ -740,6 +741,29 @@ def model(d):
                 finite(out)
 
     return call, check
+
+
+def jitter_layer(d):
+    levels, k = d.levels(), d.spoilt(None, 0, *NUMBERS)
+    g, mode = d.tensor(3, 2, bad=HUGE + TYPES + FLOATS + SHAPES), d.flag()
+
+    def check(out):
+        assert out is g or mode
+        alike(out, g)
+
+    return lambda: dj.Jitter(levels).train(mode)(g, k), check
+
+
+def submodules(d):
+    levels, y = d.levels(), torch.randn(3, 2)
+    network = d.spoilt(dj.PointMLP(), torch.nn.ReLU(), None, len)
+    at = d.spoilt("*", "0", ["0", "[24]"], "", "x", [], None, 3, ["0", 3])
+
+    def call():
+        with dj.no_jitter(dj.jitter(network, levels, at=at)):
+            return dj.unjitter(network)(y)
+
+    return call, lambda out: alike(out, y)
 
 
 def jittered(d):
@@ -1022,6 +1046,8 @@ TABLE = {
     "UnfoldedGD, UnfoldedPGD": model,
     "jitter, unjitter, no_jitter": jittered,
     "iterators": iterator,
+    "Jitter": jitter_layer,
+    "jitter at submodules": submodules,
     "Ensemble": ensemble,
     "average_case_risk": risk("average_case_risk"),
     "generalization_risk": risk("generalization_risk"),

@@ -140,7 +140,7 @@ def noise(folder):
                 return perturbed
 
         trainer = build(folder / str(number), Noted, sigma=0.1, jitter=0.1)
-        law = trainer.model.fixed_point.iterator.jitter
+        law = trainer.model.fixed_point.iterator.jitter.noise
         trainer.train()
         rounds.append([torch.cat(added), law(torch.zeros(1, 50)), torch.randn(5)])
     return rounds

@@ -24,7 +24,8 @@ from torch import nn
 from .. import checks
 from ..attacks.balls import L2Ball
 from ..optim.fidelities import TiltedFidelity
-from ..optim.iterators import IteratorWrapper, JitteredIterator, jitter
+from ..optim.iterators import JitteredIterator, innermost
+from ..optim.jittering import jittered
 from ..optim.noise import GaussianJitter
 
 
@@ -530,7 +531,8 @@ def _jitter_alone(model: BaseOptim, law: GaussianJitter) -> Iterator[None]:
     """The noise of training and nothing else of it, such as dropout."""
     before = model.fixed_point.iterator
     try:
-        jitter(model, law).fixed_point.iterator.training = True
+        model.fixed_point.iterator = jittered(model, law)
+        model.fixed_point.iterator.jitter.training = True
         yield
     finally:
         model.fixed_point.iterator = before
@@ -561,14 +563,12 @@ def _denoising_law(
                 "sigma is needed for a model without jitter, got None: pass the noise level "
                 "to compare at."
             )
-        sigma = iterator.jitter
+        sigma = iterator.jitter.noise
     if isinstance(sigma, GaussianJitter):
         return GaussianJitter(sigma.sigma, sigma.scale, generator)
     return GaussianJitter(sigma, generator=generator)
 
 
 def _gradient_iteration(model: BaseOptim) -> GDIteration | None:
-    iterator = model.fixed_point.iterator
-    while isinstance(iterator, IteratorWrapper):
-        iterator = iterator.iterator
+    iterator = innermost(model.fixed_point.iterator)
     return iterator if isinstance(iterator, GDIteration) else None

@@ -32,7 +32,7 @@ from ..attacks.frank_wolfe import FrankWolfeAttack
 from ..attacks.parts import Measurements, modules, named_parts
 from ..attacks.pgd import PGDAttack
 from ..attacks.random import RandomAttack
-from ..optim.iterators import no_jitter
+from ..optim.jittering import no_jitter
 from ..training import distributed as ranks
 from .cache import Ledger, digests, joined, row
 from .conditions import (

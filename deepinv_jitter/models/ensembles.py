@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Sequence
+from types import FunctionType, MethodType
 
 import torch
 from deepinv.optim import BaseOptim
@@ -13,8 +14,12 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from .. import checks
-from ..optim.iterators import JitteredIterator, jitter, unjitter
-from ..optim.noise import GaussianJitter
+from ..optim.iterators import JitteredIterator
+from ..optim.jittering import jitter, unjitter
+from ..optim.noise import GaussianJitter, Jitter
+
+# What every module has: its parts, which are compared by themselves, and its mode
+OWN = set(vars(nn.Module()))
 
 
 class Ensemble(nn.Module):
@@ -27,12 +32,13 @@ class Ensemble(nn.Module):
     a new first dimension, so that an optimizer that acts on every entry by itself (SGD, Adam)
     trains each model as it would alone.
 
-    :param Sequence[deepinv.optim.BaseOptim] models: models that differ in nothing but their weights
-        and the level and generator of their jitter; some may have none. On the device and of the
-        type they are to run in; left as they are until :meth:`unstack`.
+    :param Sequence[deepinv.optim.BaseOptim] models: models that differ in nothing but the values of
+        their weights and buffers, and the level and generator of their jitter; some may have none.
+        On the device and of the type they are to run in; left as they are until :meth:`unstack`.
     :raises TypeError: if something in ``models`` is not a :class:`deepinv.optim.BaseOptim`.
-    :raises ValueError: if ``models`` is empty, or their weights, with type and device, or scales of
-        noise do not match.
+    :raises ValueError: if ``models`` is empty, or two of them differ in anything else, such as
+        their data fidelity, an activation, the start of the iterations or the scale of the noise;
+        if they hold another noise than that of their iterations.
 
     |sep|
 
@@ -60,16 +66,26 @@ class Ensemble(nn.Module):
                 f"models must be a list of models, got {type(models).__name__}."
             )
         models = list(models)
-        _check_alike(models)
-        parameters, buffers = stack_module_state(models)
-        self._names = list(parameters)
-        self._weights = nn.ParameterList(parameters.values())
-        self._laws = [_law(model) for model in models]
-        self._noise = _StackedNoise(_common_scale(self._laws))
-        # In tuples, which a module does not look into: only the weights are trained and saved
-        skeleton = jitter(unjitter(copy.deepcopy(models[0])), self._noise)
-        self._skeleton, self._constants = (skeleton,), (buffers,)
+        for model in models:
+            _check(model)
+        plain = [unjitter(copy.deepcopy(model)) for model in models]
+        _check_alike(plain)
+        layers = {str(m): _layer(model) for m, model in enumerate(models)}
+        self.jitters = nn.ModuleDict({m: v for m, v in layers.items() if v is not None})
+        parameters, buffers = stack_module_state(plain)
+        self._names = list(parameters), list(buffers)
+        # A list of parameters alone would make all of them trainable
+        self._weights = nn.ParameterList(
+            nn.Parameter(p.detach(), p.requires_grad) for p in parameters.values()
+        )
+        kept = plain[0].state_dict()
+        for i, (name, stacked) in enumerate(buffers.items()):
+            self.register_buffer(f"_state{i}", stacked, persistent=name in kept)
+        self._noise = _StackedNoise(_common_scale(self.jitters.values()))
+        # In tuples, which a module does not look into: only what is stacked is trained and saved
+        self._skeleton = (jitter(plain[0], self._noise),)
         self._models = tuple(models)
+        self.train(models[0].training)
 
     def forward(self, y: torch.Tensor, physics: Physics) -> torch.Tensor:
         r"""
@@ -88,9 +104,11 @@ class Ensemble(nn.Module):
                 f"shape {tuple(y.shape)}: y.expand({len(self._models)}, ...) shows all of them "
                 "the same."
             )
-        (skeleton,), (buffers,) = self._skeleton, self._constants
+        (skeleton,) = self._skeleton
         skeleton.train(self.training)
-        weights = dict(zip(self._names, self._weights, strict=True))
+        names, states = self._names
+        weights = dict(zip(names, self._weights, strict=True))
+        buffers = dict(zip(states, self._states(), strict=True))
 
         def run(weights, buffers, y, noise):
             self._noise.drawn = noise
@@ -104,15 +122,21 @@ class Ensemble(nn.Module):
 
     def unstack(self) -> list[BaseOptim]:
         r"""
-        Write the weights back into the models.
+        Write the weights and buffers back into the models.
 
         :return: (:class:`list`) the models the ensemble was made of, with their new weights.
         """
         with torch.no_grad():
-            for name, stacked in zip(self._names, self._weights, strict=True):
-                for model, weight in zip(self._models, stacked, strict=True):
-                    model.get_parameter(name).copy_(weight)
+            for m, model in enumerate(self._models):
+                own = itertools.chain(model.parameters(), model.buffers())
+                stacks = itertools.chain(self._weights, self._states())
+                for tensor, stacked in zip(own, stacks, strict=True):
+                    tensor.copy_(stacked[m])
         return list(self._models)
+
+    def _states(self) -> list[torch.Tensor]:
+        """The stacked buffers."""
+        return [getattr(self, f"_state{i}") for i in range(len(self._names[1]))]
 
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
         r"""
@@ -140,16 +164,16 @@ class Ensemble(nn.Module):
     def _draw(self, x: torch.Tensor, steps: int) -> torch.Tensor:
         """The noise of every iteration and model for its level, shape `(K, M, B, ...)`."""
         noise = x.new_zeros(steps, *x.shape)
-        if self.training:
-            for k, m in itertools.product(range(steps), range(len(x))):
-                law = self._laws[m]
-                if law is not None and law.sigma_at(k) > 0:
-                    noise[k, m] = law.level(x[m], k) * law.standard_normal(x[m])
+        for k, (m, layer) in itertools.product(range(steps), self.jitters.items()):
+            if layer.is_on(k):
+                own, own_noise = x[int(m)], layer.noise
+                drawn = own_noise.standard_normal(own)
+                noise[k, int(m)] = own_noise.level(own, k) * drawn
         return noise
 
 
 class _StackedNoise(GaussianJitter):
-    """The law of an ensemble: noise that has been drawn, and multiplied by its level, before."""
+    """The noise of an ensemble: it has been drawn, and multiplied by its level, before."""
 
     def __init__(self, scale: str):
         super().__init__(1.0, scale)
@@ -163,13 +187,15 @@ class _StackedNoise(GaussianJitter):
         return self.drawn[self.k]
 
 
-def _law(model: BaseOptim) -> GaussianJitter | None:
+def _layer(model: BaseOptim) -> Jitter | None:
+    """A layer with the noise model of a model's iterations."""
     iterator = model.fixed_point.iterator
-    return iterator.jitter if isinstance(iterator, JitteredIterator) else None
+    noisy = isinstance(iterator, JitteredIterator)
+    return Jitter(iterator.jitter.noise) if noisy else None
 
 
-def _common_scale(laws: Sequence[GaussianJitter | None]) -> str:
-    scales = {law.scale for law in laws if law is not None}
+def _common_scale(layers: Iterable[Jitter]) -> str:
+    scales = {layer.noise.scale for layer in layers}
     if len(scales) > 1:
         raise ValueError(
             f"the jitter of all models must have one scale, got {sorted(scales)}."
@@ -177,21 +203,31 @@ def _common_scale(laws: Sequence[GaussianJitter | None]) -> str:
     return scales.pop() if scales else "std"
 
 
+def _check(model: BaseOptim) -> None:
+    if not isinstance(model, BaseOptim):
+        raise TypeError(
+            "models must be unrolled deepinv models (GD, PGD, ...), got "
+            f"{type(model).__name__}."
+        )
+    layers = [m for m in model.modules() if isinstance(m, Jitter)]
+    iterator = model.fixed_point.iterator
+    if layers != ([iterator.jitter] if isinstance(iterator, JitteredIterator) else []):
+        raise ValueError(
+            "models must have no other noise than that of their iterations, got a Jitter layer: "
+            "an ensemble draws the noise of all models before they run."
+        )
+
+
 def _check_alike(models: Sequence[BaseOptim]) -> None:
     if not models:
         raise ValueError("models must hold at least one model, got none.")
-    for model in models:
-        if not isinstance(model, BaseOptim):
-            raise TypeError(
-                "models must be unrolled deepinv models (GD, PGD, ...), got "
-                f"{type(model).__name__}."
+    for i, model in enumerate(models[1:], 1):
+        difference = _difference(models[0], model)
+        if difference:
+            raise ValueError(
+                "models must be alike but for the values of weights and buffers and the level of "
+                f"the jitter, but 0 and {i} differ in {difference}: build them by one function."
             )
-    kinds = [_kind(model) for model in models]
-    if any(kind != kinds[0] for kind in kinds):
-        raise ValueError(
-            "models must be alike in class, max_iter, fixed parameters and the shapes, types and "
-            "devices of their weights: build them all by one function."
-        )
     places = {
         (id(p), id(m), n) for m in models[0].modules() for n, p in m._parameters.items()
     }
@@ -202,12 +238,61 @@ def _check_alike(models: Sequence[BaseOptim]) -> None:
         )
 
 
-def _kind(model: BaseOptim) -> tuple:
-    """What an ensemble takes from its first model alone."""
-    fixed = {
-        name: str(value)
-        for name, value in model.init_params_algo.items()
-        if not isinstance(value, nn.ParameterList)
-    }
-    shapes = {n: (p.shape, p.dtype, p.device) for n, p in model.named_parameters()}
-    return type(model), model.max_iter, fixed, shapes
+def _difference(model: nn.Module, other: nn.Module) -> str | None:
+    """Where two models differ in what an ensemble takes from the first alone."""
+    pairs = itertools.zip_longest(
+        model.named_modules(), other.named_modules(), fillvalue=("", None)
+    )
+    for (name, a), (name_b, b) in pairs:
+        if name != name_b or type(a) is not type(b):
+            return f"{name or name_b}, {type(a).__name__} and {type(b).__name__}"
+        for key in sorted((vars(a).keys() | vars(b).keys()) - OWN):
+            values = vars(a).get(key), vars(b).get(key)
+            if not _alike(*values, set()):
+                return (
+                    f"{name}.{key}".lstrip(".") + f", {values[0]!r} and {values[1]!r}"
+                )
+        for kind in ("_parameters", "_buffers"):
+            kinds = [
+                {n: _kind(tensor) for n, tensor in getattr(m, kind).items()}
+                for m in (a, b)
+            ]
+            if kinds[0] != kinds[1]:
+                return f"shape, type, device or requires_grad of {kind[1:]} of {name}"
+    return None
+
+
+def _kind(tensor: torch.Tensor | None) -> tuple:
+    if tensor is None:
+        return ()
+    return tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad
+
+
+def _alike(a: object, b: object, seen: set[tuple[int, int]]) -> bool:
+    """Whether two values are the same, or were made in the same way from the same."""
+    if a is b or (id(a), id(b)) in seen:
+        return True
+    if type(a) is not type(b):
+        return False
+    seen.add((id(a), id(b)))
+    if isinstance(a, torch.Tensor):
+        return _kind(a) == _kind(b) and torch.equal(a, b)
+    if isinstance(a, nn.Module):
+        return _difference(a, b) is None
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(_alike(a[k], b[k], seen) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(
+            _alike(v, w, seen) for v, w in zip(a, b, strict=True)
+        )
+    if isinstance(a, MethodType):  # of the model, or of an object of its own
+        return _alike(a.__func__, b.__func__, seen)
+    if isinstance(a, FunctionType):
+        cells = [[c.cell_contents for c in f.__closure__ or ()] for f in (a, b)]
+        parts = [(f.__code__, f.__defaults__, cells[i]) for i, f in enumerate((a, b))]
+        return _alike(*parts, seen)
+    if isinstance(a, torch.Generator):
+        return True
+    if type(a).__eq__ is object.__eq__ and hasattr(a, "__dict__"):
+        return _alike(vars(a), vars(b), seen)
+    return bool(a == b)

@@ -3,25 +3,33 @@ r"""The paper's two unrolled networks, over the host's own algorithms."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from inspect import Parameter
 from numbers import Integral
 
 import torch
 from deepinv.models import Denoiser, Reconstructor
-from deepinv.optim import GD, PGD, RED, DataFidelity, PnP, Prior
+from deepinv.optim import GD, PGD, DataFidelity, Prior
 from deepinv.physics import Physics
 from torch import nn
 
 from .. import checks
+from ..optim.checkpointing import CheckpointedIterator
 from ..optim.fidelities import NormalL2
-from ..optim.iterators import (
-    CheckpointedIterator,
-    ConditionedIterator,
-    jitter as jitter_model,
-)
+from ..optim.iterators import ConditionedIterator
+from ..optim.jittering import jitter as jitter_model
 from ..optim.noise import GaussianJitter
-from ..optim.priors import GradientPrior, ProximalPrior
+from ..optim.priors import (
+    DenoiserPnP,
+    DenoiserRED,
+    GradientPrior,
+    NetworkPrior,
+    ProximalPrior,
+    level_argument,
+)
 
 TRAINABLE = ("stepsize", "lambda_reg", "sigma_denoiser")
+#: What deepinv calls some of them in other places.
+SYNONYMS = {"lambda": "lambda_reg", "g_param": "sigma_denoiser"}
 
 
 def adjoint(y: torch.Tensor, physics: Physics) -> torch.Tensor:
@@ -45,21 +53,37 @@ class _Unfolded:
         checkpoint: bool = False,
         data_fidelity: DataFidelity | None = None,
         lambda_reg: float | Sequence[float] = 1.0,
-        sigma_denoiser: float | Sequence[float] | None = None,
+        sigma_denoiser: float | Sequence[float | torch.Tensor] | None = None,
+        g_param: float | Sequence[float | torch.Tensor] | None = None,
         trainable_params: Sequence[str] = ("stepsize",),
         positive_stepsize: bool = False,
-        init: Callable[[torch.Tensor, Physics], torch.Tensor] = adjoint,
+        init: Callable[[torch.Tensor, Physics], torch.Tensor] | None = None,
+        custom_init: Callable[[torch.Tensor, Physics], torch.Tensor] | None = None,
     ):
         max_iter = checks.number("max_iter", max_iter, Integral, 1)
+        sigma_denoiser = _either(sigma_denoiser=sigma_denoiser, g_param=g_param)
+        init = _either(init=init, custom_init=custom_init)
+        init = adjoint if init is None else init
         trainable = _checked_trainables(trainable_params, sigma_denoiser)
-        steps = _per_iteration("stepsize", stepsize, max_iter)
+        parameters = {
+            "stepsize": _numbers("stepsize", stepsize, max_iter),
+            "lambda": _numbers("lambda_reg", lambda_reg, max_iter),
+            "g_param": (
+                None
+                if sigma_denoiser is None
+                else _per_iteration("sigma_denoiser", sigma_denoiser, max_iter)
+            ),
+        }
         if positive_stepsize:
+            steps = parameters.pop("stepsize")
             if "stepsize" not in trainable or min(steps) <= 0:
                 raise ValueError(
                     "positive_stepsize keeps a learned stepsize positive from a positive start, "
                     f"got stepsize={stepsize!r} and trainable_params={trainable_params!r}."
                 )
-            steps = torch.tensor(steps).log().tolist()
+            # By a name of its own: no checkpoint of a step size is taken for one of its logarithm
+            parameters["log_stepsize"] = torch.tensor(steps).log().tolist()
+            trainable[trainable.index("stepsize")] = "log_stepsize"
         priors = prior if isinstance(prior, (list, tuple, nn.ModuleList)) else [prior]
         if len(priors) not in (1, max_iter):
             raise ValueError(
@@ -67,6 +91,12 @@ class _Unfolded:
                 f"max_iter={max_iter}."
             )
         priors = [self._as_prior(p, sigma_denoiser) for p in priors]
+        if "sigma_denoiser" in trainable and not any(map(_takes_level, priors)):
+            raise ValueError(
+                "A trainable sigma_denoiser needs a network that takes it, but "
+                f"{type(priors[0].network).__name__} has no argument sigma: leave it out of "
+                "trainable_params."
+            )
         fidelities = NormalL2() if data_fidelity is None else data_fidelity
         if not isinstance(fidelities, list):
             fidelities = [fidelities]
@@ -86,19 +116,12 @@ class _Unfolded:
         super().__init__(
             data_fidelity=fidelities,
             prior=priors,
-            lambda_reg=_per_iteration("lambda_reg", lambda_reg, max_iter),
-            stepsize=steps,
-            g_param=(
-                None
-                if sigma_denoiser is None
-                else _per_iteration("sigma_denoiser", sigma_denoiser, max_iter)
-            ),
+            params_algo=parameters,
             max_iter=max_iter,
             custom_init=init,
             unfold=True,
             trainable_params=trainable,
         )
-        self.positive_stepsize = positive_stepsize
         self.fixed_point.iterator = ConditionedIterator(self.fixed_point.iterator)
         if checkpoint:
             self.fixed_point.iterator = CheckpointedIterator(self.fixed_point.iterator)
@@ -108,25 +131,31 @@ class _Unfolded:
     def _as_prior(self, prior: Prior | Denoiser | nn.Module, sigma_denoiser) -> Prior:
         if isinstance(prior, Prior):
             return prior
-        if isinstance(prior, Denoiser):
-            if sigma_denoiser is None:
-                raise ValueError(
-                    "A deepinv Denoiser needs the noise level it removes, got "
-                    f"{type(prior).__name__} without one: pass sigma_denoiser."
-                )
-            return self.denoiser_prior(prior)
-        if isinstance(prior, Reconstructor) or not isinstance(prior, nn.Module):
+        denoises = isinstance(prior, Denoiser)
+        if not isinstance(prior, nn.Module) or (
+            isinstance(prior, Reconstructor) and not denoises
+        ):
             raise TypeError(
                 "prior must be a deepinv Prior, a deepinv Denoiser or a network x -> f(x), got "
                 f"{type(prior).__name__}."
             )
-        return self.network_prior(prior)
+        level = level_argument(prior)
+        if (
+            sigma_denoiser is None
+            and level is not None
+            and level.default is Parameter.empty
+        ):
+            raise ValueError(
+                f"{type(prior).__name__} needs the noise level it removes, and there is none: pass "
+                "sigma_denoiser."
+            )
+        return self.denoiser_prior(prior) if denoises else self.network_prior(prior)
 
     def update_params_fn(self, it: int) -> dict:
-        """Parameters of iteration ``it``; a positive stepsize is stored as its logarithm."""
+        """Parameters of iteration ``it``; a positive step size is learned as its logarithm."""
         params = super().update_params_fn(it)
-        if self.positive_stepsize:
-            params["stepsize"] = params["stepsize"].exp()
+        if "log_stepsize" in params:
+            params["stepsize"] = params.pop("log_stepsize").exp()
         return params
 
 
@@ -161,19 +190,27 @@ class UnfoldedGD(_Unfolded, GD):
     :param deepinv.optim.DataFidelity, None data_fidelity: Default: ``None``, which means
         :class:`NormalL2`: that of :class:`deepinv.optim.L2`, computed faster.
     :param float, Sequence[float] lambda_reg: factor of the prior. Default: 1.
-    :param float, Sequence[float], None sigma_denoiser: noise level for a denoiser, in the unit of
-        the image. Default: ``None``.
-    :param Sequence[str] trainable_params: which of ``"stepsize"``, ``"lambda_reg"`` and
-        ``"sigma_denoiser"`` are learned, beside the prior. Default: ``("stepsize",)``; empty for a
-        fixed step size.
+    :param float, Sequence[float], Sequence[torch.Tensor], None sigma_denoiser: noise level for a
+        denoiser or a network that takes one, in the unit of the image: one number or one per
+        iteration, or a list of tensors, such as one threshold per band of a wavelet denoiser.
+        Blind denoisers need none, networks without an argument ``sigma`` are not told. Default:
+        ``None``.
+    :param float, Sequence[float], Sequence[torch.Tensor], None g_param: deepinv's other name of
+        ``sigma_denoiser``.
+    :param Sequence[str] trainable_params: which of ``"stepsize"``, ``"lambda_reg"`` (or
+        ``"lambda"``) and ``"sigma_denoiser"`` (or ``"g_param"``) are learned, beside the prior.
+        Default: ``("stepsize",)``; empty for a fixed step size.
     :param bool positive_stepsize: learn the logarithm of the step size, which keeps it positive.
-        The parameter and the checkpoint then hold :math:`\log\eta`. Default: ``False``.
-    :param Callable init: ``init(y, physics)`` returns :math:`x_0`. Default: :math:`A^\top y`.
+        The checkpoint then holds ``log_stepsize`` instead of ``stepsize``, and fits models with
+        ``positive_stepsize`` only. Default: ``False``.
+    :param Callable, None init: ``init(y, physics)`` returns :math:`x_0`. Default: ``None``, which
+        means :math:`A^\top y`.
+    :param Callable, None custom_init: deepinv's other name of ``init``.
     :raises TypeError: if ``prior`` is none of the above, ``init`` is not callable, or an argument
-        is unknown or of the wrong type.
+        is unknown, of the wrong type or given by both its names.
     :raises ValueError: if a list has the wrong length, a number is negative or not finite, a name
-        in ``trainable_params`` is unknown, a denoiser comes without ``sigma_denoiser``, or the
-        jitter is refused.
+        in ``trainable_params`` is unknown, a denoiser that needs ``sigma_denoiser`` comes without,
+        or the jitter is refused.
 
     |sep|
 
@@ -187,7 +224,7 @@ class UnfoldedGD(_Unfolded, GD):
     """
 
     network_prior = GradientPrior
-    denoiser_prior = RED
+    denoiser_prior = DenoiserRED
 
 
 class UnfoldedPGD(_Unfolded, PGD):
@@ -223,34 +260,67 @@ class UnfoldedPGD(_Unfolded, PGD):
     """
 
     network_prior = ProximalPrior
-    denoiser_prior = PnP
+    denoiser_prior = DenoiserPnP
+
+
+def _either(**options: object) -> object:
+    """The value of an argument that has two names."""
+    (name, value), (synonym, other) = options.items()
+    if value is not None and other is not None:
+        raise TypeError(
+            f"{synonym} is another name of {name}, got both: give one of them."
+        )
+    return other if value is None else value
+
+
+def _takes_level(prior: Prior) -> bool:
+    return not isinstance(prior, NetworkPrior) or prior.level_name is not None
 
 
 def _checked_trainables(names: Sequence[str], sigma_denoiser: object) -> list[str]:
     listed = isinstance(names, Iterable) and not isinstance(names, str)
-    if not listed or not all(name in TRAINABLE for name in names):
+    if not listed or not all(name in (*TRAINABLE, *SYNONYMS) for name in names):
         raise ValueError(
             f"trainable_params must be a list of names in {TRAINABLE}, got {names!r}."
         )
-    if "sigma_denoiser" in names and sigma_denoiser is None:
+    trainable = [SYNONYMS.get(name, name) for name in names]
+    if len(set(trainable)) < len(trainable):
+        raise ValueError(
+            f"trainable_params must name each parameter once, got {names!r}."
+        )
+    if "sigma_denoiser" in trainable and sigma_denoiser is None:
         raise ValueError(
             "A trainable sigma_denoiser needs a start: pass sigma_denoiser."
         )
-    return list(names)
+    return trainable
 
 
 def _per_iteration(
-    name: str, value: float | Sequence[float], max_iter: int
-) -> list[float]:
-    """The parameter as the host takes it: a list of one number, or of one per iteration."""
+    name: str, value: float | Sequence[float | torch.Tensor], max_iter: int
+) -> list[float | torch.Tensor]:
+    """The parameter as the host takes it: a list of one value, or of one per iteration."""
+    rows = value if isinstance(value, (list, tuple)) else checks.reals(name, value)
+    rows = [checks.reals(name, row) for row in (rows if _has_rows(rows) else [rows])]
     # Through single precision, in which the host keeps what is learned
-    tensor = checks.reals(name, value).reshape(-1)
-    if not (tensor.float().isfinite() & (tensor >= 0)).all():
+    if not all((row.float().isfinite() & (row >= 0)).all() for row in rows):
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
-    values = tensor.tolist()
-    if len(values) not in (1, max_iter):
+    if len(rows) not in (1, max_iter):
         raise ValueError(
-            f"{name} must hold one value or one per iteration, got {len(values)} for "
+            f"{name} must hold one value or one per iteration, got {len(rows)} for "
             f"max_iter={max_iter}."
         )
-    return values
+    return [row.item() if row.numel() == 1 else row.float() for row in rows]
+
+
+def _numbers(name: str, value: float | Sequence[float], max_iter: int) -> list[float]:
+    """The same, of numbers alone."""
+    rows = _per_iteration(name, value, max_iter)
+    if any(isinstance(row, torch.Tensor) for row in rows):
+        raise ValueError(
+            f"{name} must be one number or one per iteration, got {value!r}."
+        )
+    return rows
+
+
+def _has_rows(value: object) -> bool:
+    return not isinstance(value, torch.Tensor) or value.ndim > 0

@@ -1,15 +1,10 @@
 r"""Where the noise enters an iteration: noise, iterators, data fidelities and priors."""
 
+from .checkpointing import CheckpointedIterator
 from .fidelities import NormalL2
-from .iterators import (
-    CheckpointedIterator,
-    ConditionedIterator,
-    JitteredIterator,
-    jitter,
-    no_jitter,
-    unjitter,
-)
-from .noise import GaussianJitter
+from .iterators import ConditionedIterator, JitteredIterator
+from .jittering import jitter, no_jitter, unjitter
+from .noise import GaussianJitter, Jitter
 from .priors import GradientPrior, ProximalPrior
 
 __all__ = [
@@ -17,6 +12,7 @@ __all__ = [
     "ConditionedIterator",
     "GaussianJitter",
     "GradientPrior",
+    "Jitter",
     "JitteredIterator",
     "NormalL2",
     "ProximalPrior",

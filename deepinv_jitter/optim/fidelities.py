@@ -10,7 +10,7 @@ from __future__ import annotations
 from numbers import Real
 
 import torch
-from deepinv.optim import L2, DataFidelity
+from deepinv.optim import L2, Bregman, DataFidelity
 from deepinv.physics import Physics
 
 from .. import checks
@@ -81,13 +81,10 @@ class WrappedFidelity:
     def __call__(self, *args, **kwargs) -> torch.Tensor:
         return self.fidelity(*args, **kwargs)
 
-    def grad(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        r""":math:`\nabla f(x)`."""
-        return self.fidelity.grad(x, *args, **kwargs)
-
-    def prox(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        r""":math:`\operatorname{prox}_{\gamma f}(x)`."""
-        return self.fidelity.prox(x, *args, **kwargs)
+    def __getattr__(self, name: str):
+        if name == "fidelity":
+            raise AttributeError(name)
+        return getattr(self.fidelity, name)
 
 
 class NormalL2Given(WrappedFidelity):
@@ -116,7 +113,8 @@ class TiltedFidelity(WrappedFidelity):
     The data fidelity :math:`f_k(x) = f(x) + \langle w_k, x\rangle`, for one iteration.
 
     Its value stays that of :math:`f`, so that the cost which a host model reports is the clean
-    objective's.
+    objective's. It remembers what it was ``asked`` for, of the methods through which the noise
+    enters a step; a step that asks for none of them has no noise.
 
     :param deepinv.optim.DataFidelity fidelity: :math:`f`.
     :param torch.Tensor w: :math:`w_k`, of the shape of the iterate.
@@ -125,17 +123,70 @@ class TiltedFidelity(WrappedFidelity):
     def __init__(self, fidelity: DataFidelity | WrappedFidelity, w: torch.Tensor):
         super().__init__(fidelity)
         self.w = w
+        self.asked = set()
 
     def given(self, adjoint: torch.Tensor) -> TiltedFidelity:
         r"""The same, with :math:`A^\top y` known to :math:`f`."""
-        return TiltedFidelity(self.fidelity.given(adjoint), self.w)
+        known = TiltedFidelity(self.fidelity.given(adjoint), self.w)
+        known.asked = self.asked
+        return known
 
     def grad(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         r""":math:`\nabla f_k(x) = \nabla f(x) + w_k`."""
-        return self.fidelity.grad(x, *args, **kwargs) + self.w
+        return self.fidelity.grad(x, *args, **kwargs) + self._noise("grad", x)
 
     def prox(
         self, x: torch.Tensor, *args, gamma: float | torch.Tensor = 1.0, **kwargs
     ) -> torch.Tensor:
         r"""The proximal point of :math:`\gamma f` at :math:`x - \gamma w_k`."""
-        return self.fidelity.prox(x - gamma * self.w, *args, gamma=gamma, **kwargs)
+        w = self._noise("prox", x)
+        return self.fidelity.prox(x - gamma * w, *args, gamma=gamma, **kwargs)
+
+    def prox_conjugate(
+        self,
+        x: torch.Tensor,
+        *args,
+        gamma: float | torch.Tensor = 1.0,
+        lamb: float | torch.Tensor = 1.0,
+        **kwargs,
+    ) -> torch.Tensor:
+        r"""
+        The proximal point of :math:`\gamma (\lambda f_k)^*`.
+
+        As :math:`(\lambda f_k)^*(u) = (\lambda f)^*(u - \lambda w_k)`, it is that of
+        :math:`\gamma (\lambda f)^*` at :math:`x - \lambda w_k`, plus :math:`\lambda w_k`.
+        """
+        w = lamb * self._noise("prox_conjugate", x)
+        point = self.fidelity.prox_conjugate(
+            x - w, *args, gamma=gamma, lamb=lamb, **kwargs
+        )
+        return point + w
+
+    def bregman_prox(
+        self,
+        x: torch.Tensor,
+        bregman_potential: Bregman,
+        *args,
+        gamma: float | torch.Tensor = 1.0,
+        **kwargs,
+    ) -> torch.Tensor:
+        r"""
+        The point :math:`u` of least :math:`\gamma f_k(u) + D_h(u, x)`.
+
+        It is that of :math:`\gamma f` at :math:`\nabla h^*(\nabla h(x) - \gamma w_k)`.
+        """
+        w, h = self._noise("bregman_prox", x), bregman_potential
+        x = h.grad_conj(h.grad(x) - gamma * w)
+        return self.fidelity.bregman_prox(x, h, *args, gamma=gamma, **kwargs)
+
+    def _noise(self, method: str, x: torch.Tensor) -> torch.Tensor:
+        # Another shape could be broadcast without a word
+        if x.shape != self.w.shape:
+            raise ValueError(
+                f"Jitter has the shape of the iterate, {tuple(self.w.shape)}, but the step asks "
+                f"for the data fidelity's {method} at shape {tuple(x.shape)}: put the noise where "
+                "it belongs, by jitter(model, sigma, at=...) on submodules or a Jitter layer in "
+                "the step."
+            )
+        self.asked.add(method)
+        return self.w

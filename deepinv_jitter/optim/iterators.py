@@ -1,5 +1,5 @@
 r"""
-Where the jitter enters: iterators that wrap an unchanged deepinv iterator.
+Where the noise enters an iteration: iterators that wrap an unchanged deepinv iterator.
 
 In training, :class:`JitteredIterator` hands the wrapped iterator a data fidelity tilted by a
 random linear term, :math:`f_k(x) = f(x) + \langle w_k, x\rangle`. Then
@@ -15,36 +15,19 @@ of an algorithm is written a second time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
-from deepinv.optim import BaseOptim
 from deepinv.optim.optim_iterators import (
-    ADMMIteration,
-    DRSIteration,
-    FISTAIteration,
+    CPIteration,
     GDIteration,
-    HQSIteration,
     OptimIterator,
     PGDIteration,
 )
 from deepinv.physics import LinearPhysics
-from torch.utils.checkpoint import checkpoint
 
 from .fidelities import TiltedFidelity
-from .noise import GaussianJitter
-
-#: Iterators that jitter is defined for: the paper's two, FISTA, and the extension to those with a
-#: proximal step on the data fidelity.
-SUPPORTED = (
-    GDIteration,
-    PGDIteration,
-    FISTAIteration,
-    HQSIteration,
-    ADMMIteration,
-    DRSIteration,
-)
+from .noise import GaussianJitter, Jitter
 
 
 class IteratorWrapper(OptimIterator):
@@ -130,33 +113,6 @@ class ConditionedIterator(IteratorWrapper):
         return X | known
 
 
-class CheckpointedIterator(IteratorWrapper):
-    r"""
-    Recomputes the iteration in the backward pass instead of keeping its activations.
-
-    Peak memory then hardly grows with the number of iterations, for about a third more time.
-
-    :param deepinv.optim.OptimIterator iterator: the iterator to wrap.
-    :raises TypeError: if the iterator is jittered: noise must be drawn outside the recomputed
-        part.
-    """
-
-    def __init__(self, iterator: OptimIterator):
-        if isinstance(iterator, JitteredIterator):
-            raise TypeError(
-                "A CheckpointedIterator must lie inside the jitter, got a JitteredIterator: its "
-                "noise would be drawn again in the backward pass. Checkpoint first, then call "
-                "jitter()."
-            )
-        super().__init__(iterator)
-
-    def forward(self, X: dict, *args, **kwargs) -> dict:
-        """One iteration, recomputed in the backward pass if there is one."""
-        if not torch.is_grad_enabled():
-            return self.iterator(X, *args, **kwargs)
-        return checkpoint(self.iterator, X, *args, use_reentrant=False, **kwargs)
-
-
 class JitteredIterator(IteratorWrapper):
     r"""
     Adds :math:`w_k` to the data-fidelity gradient of every iteration, in training mode only.
@@ -172,18 +128,26 @@ class JitteredIterator(IteratorWrapper):
     .. math::
         x_{k+1} = \operatorname{prox}_\theta\left( x_k - \eta ( A^\top(Ax_k - y) + w_k ) \right).
 
-    In evaluation mode, inside :func:`no_jitter` and where :math:`\sigma_k=0` the wrapped iterator
-    is called as it is and no random number is drawn.
+    The layer :class:`Jitter` that it holds is its switch: in evaluation mode, inside
+    :func:`no_jitter` and where :math:`\sigma_k=0` the wrapped iterator is called as it is and no
+    random number is drawn.
+
+    Any iterator will do that asks its data fidelity for a gradient or a proximal point, also of the
+    conjugate or with a Bregman distance. Chambolle-Pock (PDCP) with its data fidelity in the dual
+    step, :math:`F(Kx)`, has the noise there, :math:`F_k(v) = F(v) + \langle w_k, v\rangle`, with
+    :math:`w_k` of the shape of the dual variable.
 
     Models are usually jittered with :func:`jitter`; the class serves those who build a
     :class:`deepinv.optim.BaseOptim` from an iterator.
 
-    :param deepinv.optim.OptimIterator iterator: iterator of GD, PGD, FISTA, HQS, ADMM or DRS.
+    :param deepinv.optim.OptimIterator iterator: the iterator to wrap.
     :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
-        iteration, as a per-entry standard deviation; or a law.
-    :raises TypeError: if jitter is not defined for the iterator, or it is jittered already.
-    :raises ValueError: if the level is negative or not finite, or the law's scale does not fit the
-        iterator.
+        iteration, as a per-entry standard deviation; or a noise model.
+    :raises TypeError: if ``iterator`` is none, or jittered already; in the call, if its step asks
+        the data fidelity for none of the above, so that no noise would enter.
+    :raises ValueError: if the level is negative or not finite, or the noise model's scale does not
+        fit the iterator; in the call, if the step asks at a point of another shape than the
+        iterate's.
 
     |sep|
 
@@ -199,27 +163,21 @@ class JitteredIterator(IteratorWrapper):
     def __init__(
         self, iterator: OptimIterator, sigma: float | Iterable[float] | GaussianJitter
     ):
-        law = sigma if isinstance(sigma, GaussianJitter) else GaussianJitter(sigma)
-        base = _innermost(iterator)
-        if isinstance(iterator, JitteredIterator):
+        layer, base = Jitter(sigma), innermost(iterator)
+        super().__init__(iterator)
+        if any(isinstance(m, JitteredIterator) for m in iterator.modules()):
             raise TypeError(
-                "The iterator is jittered already: wrap iterator.iterator instead."
+                "The iterator is jittered already, and would get two noises: wrap the one without, "
+                "or call jitter(model, sigma), which replaces the noise of before."
             )
-        if not isinstance(base, SUPPORTED):
-            raise TypeError(
-                f"Jitter is defined for the iterators of {_names(SUPPORTED)}, "
-                f"got {type(base).__name__}."
-            )
-        if law.scale == "official" and not isinstance(
+        if layer.noise.scale == "official" and not isinstance(
             base, (GDIteration, PGDIteration)
         ):
             raise ValueError(
                 "scale='official' reproduces the paper's GD and PGD networks, got "
                 f"{type(base).__name__}: use 'std', 'norm' or 'relative'."
             )
-        super().__init__(iterator)
-        self.jitter = law
-        self.enabled = True
+        self.jitter = layer.train(iterator.training)
 
     def forward(
         self,
@@ -233,175 +191,49 @@ class JitteredIterator(IteratorWrapper):
         **kwargs,
     ) -> dict:
         """One iteration with the tilted data fidelity. The iteration's number travels in ``X``."""
-        k = X.get("jitter_it", 0)
-        fidelity = cur_data_fidelity
-        if self.training and self.enabled and self.jitter.sigma_at(k) > 0:
-            x = X["est"][0]
+        k, x = X.get("jitter_it", 0), X["est"][0]
 
-            def data_step() -> torch.Tensor:
-                return x - cur_params["stepsize"] * cur_data_fidelity.grad(
-                    x, y, physics
-                )
+        def data_step() -> torch.Tensor:
+            return x - cur_params["stepsize"] * cur_data_fidelity.grad(x, y, physics)
 
-            # Drawn here, so that an iteration recomputed in the backward pass sees the same noise
-            fidelity = TiltedFidelity(cur_data_fidelity, self.jitter(x, k, data_step))
+        # Drawn here, so that an iteration recomputed in the backward pass sees the same noise
+        w = self.jitter.draw(self._argument(X), k, data_step)
+        fidelity = (
+            cur_data_fidelity if w is None else TiltedFidelity(cur_data_fidelity, w)
+        )
         X = self.iterator(
             X, fidelity, cur_prior, cur_params, y, physics, *args, **kwargs
         )
+        if w is not None and not fidelity.asked:
+            raise TypeError(
+                f"{type(innermost(self)).__name__} has no place for jitter, since its step asks "
+                "the data fidelity for neither a gradient nor a proximal point: take the step by "
+                "data_fidelity.grad or data_fidelity.prox, or put the noise on submodules by "
+                "jitter(model, sigma, at=...)."
+            )
         return X | {"jitter_it": k + 1}
 
-    def extra_repr(self) -> str:
-        return repr(self.jitter)
+    def _argument(self, X: dict) -> torch.Tensor:
+        """The variable that the data fidelity is a function of: the iterate, or a dual one."""
+        base = innermost(self)
+        dual = isinstance(base, CPIteration) and not base.g_first
+        return X["est"][-1 if dual else 0]
 
 
-def jitter(
-    model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter
-) -> BaseOptim:
-    r"""
-    Turn an unrolled deepinv model into a jittered one, in place.
-
-    Works on models of type GD, PGD and FISTA (the paper's SGD and SPGD jittering and their natural
-    extension) and, as our extension, HQS, ADMM and DRS. In training mode every iteration then adds
-    fresh noise to the gradient of the data fidelity; in evaluation mode the model is the plain
-    one, bit for bit. Parameters and ``state_dict`` do not change. A second call replaces the
-    first.
-
-    :param deepinv.optim.BaseOptim model: model built with ``unfold=True``.
-    :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
-        iteration, as a per-entry standard deviation in the unit of the data-fidelity gradient; or
-        a :class:`GaussianJitter`.
-    :return: (:class:`deepinv.optim.BaseOptim`) ``model``.
-    :raises TypeError: if the model is not an unrolled :class:`deepinv.optim.BaseOptim` or jitter
-        is not defined for its algorithm.
-    :raises ValueError: if the model uses DEQ, Anderson acceleration, backtracking or early
-        stopping, if a level is negative or not finite, or if there are several levels but not one
-        per iteration.
-
-    |sep|
-
-    :Examples:
-
-    >>> import deepinv as dinv, deepinv_jitter as dj
-    >>> model = dinv.optim.PGD(
-    ...     data_fidelity=dinv.optim.L2(), prior=dinv.optim.PnP(dinv.models.MedianFilter()),
-    ...     stepsize=0.5, max_iter=10, unfold=True, trainable_params=["stepsize"])
-    >>> model = dj.jitter(model, sigma=0.1)
-    >>> model.fixed_point.iterator.jitter
-    GaussianJitter(sigma=0.1, scale='std')
-    """
-    _check_unrolled(model)
-    wrapped = JitteredIterator(_without_jitter(model.fixed_point.iterator), sigma)
-    levels = wrapped.jitter.sigma
-    if len(levels) not in (1, model.max_iter):
-        raise ValueError(
-            f"sigma must hold one level or one per iteration, got {len(levels)} levels for "
-            f"max_iter={model.max_iter}."
-        )
-    model.fixed_point.iterator = wrapped
-    return model
-
-
-def unjitter(model: BaseOptim) -> BaseOptim:
-    r"""
-    Take the jitter out of a model again, in place.
-
-    :param deepinv.optim.BaseOptim model: a jittered model; a plain one is left as it is.
-    :return: (:class:`deepinv.optim.BaseOptim`) ``model``.
-    :raises TypeError: if the model is no :class:`deepinv.optim.BaseOptim`.
-
-    |sep|
-
-    :Examples:
-
-    >>> import deepinv as dinv, deepinv_jitter as dj
-    >>> model = dinv.optim.GD(
-    ...     prior=dinv.optim.Tikhonov(), unfold=True, trainable_params=["stepsize"], max_iter=3)
-    >>> type(dj.unjitter(dj.jitter(model, 0.1)).fixed_point.iterator).__name__
-    'GDIteration'
-    """
-    if not isinstance(model, BaseOptim):
-        raise TypeError(
-            f"unjitter needs a deepinv.optim.BaseOptim, got {type(model).__name__}."
-        )
-    model.fixed_point.iterator = _without_jitter(model.fixed_point.iterator)
-    return model
-
-
-@contextmanager
-def no_jitter(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    r"""
-    Silence every :class:`JitteredIterator` below a module, whatever its mode.
-
-    It reaches through wrappers, such as ``DistributedDataParallel`` and the models a deepinv loss
-    adapts.
-
-    :param torch.nn.Module module: a model, or anything that holds one.
-    :return: a context manager which yields ``module``.
-    :raises TypeError: if ``module`` is no module.
-
-    |sep|
-
-    :Examples:
-
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising()
-    >>> model = dj.UnfoldedGD(dj.PointMLP(), max_iter=3, jitter=0.1)
-    >>> y = torch.randn(4, 2)
-    >>> with dj.no_jitter(model):
-    ...     print(torch.equal(model(y, physics), model(y, physics)))
-    True
-    """
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(
-            f"no_jitter needs a torch.nn.Module, got {type(module).__name__}."
-        )
-    iterators = [m for m in module.modules() if isinstance(m, JitteredIterator)]
-    before = [iterator.enabled for iterator in iterators]
-    try:
-        for iterator in iterators:
-            iterator.enabled = False
-        yield module
-    finally:
-        for iterator, enabled in zip(iterators, before, strict=True):
-            iterator.enabled = enabled
-
-
-def _check_unrolled(model: BaseOptim) -> None:
-    if not isinstance(model, BaseOptim):
-        raise TypeError(
-            f"jitter needs a deepinv.optim.BaseOptim (GD, PGD, ...), got {type(model).__name__}."
-        )
-    if not model.unfold:
-        raise ValueError(
-            "jitter needs an unrolled model, got unfold=False, which runs without gradients: "
-            "build it with unfold=True."
-        )
-    # What makes the number of steps, or a step itself, depend on the noise in ways that no
-    # equation of the method describes
-    for name, used in {
-        "DEQ": model.DEQ,
-        "anderson_acceleration": model.anderson_acceleration_config is not None,
-        "backtracking": model.backtracking,
-        "early_stop": model.early_stop,
-    }.items():
-        if used:
-            raise ValueError(
-                f"jitter is not defined with {name}: build the model without it."
-            )
-
-
-def _without_jitter(iterator: OptimIterator) -> OptimIterator:
-    return iterator.iterator if isinstance(iterator, JitteredIterator) else iterator
-
-
-def _innermost(iterator: OptimIterator) -> OptimIterator:
+def innermost(iterator: OptimIterator) -> OptimIterator:
+    """The iterator below all wrappers."""
     while isinstance(iterator, IteratorWrapper):
         iterator = iterator.iterator
     return iterator
 
 
-def _names(iterators: Iterable[type]) -> str:
-    return ", ".join(i.__name__.removesuffix("Iteration") for i in iterators)
+def without_jitter(iterator: OptimIterator) -> OptimIterator:
+    """The iterator with its wrappers, but for the jitter."""
+    if isinstance(iterator, JitteredIterator):
+        return without_jitter(iterator.iterator)
+    if isinstance(iterator, IteratorWrapper):
+        iterator.iterator = without_jitter(iterator.iterator)
+    return iterator
 
 
 def _drop_prefix(module: torch.nn.Module, state_dict: dict, prefix: str, *_) -> None:

@@ -1,4 +1,4 @@
-r"""The law of the jitter :math:`w_k`: its scale, its units and its generator."""
+r"""The noise :math:`w_k`: its scale, units and generator; the layer that adds it in training."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class GaussianJitter:
     :Examples:
 
     >>> import torch, deepinv_jitter as dj
-    >>> law = dj.GaussianJitter(0.1, generator=torch.Generator().manual_seed(0))
-    >>> round(law(torch.zeros(1, 2, 64, 64)).std().item(), 2)
+    >>> noise = dj.GaussianJitter(0.1, generator=torch.Generator().manual_seed(0))
+    >>> round(noise(torch.zeros(1, 2, 64, 64)).std().item(), 2)
     0.1
     """
 
@@ -151,7 +151,7 @@ class GaussianJitter:
 
     def standard_normal(self, x: torch.Tensor) -> torch.Tensor:
         r"""
-        Draw :math:`\mathcal{N}(0, I)` from the law's generator.
+        Draw :math:`\mathcal{N}(0, I)` from the noise model's generator.
 
         :param torch.Tensor x: gives the shape, type and device.
         :return: (:class:`torch.Tensor`) noise of the shape of ``x``, in contiguous memory: the same
@@ -186,6 +186,120 @@ class GaussianJitter:
             device, rng_state = state["generator"]
             self.generator = torch.Generator(device)
             self.generator.set_state(rng_state)
+
+
+class Jitter(torch.nn.Module):
+    r"""
+    A layer that adds the noise in training, used like :class:`torch.nn.Dropout` in any network.
+
+    .. math::
+        g \mapsto g + w_k
+
+    In evaluation mode, inside :func:`no_jitter` and where :math:`\sigma_k = 0` it returns the very
+    tensor it is given and draws no random number. It has no weights: names in ``state_dict`` do not
+    change. The scale is that of its input: ``"relative"`` takes the largest magnitude of each
+    sample of ``g``, ``"norm"`` the number of its entries; ``"official"`` needs an iteration of
+    gradient descent, see :func:`jitter`.
+
+    With ``generator=None`` the noise is the same again where activation checkpointing repeats a
+    part of the forward pass, since :mod:`torch.utils.checkpoint` brings the global generators back.
+    It does not bring back others: there, a noise model with a generator of its own is refused,
+    instead of giving wrong gradients. ``checkpoint=True`` of :class:`UnfoldedGD` and
+    :class:`UnfoldedPGD` brings those back, too.
+
+    :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
+        iteration, as a per-entry standard deviation in the unit of the input; or a noise model.
+    :raises TypeError: as :class:`GaussianJitter`.
+    :raises ValueError: as :class:`GaussianJitter`; in the call, if there are several levels and
+        ``k`` is missing.
+    :raises RuntimeError: in the call, in a repeated part of the forward pass, see above.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv_jitter as dj
+    >>> class Descent(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.network, self.jitter = dj.PointMLP(), dj.Jitter(0.1)
+    ...
+    ...     def forward(self, y, physics):
+    ...         x = physics.A_adjoint(y)
+    ...         for _ in range(5):
+    ...             g = physics.A_adjoint(physics.A(x) - y) + self.network(x)
+    ...             x = x - 0.5 * self.jitter(g)
+    ...         return x
+    >>> layer, g = Descent().eval().jitter, torch.zeros(3, 2)
+    >>> layer(g) is g
+    True
+    """
+
+    def __init__(self, sigma: float | Iterable[float] | GaussianJitter):
+        super().__init__()
+        self.noise = (
+            sigma if isinstance(sigma, GaussianJitter) else GaussianJitter(sigma)
+        )
+        self.enabled = True
+        # Whether a repeated forward pass finds the generator as the first one did
+        self.replayed = False
+
+    def forward(self, g: torch.Tensor, k: int | None = None) -> torch.Tensor:
+        r"""
+        Add :math:`w_k`.
+
+        :param torch.Tensor g: shape `(B, ...)`, for example a gradient.
+        :param int, None k: iteration, from 0. Needed for several levels only. Default: ``None``.
+        :return: (:class:`torch.Tensor`) of the shape of ``g``.
+        """
+        w = self.draw(g, k)
+        return g if w is None else g + w
+
+    def draw(
+        self,
+        x: torch.Tensor,
+        k: int | None = None,
+        data_step: Callable[[], torch.Tensor] | None = None,
+    ) -> torch.Tensor | None:
+        r"""
+        Draw :math:`w_k` if there is noise now. Arguments as for :class:`GaussianJitter`.
+
+        :return: (:class:`torch.Tensor`, ``None``) noise, of the shape of ``x``; ``None`` for none.
+        """
+        if not self.is_on(k):
+            return None
+        if self.noise.generator is not None and in_backward() and not self.replayed:
+            raise RuntimeError(
+                "Jitter with a generator of its own cannot be repeated in the backward pass: "
+                "activation checkpointing brings back the global generators alone. Leave "
+                "generator=None, or call the layer outside the checkpointed part."
+            )
+        return self.noise(x, 0 if k is None else k, data_step)
+
+    def is_on(self, k: int | None = None) -> bool:
+        r"""
+        Whether there is noise now.
+
+        :param int, None k: iteration, from 0. Needed for several levels only. Default: ``None``.
+        :return: (:class:`bool`) in training, not silenced and at a level above 0.
+        """
+        if not (self.training and self.enabled):
+            return False
+        if k is None and len(self.noise.sigma) > 1:
+            raise ValueError(
+                f"sigma has {len(self.noise.sigma)} levels, so that the iteration must be known: "
+                "call the layer as jitter(g, k), with k from 0."
+            )
+        return self.noise.sigma_at(0 if k is None else k) > 0
+
+    def extra_repr(self) -> str:
+        return repr(self.noise)
+
+
+def in_backward() -> bool:
+    """Whether a backward pass is running: what is called then repeats a part of the forward one."""
+    # torch.utils.checkpoint itself asks in this way
+    return torch._C._current_graph_task_id() != -1
 
 
 def _levels(sigma: float | Iterable[float]) -> tuple[float, ...]:

@@ -1,10 +1,28 @@
-r"""Networks as priors: as the gradient of one, or as its proximal operator."""
+r"""Networks as priors: as the gradient of one, as its proximal operator, or as a denoiser."""
 
 from __future__ import annotations
 
+import inspect
+
 import torch
-from deepinv.optim import Prior
+from deepinv.optim import RED, PnP, Prior
 from torch import nn
+
+#: What networks call the noise level that they are told to remove; the first is deepinv's.
+LEVELS = ("sigma", "sigma_denoiser", "noise_level")
+
+
+def level_argument(network: nn.Module) -> inspect.Parameter | None:
+    r"""
+    The argument by which a network takes a noise level.
+
+    :param torch.nn.Module network: the network, compiled or not.
+    :return: (:class:`inspect.Parameter`, ``None``) of ``forward``, named ``sigma``,
+        ``sigma_denoiser`` or ``noise_level``; ``None`` if it has none such.
+    """
+    forward = getattr(network, "_orig_mod", network).forward
+    arguments = inspect.signature(forward).parameters
+    return next((p for name, p in arguments.items() if name in LEVELS), None)
 
 
 class NetworkPrior(Prior):
@@ -12,7 +30,7 @@ class NetworkPrior(Prior):
     Base of the priors that are known only through a network :math:`f_\theta`.
 
     :param torch.nn.Module network: :math:`f_\theta`, called as ``network(x)``, or ``network(x,
-        y)`` with ``reads_y``.
+        y)`` with ``reads_y``; with ``sigma=...`` beside if it takes a noise level and there is one.
     :param bool reads_y: whether the network also reads the measurements ``y``. Default: ``False``.
     :raises TypeError: if ``network`` is not a module.
     """
@@ -25,6 +43,8 @@ class NetworkPrior(Prior):
             )
         self.network = network
         self.reads_y = reads_y
+        level = level_argument(network)
+        self.level_name = None if level is None else level.name
 
     def given(self, y: torch.Tensor) -> PriorGivenY:
         r"""
@@ -35,14 +55,21 @@ class NetworkPrior(Prior):
         """
         return PriorGivenY(self, y)
 
-    def _apply_network(self, x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
+    def _apply_network(
+        self,
+        x: torch.Tensor,
+        level: float | torch.Tensor | None,
+        y: torch.Tensor | None,
+    ) -> torch.Tensor:
         if self.reads_y and y is None:
             raise ValueError(
                 f"The network of this {type(self).__name__} reads the measurements, but the model "
                 "showed it none: build the model with UnfoldedGD or UnfoldedPGD, or wrap its "
                 "iterator in a ConditionedIterator."
             )
-        out = self.network(x, y) if self.reads_y else self.network(x)
+        seen = (x, y) if self.reads_y else (x,)
+        told = level is not None and self.level_name is not None
+        out = self.network(*seen, **({self.level_name: level} if told else {}))
         # Another shape could be broadcast without a word
         if not isinstance(out, torch.Tensor) or out.shape != x.shape:
             got = getattr(out, "shape", type(out).__name__)
@@ -83,6 +110,10 @@ class GradientPrior(NetworkPrior):
         called as ``network(x)``, or ``network(x, y)`` with ``reads_y``.
     :param bool reads_y: whether the network also reads the measurements, as the paper's seismic
         one does. Such a prior works in :class:`UnfoldedGD`. Default: ``False``.
+
+    A network whose ``forward`` has an argument ``sigma`` (or ``sigma_denoiser``, ``noise_level``)
+    is told the level that the model has, its ``sigma_denoiser``; others are called without.
+
     :raises TypeError: if ``network`` is not a module.
 
     |sep|
@@ -98,7 +129,7 @@ class GradientPrior(NetworkPrior):
     def grad(
         self,
         x: torch.Tensor,
-        sigma_denoiser: float | None = None,
+        sigma_denoiser: float | torch.Tensor | None = None,
         *args,
         y: torch.Tensor | None = None,
         **kwargs,
@@ -107,13 +138,13 @@ class GradientPrior(NetworkPrior):
         :math:`f_\theta(x)`.
 
         :param torch.Tensor x: iterate, shape `(B, ...)`.
-        :param float, None sigma_denoiser: ignored, a deepinv convention.
+        :param float, torch.Tensor, None sigma_denoiser: noise level, for a network that takes one.
         :param torch.Tensor, None y: measurements, for a network that reads them.
         :return: (:class:`torch.Tensor`) gradient, of the shape of ``x``.
         :raises ValueError: if the network reads the measurements and gets none, or returns another
             shape.
         """
-        return self._apply_network(x, y)
+        return self._apply_network(x, sigma_denoiser, y)
 
 
 class ProximalPrior(NetworkPrior):
@@ -126,6 +157,10 @@ class ProximalPrior(NetworkPrior):
         called as ``network(x)``, or ``network(x, y)`` with ``reads_y``.
     :param bool reads_y: whether the network also reads the measurements, as the paper's seismic
         one does. Such a prior works in :class:`UnfoldedPGD`. Default: ``False``.
+
+    A network whose ``forward`` has an argument ``sigma`` (or ``sigma_denoiser``, ``noise_level``)
+    is told the level that the model has, its ``sigma_denoiser``; others are called without.
+
     :raises TypeError: if ``network`` is not a module.
 
     |sep|
@@ -141,7 +176,7 @@ class ProximalPrior(NetworkPrior):
     def prox(
         self,
         x: torch.Tensor,
-        sigma_denoiser: float | None = None,
+        sigma_denoiser: float | torch.Tensor | None = None,
         *args,
         y: torch.Tensor | None = None,
         **kwargs,
@@ -150,10 +185,53 @@ class ProximalPrior(NetworkPrior):
         :math:`f_\theta(x)`.
 
         :param torch.Tensor x: stepped iterate, shape `(B, ...)`.
-        :param float, None sigma_denoiser: ignored, a deepinv convention.
+        :param float, torch.Tensor, None sigma_denoiser: noise level, for a network that takes one.
         :param torch.Tensor, None y: measurements, for a network that reads them.
         :return: (:class:`torch.Tensor`) proximal point, of the shape of ``x``.
         :raises ValueError: if the network reads the measurements and gets none, or returns another
             shape.
         """
-        return self._apply_network(x, y)
+        return self._apply_network(x, sigma_denoiser, y)
+
+
+class DenoiserPnP(PnP):
+    """The host's plug-and-play prior, for denoisers with and without a noise level."""
+
+    def prox(self, x: torch.Tensor, sigma_denoiser, *args, **kwargs) -> torch.Tensor:
+        """:math:`D(x)`."""
+        return denoised(self.denoiser, x, sigma_denoiser)
+
+
+class DenoiserRED(RED):
+    """The host's regularisation by denoising, for denoisers with and without a noise level."""
+
+    def grad(self, x: torch.Tensor, sigma_denoiser, *args, **kwargs) -> torch.Tensor:
+        """:math:`x - D(x)`."""
+        return x - denoised(self.denoiser, x, sigma_denoiser)
+
+
+def denoised(
+    denoiser: nn.Module, x: torch.Tensor, level: float | torch.Tensor | None
+) -> torch.Tensor:
+    r"""
+    What a deepinv denoiser makes of an image.
+
+    :param deepinv.models.Denoiser denoiser: the denoiser.
+    :param torch.Tensor x: image, shape `(B, ...)`.
+    :param float, torch.Tensor, None level: noise level; ``None`` is handed on.
+    :return: (:class:`torch.Tensor`) image, of the shape of ``x``.
+    :raises ValueError: if it fails without a level.
+    """
+    argument = level_argument(denoiser)
+    try:
+        # By name where there is one: it need not be the second argument
+        if argument is not None:
+            return denoiser(x, **{argument.name: level})
+        return denoiser(x, level)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        if level is not None or isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"{type(denoiser).__name__} failed without a noise level ({error}): if it needs one, "
+            "pass sigma_denoiser."
+        ) from error

@@ -14,7 +14,7 @@ from deepinv.physics import Physics
 
 from .. import checks
 from ..attacks.balls import L2Ball
-from ..optim.iterators import no_jitter
+from ..optim.jittering import no_jitter
 from . import distributed
 from .parallel import as_list
 from .resume import ResumingTrainer

@@ -129,7 +129,7 @@ class NormalisedStepTrainer(dj.JitterTrainer):
 
     def __post_init__(self):
         super().__post_init__()
-        self.law = self.model.fixed_point.iterator.jitter
+        self.law = self.model.fixed_point.iterator.jitter.noise
 
     def perturb(self, x, y, physics):
         factor = self.stepsize / stepsizes(self.model)[0]
@@ -144,7 +144,8 @@ def stepsizes(model: torch.nn.Module) -> list[float]:
     """The step sizes of an unrolled network as they are applied; none for other models."""
     if not hasattr(model, "update_params_fn"):
         return []
-    count = len(model.init_params_algo["stepsize"])
+    learned = model.init_params_algo
+    count = len(learned["log_stepsize" if "log_stepsize" in learned else "stepsize"])
     with torch.no_grad():
         return [float(model.update_params_fn(k)["stepsize"]) for k in range(count)]
 

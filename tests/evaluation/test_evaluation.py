@@ -395,7 +395,7 @@ def test_everything_is_as_before(fails):
     for name, buffer in physics.state_dict().items():
         assert torch.equal(buffer, buffers[name])
     assert torch.equal(generator.get_state(), state)
-    assert all(m.enabled for m in model.modules() if isinstance(m, dj.JitteredIterator))
+    assert all(m.enabled for m in model.modules() if isinstance(m, dj.Jitter))
 
 
 def test_jitter_is_silent():

@@ -404,7 +404,7 @@ def test_the_model_is_restored_after_an_exception(call):
     with pytest.raises(RuntimeError, match="broken network"):
         call(model, y_points(), DENOISING)
     assert [module.training for module in model.modules()] == modes
-    assert model.fixed_point.iterator is iterator and iterator.enabled
+    assert model.fixed_point.iterator is iterator and iterator.jitter.enabled
     assert not iterator.iterator._forward_pre_hooks
 
 

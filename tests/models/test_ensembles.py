@@ -40,6 +40,30 @@ def hqs(seed):
     ).double()
 
 
+def normalised(seed, **kwargs):
+    """Batch normalisation, which learns in its buffers, too."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    options = {"stepsize": 0.5, "max_iter": 3} | kwargs
+    return dj.UnfoldedPGD(network, **options).double()
+
+
+def frozen(seed):
+    model = points(seed)
+    model.prior[0].network[0].requires_grad_(False)
+    return model
+
+
+def network(body):
+    return dj.UnfoldedGD(
+        body, stepsize=0.5, max_iter=4, positive_stepsize=True
+    ).double()
+
+
+def start(factor):
+    return lambda y, physics: factor * y
+
+
 # the model of a seed, the physics, the shape of its measurements
 CASES = {
     "plain": (points, POINTS, (7, 2)),
@@ -61,6 +85,9 @@ CASES = {
         POINTS,
         (7, 2),
     ),
+    "batch normalisation": (lambda s: normalised(s, jitter=law(s)), POINTS, (7, 2)),
+    "some weights are frozen": (frozen, POINTS, (7, 2)),
+    "starts made alike": (lambda s: points(s, init=start(2)), POINTS, (7, 2)),
 }
 
 
@@ -95,7 +122,9 @@ def test_trains_as_one_by_one(case):
             model.parameters(), other.parameters(), weights, strict=True
         ):
             assert torch.allclose(p, q, rtol=1e-9, atol=1e-12)
-            assert not torch.equal(p, before)
+            assert torch.equal(p, before) != p.requires_grad
+        for p, q in zip(model.buffers(), other.buffers(), strict=True):
+            assert torch.allclose(p, q, rtol=1e-9, atol=1e-12)
     # evaluation is free of noise, and the models are whole again
     ensemble.eval()
     outputs = torch.stack([m.eval()(own, physics) for m, own in zip(together, y)])
@@ -120,11 +149,24 @@ def test_models_are_left_alone_until_they_are_unstacked():
         assert all(torch.equal(v, state[k] + 1) for k, v in model.state_dict().items())
 
 
-def test_state_dict():
-    first, second = (dj.Ensemble([points(s + k) for s in range(2)]) for k in (0, 5))
+@pytest.mark.parametrize("build", [points, normalised])
+def test_state_dict(build):
+    first, second = (dj.Ensemble([build(s + k) for s in range(2)]) for k in (0, 5))
     y = torch.randn(2, 5, 2, dtype=torch.float64)
+    first(y, POINTS)
     second.load_state_dict(first.state_dict())
-    assert torch.equal(second(y, POINTS), first(y, POINTS))
+    assert torch.equal(second.eval()(y, POINTS), first.eval()(y, POINTS))
+
+
+def test_mode_and_noise_are_switched_as_in_the_models():
+    y = torch.randn(2, 5, 2, dtype=torch.float64)
+    plain = dj.Ensemble([points(s) for s in range(2)])(y, POINTS)
+    ensemble = dj.Ensemble([points(s, jitter=law(1 + s)) for s in range(2)])
+    with dj.no_jitter(ensemble):
+        assert torch.allclose(ensemble(y, POINTS), plain, atol=1e-14)
+    assert not torch.allclose(ensemble(y, POINTS), plain)
+    models = [points(s, jitter=law(1 + s)).eval() for s in range(2)]
+    assert torch.allclose(dj.Ensemble(models)(y, POINTS), plain, atol=1e-14)
 
 
 class Tied(nn.Module):
@@ -145,11 +187,49 @@ class Tied(nn.Module):
         (
             [points(0), points(1).float()],
             ValueError,
-            "types and devices of their weigh",
+            "0 and 1 differ in shape, type, device or requires_grad of parameters of params",
         ),
         ([dj.PointMLP()], TypeError, "must be unrolled deepinv models .* got PointMLP"),
         ([points(0), points(0, max_iter=5)], ValueError, "must be alike"),
-        ([points(0), points(0, lambda_reg=0.5)], ValueError, "fixed parameters"),
+        (
+            [points(0), points(0, lambda_reg=0.5)],
+            ValueError,
+            r"0 and 1 differ in params_algo.lambda, \[1.0\] and \[0.5\]: build them by one",
+        ),
+        (
+            [points(0), points(1), points(2, data_fidelity=dj.NormalL2(0.5))],
+            ValueError,
+            "0 and 2 differ in data_fidelity.0.norm, 1.0 and 4.0",
+        ),
+        (
+            [points(0), points(1, init=lambda y, physics: 3 * y)],
+            ValueError,
+            "differ in custom_init, <function adjoint .*lambda",
+        ),
+        (
+            [points(0, init=start(2)), points(1, init=start(3))],
+            ValueError,
+            "differ in custom_init",
+        ),
+        (
+            [points(0), network(dj.PointMLP(hidden=8, activation=nn.Softplus))],
+            ValueError,
+            "differ in prior.0.network.1, ReLU and Softplus",
+        ),
+        (
+            [
+                network(nn.Sequential(nn.Linear(2, 2), nn.Dropout(p)))
+                for p in (0.1, 0.2)
+            ],
+            ValueError,
+            "differ in prior.0.network.1.p, 0.1 and 0.2",
+        ),
+        ([points(0), frozen(1)], ValueError, "requires_grad of parameters of prior.0"),
+        (
+            [network(nn.Sequential(nn.Linear(2, 2), dj.Jitter(0.1)))],
+            ValueError,
+            "no other noise than that of their iterations",
+        ),
         (
             [points(0), dj.UnfoldedGD(dj.PointMLP(hidden=4))],
             ValueError,

@@ -105,10 +105,103 @@ def test_positive_step_size_starts_equal_and_stays_positive(name):
     model = MODELS[name](network, stepsize=0.5, max_iter=K, positive_stepsize=True)
     assert torch.allclose(model(y, p), free(y, p), atol=1e-6)
     with torch.no_grad():
-        for parameter in model.init_params_algo["stepsize"]:
+        for parameter in model.init_params_algo["log_stepsize"]:
             parameter.sub_(100.0)
     model(y, p)
     assert model.update_params_fn(0)["stepsize"] > 0
+
+
+@every_model
+def test_checkpoints_of_steps_and_of_their_logarithms_are_not_mixed_up(name):
+    """A step of .5 read as a logarithm would be 1.65, a logarithm read as a step -.69."""
+    free = MODELS[name](Network(), stepsize=0.5, max_iter=K)
+    positive = MODELS[name](Network(), stepsize=0.5, max_iter=K, positive_stepsize=True)
+    for model, other in ((free, positive), (positive, free)):
+        before = [p.clone() for p in model.init_params_algo.parameters()]
+        with pytest.raises(
+            RuntimeError, match="(?s)Missing.*stepsize.*Unexpected.*stepsize"
+        ):
+            model.load_state_dict(other.state_dict())
+        model.load_state_dict(other.state_dict(), strict=False)
+        assert all(map(torch.equal, before, model.init_params_algo.parameters()))
+    again = MODELS[name](Network(), stepsize=0.1, max_iter=K, positive_stepsize=True)
+    again.load_state_dict(positive.state_dict())
+    assert_same_parameters(again, positive)
+
+
+@every_model
+def test_deepinv_s_names_of_the_arguments(name):
+    prior, y, p = Shrink(), torch.randn(2, 1, 9, 7), physics(torch.float32)
+    outputs = []
+    for level, start, names in (
+        ("sigma_denoiser", "init", ["lambda_reg", "sigma_denoiser"]),
+        ("g_param", "custom_init", ["lambda", "g_param"]),
+    ):
+        options = {level: [0.1, 0.2, 0.3, 0.4], start: lambda y, physics: 3 * y}
+        model = MODELS[name](prior, max_iter=K, trainable_params=names, **options)
+        assert sorted(model.init_params_algo["g_param"].state_dict()) == list("0123")
+        outputs.append(model(y, p))
+    assert torch.equal(*outputs)
+
+
+class Bands(dinv.models.Denoiser):
+    """Shrinks each channel by a threshold of its own."""
+
+    def forward(self, x, ths):
+        return torch.sign(x) * torch.relu(x.abs() - ths[..., None, None])
+
+
+@every_model
+@pytest.mark.parametrize("trainable", [[], ["g_param"]])
+def test_levels_that_are_vectors(name, trainable):
+    y, p = torch.randn(2, 3, 6, 5), dinv.physics.Denoising()
+    levels = [torch.tensor([[0.1, 0.2, 0.3]]) * (k + 1) for k in range(K)]
+    for given in (levels, torch.stack(levels), tuple(levels)):
+        model = MODELS[name](
+            Bands(), stepsize=0.5, max_iter=K, g_param=given, trainable_params=trainable
+        )
+        x = y
+        for level in levels:
+            if name == "GD":
+                x = x - 0.5 * ((x - y) + x - Bands()(x, level))
+            else:
+                x = Bands()(x - 0.5 * (x - y), level)
+        out = model(y, p)
+        assert torch.allclose(out, x, atol=1e-6)
+        if trainable:
+            out.square().sum().backward()
+            grads = [p.grad for p in model.init_params_algo["g_param"]]
+            assert all(g.shape == (1, 3) and g.abs().max() > 0 for g in grads)
+    shared = MODELS[name](Bands(), stepsize=0.5, max_iter=K, g_param=[levels[0]])
+    assert torch.equal(shared.update_params_fn(3)["g_param"], levels[0])
+
+
+class Fails(dinv.models.Denoiser):
+    """Needs a level, a small one, and does not say so."""
+
+    def forward(self, x, *args):
+        if args[0] > 0.5:
+            raise TypeError("too large")
+        return x / (1 + args[0])
+
+
+@every_model
+def test_a_blind_denoiser_needs_no_level_and_another_says_so(name):
+    blind = dinv.models.DnCNN(1, 1, depth=3, nf=4, pretrained=None)
+    y, p = torch.randn(2, 1, 9, 7), physics(torch.float32)
+    model = MODELS[name](blind, stepsize=0.5, max_iter=K, jitter=0.1)
+    model(y, p).sum().backward()
+    wrap = dinv.optim.RED if name == "GD" else dinv.optim.PnP
+    host = HOSTS[name](
+        data_fidelity=dinv.optim.L2(), prior=wrap(blind), stepsize=0.5, max_iter=K
+    )
+    assert torch.allclose(model.eval()(y, p), host(y, p), atol=1e-6)
+    with pytest.raises(
+        ValueError, match="Fails failed without a noise level .*: if it"
+    ):
+        MODELS[name](Fails())(y, p)
+    with pytest.raises(TypeError, match="^too large$"):
+        MODELS[name](Fails(), sigma_denoiser=1.0)(y, p)
 
 
 @every_model
@@ -161,7 +254,7 @@ def test_jitter_argument(name):
     assert f"{name}Iteration" in iterators and "JitteredIterator" not in iterators
     law = dj.GaussianJitter([0.1, 0.2], "norm")
     model = MODELS[name](Network(), max_iter=2, jitter=law)
-    assert model.fixed_point.iterator.jitter is law
+    assert model.fixed_point.iterator.jitter.noise is law
 
 
 @pytest.mark.parametrize(
@@ -180,6 +273,37 @@ def test_jitter_argument(name):
         ({"lambda_reg": -1}, ValueError, "lambda_reg must be .* at least 0, got -1"),
         ({"sigma_denoiser": -1.0}, ValueError, "sigma_denoiser must be .* got -1.0"),
         ({"trainable_params": None}, ValueError, "must be a list of names in .* None"),
+        (
+            {"trainable_params": ["lambda", "lambda_reg"]},
+            ValueError,
+            "name each parameter once, got",
+        ),
+        (
+            {"sigma_denoiser": 0.1, "g_param": 0.1},
+            TypeError,
+            "g_param is another name of sigma_denoiser, got both: give one",
+        ),
+        (
+            {"init": lambda y, p: y, "custom_init": lambda y, p: y},
+            TypeError,
+            "custom_init is another name of init, got both",
+        ),
+        (
+            {"stepsize": [torch.ones(3)]},
+            ValueError,
+            "stepsize must be one number or one per iteration, got .tensor",
+        ),
+        (
+            {"lambda_reg": [torch.ones(3)] * 10},
+            ValueError,
+            "lambda_reg must be one number or one per iteration",
+        ),
+        (
+            {"g_param": [torch.ones(3)] * 2},
+            ValueError,
+            "sigma_denoiser must hold one value .* got 2 for max_iter=10",
+        ),
+        ({"g_param": [torch.tensor([0.1, -1])]}, ValueError, "sigma_denoiser must be"),
         ({"trainable_params": [[]]}, ValueError, "must be a list of names in"),
         (
             {"data_fidelity": "L2"},
@@ -227,7 +351,7 @@ def test_jitter_argument(name):
         (
             {"prior": Shrink()},
             ValueError,
-            "needs the noise level it removes, got Shrink",
+            "Shrink needs the noise level it removes, .*: pass sigma_denoiser",
         ),
         ({"prior": "DnCNN"}, TypeError, "a network x -> f.x., got str"),
         (

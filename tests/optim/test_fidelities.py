@@ -1,5 +1,7 @@
 """The data fidelities: what they add to the host's, and that they add nothing else."""
 
+import copy
+
 import deepinv as dinv
 import pytest
 import torch
@@ -54,6 +56,54 @@ def test_tilted_is_the_fidelity_plus_a_linear_term(known):
     # the optimality of the proximal point, with the tilted gradient
     assert torch.allclose(u - x + 0.2 * (f.grad(u, y, operator) + w), 0 * u, atol=1e-8)
     assert not TiltedFidelity(dinv.optim.L2(), w).reads_adjoint
+
+
+class Quadratic(dinv.optim.DataFidelity):
+    r"""f(x) = |x - y|^2 / 2, plus <w, x> if there is one: what the tilted one is compared with."""
+
+    def __init__(self, w=None):
+        super().__init__()
+        self.w = w
+
+    def grad(self, x, y, physics, *args, **kwargs):
+        return x - y + (0 if self.w is None else self.w)
+
+
+EXACT = {"max_iter_inter": 4000, "tol_inter": 1e-14, "stepsize_inter": 0.05}
+
+
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        ("grad", {}),
+        ("prox", {"gamma": 0.7} | EXACT),
+        ("prox_conjugate", {"gamma": 0.7} | EXACT),
+        ("prox_conjugate", {"gamma": 0.7, "lamb": 1.3} | EXACT),
+        ("prox_conjugate", {} | EXACT),
+        ("bregman_prox", {"gamma": 0.7} | EXACT),
+    ],
+)
+def test_tilted_methods_are_those_of_the_sum(method, options):
+    """The host's own numerical minimiser on f + <w, .>, without our rules."""
+    x, y = torch.rand(2, 3, 4, dtype=torch.float64) + 0.5
+    w, operator = 0.3 * torch.randn_like(x), dinv.physics.Denoising()
+    bregman = [dinv.optim.bregman.NegEntropy()] if method == "bregman_prox" else []
+    tilted = TiltedFidelity(Quadratic(), w)
+    got = getattr(tilted, method)(x.clone(), *bregman, y, operator, **options)
+    whole = getattr(Quadratic(w), method)(x.clone(), *bregman, y, operator, **options)
+    plain = getattr(Quadratic(), method)(x.clone(), *bregman, y, operator, **options)
+    assert torch.allclose(got, whole, atol=1e-9)
+    assert not torch.allclose(got, plain, atol=1e-2)
+    assert tilted.asked == {method}
+
+
+def test_what_is_not_tilted_is_the_fidelity_s_own():
+    tilted = TiltedFidelity(dinv.optim.L2(), torch.zeros(1, 2))
+    assert tilted.d is tilted.fidelity.d and not tilted.asked
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        tilted.nothing
+    again = copy.deepcopy(tilted)
+    assert again.w is not tilted.w and again.fidelity is not tilted.fidelity
 
 
 @pytest.mark.parametrize("jitter", [None, 0.1])

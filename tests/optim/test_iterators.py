@@ -5,7 +5,7 @@ import deepinv as dinv
 import pytest
 import torch
 from algorithms import ALGORITHMS, ETA, SIZE, K, Network, physics
-from deepinv.optim.optim_iterators import GDIteration
+from deepinv.optim.optim_iterators import GDIteration, OptimIterator, PGDIteration
 from properties import (
     assert_global_rng_untouched,
     assert_same_gradients,
@@ -123,7 +123,7 @@ def test_gradients_are_those_of_the_noisy_recursion(name):
     model, p, y = jittered(name), physics(), measurements(batch=1)
 
     def with_the_same_noise(y):
-        model.fixed_point.iterator.jitter.generator.manual_seed(0)
+        model.fixed_point.iterator.jitter.noise.generator.manual_seed(0)
         return model(y, p)
 
     assert torch.autograd.gradcheck(with_the_same_noise, y.requires_grad_())
@@ -158,7 +158,7 @@ def test_a_second_call_replaces_the_first(name):
     host = model.fixed_point.iterator.iterator
     dj.jitter(model, 0.7)
     assert model.fixed_point.iterator.iterator is host
-    assert model.fixed_point.iterator.jitter.sigma == (0.7,)
+    assert model.fixed_point.iterator.jitter.noise.sigma == (0.7,)
     assert dj.unjitter(model) is model and model.fixed_point.iterator is host
     assert dj.unjitter(model).fixed_point.iterator is host
 
@@ -192,7 +192,7 @@ def test_bfloat16_autocast(name):
     out.float().square().sum().backward()
     assert torch.isfinite(out).all()
     assert all(torch.isfinite(g).all() for g in gradients(model))
-    model.fixed_point.iterator.jitter.generator.manual_seed(0)
+    model.fixed_point.iterator.jitter.noise.generator.manual_seed(0)
     assert (out.float() - model(y, p)).abs().max() < 0.05
 
 
@@ -247,13 +247,13 @@ def test_official_scale_is_the_paper_s_code():
 
 def test_no_jitter_restores_after_an_exception_and_reaches_through_wrappers():
     model = nn.ModuleDict({"inner": jittered("GD")})
-    iterator = model["inner"].fixed_point.iterator
+    layer = model["inner"].fixed_point.iterator.jitter
     with pytest.raises(KeyError), dj.no_jitter(model):
         with dj.no_jitter(model):
-            assert not iterator.enabled
-        assert not iterator.enabled
+            assert not layer.enabled
+        assert not layer.enabled
         raise KeyError
-    assert iterator.enabled
+    assert layer.enabled
 
 
 def test_iterators_that_own_parameters_keep_their_names_through_every_wrapper():
@@ -297,95 +297,103 @@ def test_iterator_pickles_and_serves_a_hand_built_model():
     assert (model(y, p) - expected).abs().max() < 1e-12
 
 
-def host_gd(**kwargs):
-    kwargs = {"unfold": True, "max_iter": 3, "trainable_params": ["stepsize"]} | kwargs
-    return dinv.optim.GD(
-        data_fidelity=dinv.optim.L2(), prior=dinv.optim.Tikhonov(), **kwargs
-    )
-
-
-@pytest.mark.parametrize(
-    "model, sigma, error, message",
-    [
-        (
-            lambda: host_gd(unfold=False),
-            0.1,
-            ValueError,
-            "unfold=False.*build it with unfold=True",
-        ),
-        (lambda: host_gd(DEQ=True), 0.1, ValueError, "not defined with DEQ"),
-        (
-            lambda: host_gd(anderson_acceleration=True),
-            0.1,
-            ValueError,
-            "not defined with anderson_acceleration",
-        ),
-        (
-            lambda: host_gd(backtracking=True),
-            0.1,
-            ValueError,
-            "not defined with backtracking",
-        ),
-        (
-            lambda: host_gd(early_stop=True),
-            0.1,
-            ValueError,
-            "not defined with early_stop",
-        ),
-        (
-            lambda: dinv.optim.PDCP(
-                data_fidelity=dinv.optim.L2(),
-                prior=dinv.optim.Tikhonov(),
-                unfold=True,
-                trainable_params=[],
-            ),
-            0.1,
-            TypeError,
-            "defined for the iterators of GD, PGD, FISTA, HQS, ADMM, DRS, got CPIteration",
-        ),
-        (
-            lambda: nn.Identity(),
-            0.1,
-            TypeError,
-            "needs a deepinv.optim.BaseOptim.*got Identity",
-        ),
-        (host_gd, -1, ValueError, "finite and at least 0, got -1"),
-        (host_gd, float("inf"), ValueError, "finite and at least 0, got inf"),
-        (
-            host_gd,
-            [0.1, 0.1],
-            ValueError,
-            "one per iteration, got 2 levels for max_iter=3",
-        ),
-        (
-            lambda: ALGORITHMS["HQS"].build(),
-            dj.GaussianJitter(0.1, "official"),
-            ValueError,
-            "GD and PGD networks, got HQSIteration",
-        ),
-    ],
-)
-def test_refused(model, sigma, error, message):
-    model = model()
-    with pytest.raises(error, match=message):
-        dj.jitter(model, sigma)
-
-
 def test_wrong_nesting_is_refused():
-    with pytest.raises(TypeError, match="Checkpoint first, then call jitter"):
-        dj.CheckpointedIterator(dj.JitteredIterator(GDIteration(), 0.1))
-    with pytest.raises(TypeError, match="jittered already"):
-        dj.JitteredIterator(dj.JitteredIterator(GDIteration(), 0.1), 0.1)
-    with pytest.raises(
-        TypeError, match="unjitter needs a deepinv.optim.BaseOptim, got Identity"
-    ):
-        dj.unjitter(nn.Identity())
+    noisy = dj.JitteredIterator(GDIteration(), 0.1)
+    for inner in (noisy, dj.ConditionedIterator(noisy)):
+        with pytest.raises(TypeError, match="Checkpoint first, then call jitter"):
+            dj.CheckpointedIterator(inner)
+        with pytest.raises(TypeError, match="jittered already, .* two noises"):
+            dj.JitteredIterator(inner, 0.1)
     for wrapper in (dj.CheckpointedIterator, dj.ConditionedIterator):
         with pytest.raises(TypeError, match="a deepinv OptimIterator, .* got Identity"):
             wrapper(nn.Identity())
-    with pytest.raises(TypeError, match="no_jitter needs a torch.nn.Module, got int"):
-        with dj.no_jitter(3):
-            pass
+
+
+def test_noise_below_another_wrapper_is_replaced_too():
+    model = jittered("GD")
+    host = model.fixed_point.iterator.iterator
+    model.fixed_point.iterator = dj.ConditionedIterator(model.fixed_point.iterator)
+    dj.jitter(model, 0.7)
+    layers = [m for m in model.modules() if isinstance(m, dj.Jitter)]
+    assert [layer.noise.sigma for layer in layers] == [(0.7,)]
+    assert dj.unjitter(model).fixed_point.iterator.iterator is host
+
+
+class OwnDataStep(PGDIteration):
+    """A step that computes its data term by itself."""
+
+    def forward(self, X, data_fidelity, prior, params, y, physics, *args, **kwargs):
+        x = X["est"][0]
+        grad = physics.A_adjoint(physics.A(x) - y)
+        x = prior.prox(x - params["stepsize"] * grad, params["g_param"])
+        return {"est": (x,), "cost": data_fidelity(x, y, physics)}
+
+
+class OwnGradient(OptimIterator):
+    """A step of a user's own that asks for the gradient."""
+
+    def forward(self, X, data_fidelity, prior, params, y, physics, *args, **kwargs):
+        x = X["est"][0]
+        grad = data_fidelity.grad(x, y, physics)
+        return {"est": (x - params["stepsize"] * (grad + prior.grad(x, None)),)}
+
+
+class Enlarged(PGDIteration):
+    """Asks at another shape than the iterate's, which would broadcast."""
+
+    def forward(self, X, data_fidelity, prior, params, y, physics, *args, **kwargs):
+        x = X["est"][0]
+        data_fidelity.grad(x.repeat(1, 3, 1, 1), y, physics)
+        return {"est": (x,)}
+
+
+def own_model(iterator, prior=dj.ProximalPrior):
+    return dinv.optim.BaseOptim(
+        iterator,
+        params_algo={"stepsize": ETA, "lambda": 1.0},
+        data_fidelity=dinv.optim.L2(),
+        prior=prior(Network()),
+        max_iter=K,
+        unfold=True,
+        trainable_params=["stepsize"],
+    ).double()
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_a_step_that_gets_no_noise_is_noticed(checkpoint, conditioned):
+    """In the first training pass; evaluation and level 0 are as without jitter."""
+    iterator = OwnDataStep()
+    iterator = dj.ConditionedIterator(iterator) if conditioned else iterator
+    iterator = dj.CheckpointedIterator(iterator) if checkpoint else iterator
+    model, y = own_model(iterator), measurements()
+    plain = model(y, physics())
+    with pytest.raises(
+        TypeError, match="OwnDataStep has no place for jitter, since .*"
+    ):
+        dj.jitter(model, 0.1)(y, physics())
+    assert torch.equal(dj.jitter(model, 0.0)(y, physics()), plain)
+    assert torch.equal(dj.jitter(model, 0.1).eval()(y, physics()), plain)
+
+
+def test_an_iterator_of_a_user_s_own_is_jittered():
+    model, y = own_model(OwnGradient(), dj.GradientPrior), measurements()
+    host = ALGORITHMS["GD"].build(network=model.prior[0].network)
+    for m in (model, host):
+        dj.jitter(m, dj.GaussianJitter(0.3))
+    outputs = []
+    for m in (model, host):
+        torch.manual_seed(0)
+        outputs.append(m(y, physics()))
+    assert torch.equal(*outputs)
+
+
+def test_noise_is_not_broadcast():
+    model = dj.jitter(own_model(Enlarged()), 0.1)
+    with pytest.raises(
+        ValueError, match=r"grad at shape \(2, 3, 9, 7\): put the noise"
+    ):
+        model(measurements(), physics())
 
 
 @every_algorithm

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from properties import assert_global_rng_untouched
+from torch import nn
 
 import deepinv_jitter as dj
 
@@ -182,3 +183,79 @@ def test_official_scale_is_for_real_iterates():
 def test_official_scale_needs_the_stepped_iterate():
     with pytest.raises(ValueError, match="needs data_step"):
         dj.GaussianJitter(0.1, "official")(X)
+
+
+class Loop(nn.Module):
+    """A user's own loop."""
+
+    def __init__(self, sigma, steps=3):
+        super().__init__()
+        self.network, self.jitter, self.steps = nn.Linear(2, 2), dj.Jitter(sigma), steps
+
+    def forward(self, y):
+        x = y
+        for k in range(self.steps):
+            x = x - 0.5 * self.jitter(x - y + self.network(x), k)
+        return x
+
+
+@pytest.mark.parametrize("scale", ["std", "norm", "relative"])
+@pytest.mark.parametrize("levels", [0.3, [0.1, 0.2, 0.3]])
+def test_the_layer_adds_what_the_noise_model_draws(scale, levels):
+    """With its input as the x of the scale, and k as it is told."""
+    model, y = (
+        Loop(dj.GaussianJitter(levels, scale, torch.Generator().manual_seed(1))),
+        X[:, :2, 0, 0],
+    )
+    same, x = dj.GaussianJitter(levels, scale, torch.Generator().manual_seed(1)), y
+    for k in range(3):
+        g = x - y + model.network(x)
+        x = x - 0.5 * (g + same(g, k))
+    assert torch.equal(model(y), x)
+
+
+@pytest.mark.parametrize("silence", ["eval", "no_jitter", "level 0"])
+def test_a_silent_layer_returns_its_very_input(silence):
+    layer = dj.Jitter([0.0, 0.1] if silence == "level 0" else 0.1)
+    layer.train(silence != "eval")
+    with assert_global_rng_untouched():
+        with dj.no_jitter(layer if silence == "no_jitter" else nn.Identity()):
+            assert layer(X, 0) is X
+    assert layer.train()(X, 1) is not X
+
+
+def test_the_layer_is_a_module_without_a_trace_in_checkpoints():
+    law = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(1))
+    model = Loop(law)
+    assert model.jitter.noise is law and "Jitter(GaussianJitter(sigma=0.3" in repr(
+        model
+    )
+    assert list(model.state_dict()) == ["network.weight", "network.bias"]
+    y = X[:, :2, 0, 0]
+    others = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    outputs = [m(y) for m in (model, *others)]
+    assert all(torch.equal(out, outputs[0]) for out in outputs)
+    assert not torch.equal(model(y), outputs[0])
+    # which a plain deepinv model and jitter() leave alone
+    assert dj.unjitter(model).jitter.noise is law
+
+
+def test_the_layer_refuses():
+    layer = dj.Jitter([0.1, 0.2])
+    with pytest.raises(ValueError, match=r"sigma has 2 levels, .* as jitter\(g, k\)"):
+        layer(X)
+    assert layer.eval()(X) is X
+    with pytest.raises(
+        ValueError, match="sigma has 2 levels but iteration 3 was reached"
+    ):
+        layer.train()(X, 2)
+    with pytest.raises(
+        TypeError, match="sigma must be a number or one number per iter"
+    ):
+        dj.Jitter("0.1")
+    with pytest.raises(ValueError, match="finite and at least 0, got -1"):
+        dj.Jitter(-1)
+    with pytest.raises(ValueError, match="'official' needs data_step"):
+        dj.Jitter(dj.GaussianJitter(0.1, "official"))(X)
+    with pytest.raises(TypeError, match="must be a torch.Tensor, got list"):
+        dj.Jitter(0.1)([0.0])

@@ -96,3 +96,96 @@ def test_another_shape_is_refused_not_broadcast(network, got):
     for call in (dj.GradientPrior(network).grad, dj.ProximalPrior(network).prox):
         with pytest.raises(ValueError, match=rf"the shape of x, \(3, 2\), {got}"):
             call(x)
+
+
+class Levelled(nn.Module):
+    """f(x) = a x + b sigma, by whatever name the level has."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.3))
+
+
+class Optional(Levelled):
+    def forward(self, x, sigma=None):
+        return self.a * x + (0 if sigma is None else 2 * sigma)
+
+
+class Required(Levelled):
+    def forward(self, x, noise_level):
+        return self.a * x + 2 * noise_level
+
+
+class AfterY(Levelled):
+    def forward(self, x, y, *, sigma_denoiser):
+        return self.a * x + 0.1 * y + 2 * sigma_denoiser
+
+
+class Without(Levelled):
+    def forward(self, x, y=None):
+        return self.a * x + (0 if y is None else 1000 * y)
+
+
+@pytest.mark.parametrize("unfolded", [dj.UnfoldedGD, dj.UnfoldedPGD])
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("network", [Optional, Required, AfterY])
+def test_a_network_that_takes_the_level_gets_it_and_the_level_its_gradient(
+    unfolded, checkpoint, network
+):
+    reads_y, y = network is AfterY, torch.randn(4, 2)
+    prior = unfolded.network_prior(network(), reads_y=reads_y)
+    model = unfolded(
+        prior if reads_y else network(),
+        stepsize=0.5,
+        max_iter=2,
+        sigma_denoiser=[0.05, 0.07],
+        trainable_params=["sigma_denoiser"],
+        checkpoint=checkpoint,
+    )
+    levels = torch.tensor([0.05, 0.07], requires_grad=True)
+    x = y
+    for level in levels:
+        shift = 2 * level + (0.1 * y if reads_y else 0)
+        if unfolded is dj.UnfoldedGD:
+            x = x - 0.5 * ((x - y) + 0.3 * x + shift)
+        else:
+            x = 0.3 * (x - 0.5 * (x - y)) + shift
+    out = model(y, dinv.physics.Denoising())
+    assert torch.allclose(out, x, atol=1e-6)
+    (expected,) = torch.autograd.grad(x.sum(), levels)
+    out.sum().backward()
+    got = [p.grad for p in model.init_params_algo["g_param"]]
+    assert torch.allclose(torch.stack(got), expected, atol=1e-5)
+
+
+def test_a_compiled_network_gets_the_level_too():
+    network = torch.compile(Optional(), backend="eager")
+    prior, x = dj.ProximalPrior(network), torch.randn(3, 2)
+    assert torch.allclose(prior.prox(x, 0.5), 0.3 * x + 1)
+
+
+def test_a_network_that_takes_no_level_is_called_without():
+    x = torch.randn(3, 2)
+    assert torch.allclose(dj.ProximalPrior(Without()).prox(x, 0.5), 0.3 * x)
+    assert torch.allclose(dj.ProximalPrior(Optional()).prox(x, None), 0.3 * x)
+
+
+@pytest.mark.parametrize("unfolded", [dj.UnfoldedGD, dj.UnfoldedPGD])
+@pytest.mark.parametrize(
+    "network, options, message",
+    [
+        (
+            Required(),
+            {},
+            "Required needs the noise level it removes, .*: pass sigma_de",
+        ),
+        (
+            Without(),
+            {"sigma_denoiser": 0.1, "trainable_params": ["sigma_denoiser"]},
+            "needs a network that takes it, but Without has no argument sigma: leave it",
+        ),
+    ],
+)
+def test_levels_refused(unfolded, network, options, message):
+    with pytest.raises(ValueError, match=message):
+        unfolded(network, **options)

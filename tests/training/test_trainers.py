@@ -335,7 +335,7 @@ def test_attack_training_is_the_equation(tmp_path):
     assert delta.norm(dim=1).max() > 0.05
     assert all(p.grad is None for p in trainer.model.parameters())
     trainer.model.train()
-    generator = trainer.model.fixed_point.iterator.jitter.generator
+    generator = trainer.model.fixed_point.iterator.jitter.noise.generator
     noise = generator.get_state()
     trainer.compute_loss(physics, x, y, train=True)
     gradients = [p.grad.clone() for p in trainer.model.parameters()]

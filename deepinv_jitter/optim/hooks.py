@@ -1,0 +1,198 @@
+r"""Noise on what submodules return, for networks that are made of no deepinv iterator."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from .noise import GaussianJitter, Jitter, in_backward
+
+#: Where a model keeps its OutputJitter: it is a submodule like others, without weights.
+NAME = "_output_jitter"
+#: Modules that are nothing but their children, and would take one more for a layer of theirs.
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+class OutputJitter(Jitter):
+    r"""
+    The jitter of submodules of a model, added to what they return by forward hooks.
+
+    Their calls are numbered within each forward pass of the model: that is the iteration :math:`k`.
+
+    :param float, Iterable[float], GaussianJitter sigma: noise level or noise model.
+    :param torch.nn.Module model: the model whose forward passes count.
+    :param list[torch.nn.Module] modules: the submodules.
+    :raises ValueError: if another model jitters one of them.
+    """
+
+    def __init__(
+        self,
+        sigma: float | Iterable[float] | GaussianJitter,
+        model: nn.Module,
+        modules: list[nn.Module],
+    ):
+        super().__init__(sigma)
+        for module in modules:
+            hooks = module._forward_hooks.values()
+            if any(isinstance(getattr(h, "__self__", None), Jitter) for h in hooks):
+                raise ValueError(
+                    f"the {type(module).__name__} named by at is jittered as a part of another "
+                    "model, and would get two noises: call unjitter on that one first."
+                )
+        self.k = 0
+        self.numbers: dict[bytes, int | None] = {}
+        # Bound methods of a submodule: they go along when the model is copied
+        self.handles = [
+            model.register_forward_pre_hook(self.start),
+            model.register_forward_hook(self.finish),
+            *[module.register_forward_hook(self.add) for module in modules],
+        ]
+        self.train(model.training)
+        holder = next((m for m in model.modules() if not _is_container(m)), model)
+        holder.add_module(NAME, self)
+
+    def forward(self, x, *args, **kwargs):
+        """Its input: noise is the hooks' business, and some modules call all their children."""
+        return x
+
+    def start(self, model: nn.Module, args: tuple) -> None:
+        """Before a forward pass of the model."""
+        if not any(module is self for module in model.modules()):
+            raise RuntimeError(
+                "the submodule that kept the jitter is no longer in the model, so that neither "
+                "eval() nor no_jitter would reach the noise: call unjitter before replacing "
+                "submodules, and jitter again afterwards."
+            )
+        self.k = 0
+        if not in_backward():
+            self.numbers = {}
+
+    # Where a submodule is compiled, the noise stays outside: a graph could not number it
+    @torch.compiler.disable
+    def add(self, module: nn.Module, args: tuple, output: torch.Tensor):
+        """After a call of a submodule."""
+        if not (self.training and self.enabled):
+            return output
+        if not isinstance(output, torch.Tensor):
+            raise TypeError(
+                "jitter needs submodules that return a tensor, but the "
+                f"{type(module).__name__} named by at returned a {type(output).__name__}: name a "
+                "submodule of it instead."
+            )
+        w = self.draw(output, self._number(output))
+        return output if w is None else output + w
+
+    def finish(self, model: nn.Module, args: tuple, output: object) -> None:
+        """After a forward pass of the model."""
+        if self.training and self.enabled and self.k == 0 and not in_backward():
+            raise RuntimeError(
+                "no submodule named by at was called in this forward pass of the "
+                f"{type(model).__name__}, so that there was no jitter: name submodules that are "
+                "called as module(x), and call jitter before a compiled one first runs."
+            )
+
+    def _number(self, output: torch.Tensor) -> int:
+        """
+        Which call of this forward pass it is, from 0.
+
+        In a part that is repeated in the backward pass, it is the call that found the global
+        random generator as it is now.
+        """
+        if len(self.noise.sigma) == 1:
+            self.k += 1
+            return 0
+        state = _random_state(output.device)
+        if in_backward():
+            k = self.numbers.get(state)
+            if k is None:
+                raise RuntimeError(
+                    "jitter with several levels cannot tell which call is repeated in the "
+                    "backward pass: leave generator=None, run the backward pass before the next "
+                    "forward pass and have no level 0, or give one level."
+                )
+            return k
+        k, self.k = self.k, self.k + 1
+        first = self.numbers.setdefault(state, k)
+        # A call without noise leaves the generator where the next one finds it
+        if first is None or self.noise.sigma_at(first) != self.noise.sigma_at(k):
+            self.numbers[state] = None
+        return k
+
+
+def remove(model: nn.Module) -> None:
+    """Take every OutputJitter out of a model."""
+    for module in list(model.modules()):
+        layer = dict(module.named_children()).get(NAME)
+        if layer is not None:
+            for handle in layer.handles:
+                handle.remove()
+            delattr(module, NAME)
+
+
+def named(model: nn.Module, at: str | Iterable[str]) -> list[nn.Module]:
+    r"""
+    The submodules that patterns name.
+
+    :param torch.nn.Module model: the model.
+    :param str, Iterable[str] at: patterns of names in ``model.named_modules()``, as in
+        :mod:`fnmatch`, part by part between the dots.
+    :return: (:class:`list`) the submodules, once each.
+    :raises TypeError: if ``at`` is not made of strings.
+    :raises ValueError: if a pattern names none.
+    """
+    patterns = [at] if isinstance(at, str) or not isinstance(at, Iterable) else list(at)
+    if not patterns or not all(isinstance(p, str) for p in patterns):
+        raise TypeError(
+            f"at must be a pattern of names of submodules or a list of such, got {at!r}."
+        )
+    found = {}
+    for pattern in patterns:
+        matches = [m for name, m in _submodules(model) if _matches(name, pattern)]
+        if not matches:
+            raise ValueError(
+                f"at must name submodules of the {type(model).__name__}, got {pattern!r}, which "
+                f"names none. {candidates(model)}"
+            )
+        found |= {id(m): m for m in matches}
+    return list(found.values())
+
+
+def candidates(model: nn.Module) -> str:
+    """A sentence that lists submodules which repeat, the outer ones first."""
+    types = defaultdict(list)
+    for name, module in _submodules(model):
+        pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        types[pattern].append(type(module).__name__)
+    repeated = [
+        f"{pattern!r} ({len(kinds)} {kinds[0]})"
+        for pattern, kinds in sorted(types.items(), key=lambda t: t[0].count("."))
+        if len(kinds) > 1 and len(set(kinds)) == 1
+    ]
+    if repeated:
+        return f"Candidates that repeat: {', '.join(repeated[:6])}."
+    children = [repr(name) for name, _ in model.named_children()]
+    return f"Its submodules: {', '.join(children) or 'none'}."
+
+
+def _submodules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    # A module that is used in several places has several names
+    return list(model.named_modules(remove_duplicate=False))[1:]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
+def _is_container(module: nn.Module) -> bool:
+    return isinstance(module, CONTAINERS)
+
+
+def _random_state(device: torch.device) -> bytes:
+    cuda = device.type == "cuda"
+    state = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
+    return state.numpy().tobytes()

@@ -1,0 +1,271 @@
+r"""Noise into a model, out of it, and silenced for a while."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from deepinv.optim import BaseOptim
+from deepinv.optim.optim_iterators import (
+    BlindRLIteration,
+    BSREMIteration,
+    MLEMIteration,
+    OSEMIteration,
+    SIRTIteration,
+)
+from deepinv.sampling import BaseSampling, DDRM, DiffPIR, PosteriorDiffusion
+from deepinv.unfolded import BaseDEQ, BaseUnfold
+from torch import nn
+
+from . import hooks
+from .iterators import JitteredIterator, innermost, without_jitter
+from .noise import GaussianJitter, Jitter
+
+#: Iterators of deepinv whose step asks the data fidelity for nothing that could be noisy. Those of
+#: users are noticed in the first training pass.
+WITHOUT_FIDELITY = (
+    MLEMIteration,
+    OSEMIteration,
+    BSREMIteration,
+    SIRTIteration,
+    BlindRLIteration,
+)
+#: Reconstructors that draw samples without gradients, and are not trained.
+SAMPLERS = (BaseSampling, DDRM, DiffPIR, PosteriorDiffusion)
+
+
+def jitter(
+    model: nn.Module,
+    sigma: float | Iterable[float] | GaussianJitter,
+    at: str | Iterable[str] | None = None,
+) -> nn.Module:
+    r"""
+    Make a network noisy in training, in place.
+
+    Without ``at``, ``model`` is one of deepinv's unrolled models, :class:`deepinv.optim.BaseOptim`,
+    or holds one, as what ``adapt_model`` of a self-supervised loss returns does. In training mode
+    every iteration then adds fresh noise to the gradient of the data fidelity, which for GD, PGD
+    and FISTA is the paper's SGD and SPGD jittering with its natural extension, or, our extension,
+    tilts the data fidelity's proximal step: HQS, ADMM, DRS, MD, PMD, PDCP, and iterators of your
+    own that ask their data fidelity for either.
+
+    With ``at``, ``model`` is any network, and noise is added to what the named submodules return.
+    Their calls are numbered from 0 in every forward pass of ``model``: that is the iteration, for
+    one level per iteration. They are noisy wherever they are called.
+
+    In evaluation mode the model is the plain one, bit for bit. Parameters and ``state_dict`` do not
+    change. A second call replaces the first.
+
+    :param torch.nn.Module model: a network; without ``at``, built with ``unfold=True``.
+    :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
+        iteration, as a per-entry standard deviation in the unit of the data-fidelity gradient, or
+        with ``at`` in that of the submodules' outputs; or a :class:`GaussianJitter`.
+    :param str, Iterable[str], None at: names of submodules, as in ``model.named_modules()``, with
+        wildcards as in :mod:`fnmatch` that stay between the dots: ``"backbone.*"`` names
+        ``backbone.0`` and not ``backbone.0.conv``. Default: ``None``.
+    :return: (:class:`torch.nn.Module`) ``model``.
+    :raises TypeError: if ``model`` is no module, a :class:`torch.nn.DataParallel`, or without
+        ``at`` neither is nor holds a :class:`deepinv.optim.BaseOptim`, or one whose algorithm has
+        no place for noise; in the first training pass, if an iterator or submodule of your own
+        turns out to have none.
+    :raises ValueError: if it holds several; if it is not unrolled or uses DEQ, Anderson
+        acceleration, backtracking or early stopping; if a level is negative or not finite, if there
+        are several levels but not one per iteration, or if ``at`` names nothing.
+    :raises RuntimeError: in a training pass, if no submodule named by ``at`` was called.
+
+    |sep|
+
+    :Examples:
+
+    >>> import deepinv as dinv, deepinv_jitter as dj
+    >>> model = dinv.optim.PGD(
+    ...     data_fidelity=dinv.optim.L2(), prior=dinv.optim.PnP(dinv.models.MedianFilter()),
+    ...     stepsize=0.5, max_iter=10, unfold=True, trainable_params=["stepsize"])
+    >>> model = dj.jitter(model, sigma=0.1)
+    >>> model.fixed_point.iterator.jitter
+    Jitter(GaussianJitter(sigma=0.1, scale='std'))
+    >>> varnet = dj.jitter(dinv.models.VarNet(num_cascades=3), 0.1, at="backbone_net.*.denoiser")
+    """
+    _check_module("jitter", model)
+    if any(isinstance(m, nn.DataParallel) for m in model.modules()):
+        raise TypeError(
+            "jitter needs a model without DataParallel, whose copies would share one noise: use "
+            "DistributedDataParallel, around the jittered model."
+        )
+    if at is not None:
+        submodules, noise = hooks.named(model, at), Jitter(sigma).noise
+        _check_official(noise)
+        hooks.OutputJitter(noise, unjitter(model), submodules)
+        return model
+    unrolled = _unrolled(model)
+    iterator = jittered(unrolled, sigma)
+    unjitter(model)
+    unrolled.fixed_point.iterator = iterator
+    return model
+
+
+def jittered(
+    model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter
+) -> JitteredIterator:
+    r"""
+    The iterator with which an unrolled model would be jittered; the model stays as it is.
+
+    :param deepinv.optim.BaseOptim model: the model.
+    :param float, Iterable[float], GaussianJitter sigma: noise level or noise model.
+    :return: (:class:`JitteredIterator`) its iterator, wrapped.
+    :raises TypeError, ValueError: as :func:`jitter`.
+    """
+    _check_unrolled(model)
+    iterator = JitteredIterator(without_jitter(model.fixed_point.iterator), sigma)
+    levels = iterator.jitter.noise.sigma
+    if len(levels) not in (1, model.max_iter):
+        raise ValueError(
+            f"sigma must hold one level or one per iteration, got {len(levels)} levels for "
+            f"max_iter={model.max_iter}."
+        )
+    return iterator
+
+
+def unjitter(model: nn.Module) -> nn.Module:
+    r"""
+    Take what :func:`jitter` put into a model out again, in place.
+
+    A layer :class:`Jitter` that is part of a network stays.
+
+    :param torch.nn.Module model: a jittered model; a plain one is left as it is.
+    :return: (:class:`torch.nn.Module`) ``model``.
+    :raises TypeError: if ``model`` is no module.
+
+    |sep|
+
+    :Examples:
+
+    >>> import deepinv as dinv, deepinv_jitter as dj
+    >>> model = dinv.optim.GD(
+    ...     prior=dinv.optim.Tikhonov(), unfold=True, trainable_params=["stepsize"], max_iter=3)
+    >>> type(dj.unjitter(dj.jitter(model, 0.1)).fixed_point.iterator).__name__
+    'GDIteration'
+    """
+    _check_module("unjitter", model)
+    hooks.remove(model)
+    for unrolled in [m for m in model.modules() if isinstance(m, BaseOptim)]:
+        unrolled.fixed_point.iterator = without_jitter(unrolled.fixed_point.iterator)
+    return model
+
+
+@contextmanager
+def no_jitter(module: nn.Module) -> Iterator[nn.Module]:
+    r"""
+    Silence every :class:`Jitter` below a module, whatever its mode.
+
+    It reaches through wrappers, such as ``DistributedDataParallel`` and the models a deepinv loss
+    adapts.
+
+    :param torch.nn.Module module: a model, or anything that holds one.
+    :return: a context manager which yields ``module``.
+    :raises TypeError: if ``module`` is no module.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> physics = dinv.physics.Denoising()
+    >>> model = dj.UnfoldedGD(dj.PointMLP(), max_iter=3, jitter=0.1)
+    >>> y = torch.randn(4, 2)
+    >>> with dj.no_jitter(model):
+    ...     print(torch.equal(model(y, physics), model(y, physics)))
+    True
+    """
+    _check_module("no_jitter", module)
+    layers = [m for m in module.modules() if isinstance(m, Jitter)]
+    before = [layer.enabled for layer in layers]
+    try:
+        for layer in layers:
+            layer.enabled = False
+        yield module
+    finally:
+        for layer, enabled in zip(layers, before, strict=True):
+            layer.enabled = enabled
+
+
+def _check_module(caller: str, module: nn.Module) -> None:
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"{caller} needs a torch.nn.Module, got {type(module).__name__}."
+        )
+
+
+def _check_official(noise: GaussianJitter) -> None:
+    if noise.scale == "official":
+        raise ValueError(
+            "scale='official' reproduces the paper's GD and PGD networks, and has no meaning for "
+            "the outputs of submodules: use 'std', 'norm' or 'relative'."
+        )
+
+
+def _unrolled(model: nn.Module) -> BaseOptim:
+    """The one unrolled model that a model is or holds."""
+    found = {name: m for name, m in model.named_modules() if isinstance(m, BaseOptim)}
+    # One inside another, for example as its denoiser, is a part of it
+    outer = {
+        name: m
+        for name, m in found.items()
+        if not any(m is not o and m in set(o.modules()) for o in found.values())
+    }
+    if not outer:
+        name = type(model).__name__
+        if isinstance(model, SAMPLERS):
+            raise TypeError(
+                f"jitter is for networks that are trained, but {name} draws samples without "
+                "gradients: unroll its denoiser, for example by UnfoldedPGD(denoiser)."
+            )
+        raise TypeError(
+            f"jitter needs a deepinv.optim.BaseOptim (GD, PGD, ...) or a model that holds one, "
+            f"got {name}: say by at='...' which submodules' outputs get the noise. "
+            f"{hooks.candidates(model)}"
+        )
+    if len(outer) > 1:
+        raise ValueError(
+            f"jitter needs one unrolled model, but this {type(model).__name__} holds several, "
+            f"{', '.join(outer)}: call jitter on each that is to be noisy."
+        )
+    return next(iter(outer.values()))
+
+
+def _check_unrolled(model: BaseOptim) -> None:
+    name, iterator = type(model).__name__, innermost(model.fixed_point.iterator)
+    algorithm = type(iterator).__name__.removesuffix("Iteration")
+    if type(iterator) in WITHOUT_FIDELITY:
+        raise TypeError(
+            f"{algorithm} has no place for jitter, since its step asks the data fidelity for "
+            "neither a gradient nor a proximal point: use one that does, such as PGD."
+        )
+    unfolds = model.unfold or isinstance(model, BaseUnfold)
+    # What makes the number of steps, or a step itself, depend on the noise in ways that no
+    # equation of the method describes
+    unwanted = {
+        "DEQ": model.DEQ or isinstance(model, BaseDEQ),
+        "anderson_acceleration": model.anderson_acceleration_config is not None,
+        "backtracking": model.backtracking,
+        "early_stop": model.early_stop,
+    }
+    unwanted = [option for option, used in unwanted.items() if used]
+    if unfolds and not unwanted:
+        return
+    got = [] if unfolds or "DEQ" in unwanted else ["unfold=False"]
+    if isinstance(model, BaseDEQ):
+        advice = "build it by unfolded_builder"
+    elif unfolds and not model.DEQ:
+        advice = "build it"
+    elif "unfold" not in inspect.signature(type(model)).parameters:
+        advice = f"build deepinv.optim.{algorithm} with unfold=True"
+    else:
+        advice = "build it with unfold=True"
+    if unwanted:
+        advice += f" without {' or '.join(unwanted)}"
+    raise ValueError(
+        "jitter is for models that are trained through a fixed number of iterations, got "
+        f"{name} with {' and '.join(got + unwanted)}: {advice}."
+    )
