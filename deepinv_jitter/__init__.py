@@ -62,10 +62,16 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.training.distributed`: many processes.
 - :mod:`~deepinv_jitter.training.rng`: the state of everything random.
 - :mod:`~deepinv_jitter.training.preemption`: signals, checkpoints replaced in one step.
+- :mod:`~deepinv_jitter.training.snapshot`: what modules hold besides their weights.
 - :mod:`~deepinv_jitter.training.finite`: finite steps only.
 - :mod:`~deepinv_jitter.training.parallel`: one training on many processes.
 - :mod:`~deepinv_jitter.training.resume`: exact resume.
-- :mod:`~deepinv_jitter.training.jitter`: noise-free evaluation; input jittering.
+- :mod:`~deepinv_jitter.training.validation`: looking at a model changes nothing.
+- :mod:`~deepinv_jitter.training.averaging`: averaged weights.
+- :mod:`~deepinv_jitter.training.history`: the curves of trainings.
+- :mod:`~deepinv_jitter.training.progress`: bars, or lines in a log file.
+- :mod:`~deepinv_jitter.training.jitter`: SGD and SPGD jittering.
+- :mod:`~deepinv_jitter.training.input_jitter`: input jittering.
 - :mod:`~deepinv_jitter.training.adversarial`: adversarial training.
 - :mod:`~deepinv_jitter.training.diffusion`: the DDPM's trainer.
 
@@ -161,6 +167,7 @@ from .training import (
     ShardSampler,
     input_jitter_sigma,
     latest_checkpoint,
+    plot_history,
 )
 
 __version__ = "0.1.0"
@@ -227,6 +234,7 @@ __all__ = [
     "jitter",
     "latest_checkpoint",
     "no_jitter",
+    "plot_history",
     "ricker",
     "segy_sections",
     "spectral_normalize",

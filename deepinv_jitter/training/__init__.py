@@ -3,7 +3,9 @@ r"""deepinv's Trainer for robust training, and for runs that take days."""
 from .adversarial import AttackTrainer, RobustTrainer
 from .diffusion import DDPMTrainer, DenoisingLoss
 from .distributed import ShardSampler
-from .jitter import InputJitterTrainer, JitterTrainer, input_jitter_sigma
+from .history import plot_history
+from .input_jitter import InputJitterTrainer, input_jitter_sigma
+from .jitter import JitterTrainer
 from .preemption import latest_checkpoint
 
 __all__ = [
@@ -16,4 +18,5 @@ __all__ = [
     "ShardSampler",
     "input_jitter_sigma",
     "latest_checkpoint",
+    "plot_history",
 ]

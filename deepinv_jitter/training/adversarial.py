@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from statistics import median
@@ -13,11 +12,15 @@ from statistics import median
 import torch
 from deepinv.datasets.base import batch_as_dict
 from deepinv.physics import Physics
+from deepinv.utils.tensorlist import TensorList
 
 from .. import checks
 from ..attacks.base import Attack
 from . import distributed
-from .jitter import InputJitterTrainer, JitterTrainer
+from .finite import finite
+from .input_jitter import InputJitterTrainer
+from .jitter import JitterTrainer
+from .snapshot import holding, tensors
 
 
 @dataclass
@@ -38,8 +41,8 @@ class AttackTrainer(JitterTrainer):
     :param Attack attack: the attack on training batches.
     :param bool persistent: start each sample's attack from where its last one ended, which makes up
         for few steps: one per epoch. The perturbations of all samples are kept in memory and in the
-        checkpoints. Needs a data set that tells the index of a sample, see :class:`IndexedDataset`.
-        Default: ``False``.
+        checkpoints. Needs a data set that tells the index of a sample, see :class:`IndexedDataset`,
+        and measurements of one part. Default: ``False``.
     :param float, Callable share: share of the batches that are attacked, evenly spread over an
         epoch, at least 0 and at most 1, or a function from the epoch, from 0, to it. The others are
         as they are. Default: 1.
@@ -50,7 +53,7 @@ class AttackTrainer(JitterTrainer):
         Default: ``None``.
     :raises TypeError: if ``attack`` or ``monitor`` is no :class:`Attack`, or ``share`` no number.
     :raises ValueError: if ``share`` is out of range, or ``persistent`` meets an image-domain
-        budget, or in training a data set without indices.
+        budget, or in training a data set without indices or measurements of several parts.
 
     The other parameters are those of :class:`JitterTrainer`.
 
@@ -104,16 +107,19 @@ class AttackTrainer(JitterTrainer):
         r""":math:`y + \delta`, see :meth:`JitterTrainer.perturb`."""
         if not self._attacks_next():
             return super().perturb(x, y, physics)
-        if not y.isfinite().all() or not (x is None or x.isfinite().all()):
-            return y  # with a loss that is not finite either, on which all ranks agree
+        if not finite(y) or not (x is None or finite(x)):
+            return (
+                y  # with a loss that is not finite either, on which all processes agree
+            )
         if self.monitor is not None and self._monitored is None:
-            self._monitored = {
-                # Copies: what comes from a worker lies in shared memory, an open file
+            # Copies: what comes from a worker lies in shared memory, an open file
+            self._found["monitored"] = {
                 "x": None if x is None else x.clone(),
-                "y": y.clone(),
+                # A checkpoint holds plain lists
+                "y": list(y.clone()) if isinstance(y, TensorList) else y.clone(),
                 "physics": [p is physics for p in self.physics].index(True),
-                "buffers": {
-                    n: b.clone() for n, b in physics.named_buffers(recurse=False)
+                "parameters": {
+                    name: t.detach().clone() for name, t in tensors([physics]).items()
                 },
             }
         init = self._last_deltas(y) if self.persistent else None
@@ -122,9 +128,15 @@ class AttackTrainer(JitterTrainer):
         if self.persistent:
             # Copies: a row would keep the memory of its whole batch
             rows = map(torch.clone, delta.cpu())
-            self._deltas |= zip(self._samples, rows, strict=True)
-            self._fresh.update(self._samples)
+            self._found["deltas"] = dict(zip(self._samples, rows, strict=True))
         return y + delta
+
+    def _count(self) -> None:
+        self._monitored = self._found.pop("monitored", self._monitored)
+        deltas = self._found.pop("deltas", {})
+        self._deltas |= deltas
+        self._fresh.update(deltas)
+        super()._count()
 
     def get_samples(self, iterators, g):
         """A batch, see :meth:`deepinv.Trainer.get_samples`; remembers which samples are in it."""
@@ -184,6 +196,11 @@ class AttackTrainer(JitterTrainer):
         return after > before
 
     def _last_deltas(self, y: torch.Tensor) -> torch.Tensor:
+        if isinstance(y, TensorList):
+            raise ValueError(
+                "persistent keeps one tensor for each sample, got measurements of "
+                f"{len(y)} parts: set persistent=False and give the attack more steps."
+            )
         if len(self._samples) != len(y):
             raise ValueError(
                 "persistent needs the index of every sample, got "
@@ -195,16 +212,16 @@ class AttackTrainer(JitterTrainer):
 
     def _check_overfitting(self, epoch: int) -> None:
         batch, physics = self._monitored, self.physics[self._monitored["physics"]]
-        x, y = (
-            None if t is None else t.to(self.device) for t in (batch["x"], batch["y"])
-        )
+        x = None if batch["x"] is None else batch["x"].to(self.device)
+        y = TensorList(batch["y"]) if isinstance(batch["y"], list) else batch["y"]
+        y = y.to(self.device)
 
         def excess(attack: Attack) -> float:
             result = attack.run(self.model, x, y, physics)
             own = float((result.loss - result.loss_clean).mean())
             return sum(distributed.gathered(own)) / distributed.count()
 
-        with _buffers_set(physics, batch["buffers"]):
+        with holding(physics, batch["parameters"]):
             strong, weak = excess(self.monitor), excess(self.attack)
         ratio = strong / max(weak, torch.finfo(torch.float32).tiny)
         if len(self.monitor_history) > 1 and ratio > 1.5 * median(self.monitor_history):
@@ -261,18 +278,3 @@ class RobustTrainer(AttackTrainer, InputJitterTrainer):
             start = self.epochs - max(1, int(0.4 * self.epochs))
             self.share = lambda epoch: float(epoch >= start)
         super().__post_init__()
-
-
-@contextmanager
-def _buffers_set(
-    module: torch.nn.Module, buffers: dict[str, torch.Tensor]
-) -> Iterator[None]:
-    # Not physics.update, which may treat what it is given, such as normalising it
-    before = {name: getattr(module, name) for name in buffers}
-    try:
-        for name, buffer in buffers.items():
-            setattr(module, name, buffer.to(before[name].device))
-        yield
-    finally:
-        for name, buffer in before.items():
-            setattr(module, name, buffer)

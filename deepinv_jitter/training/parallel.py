@@ -12,21 +12,19 @@ from torch import nn
 
 from . import distributed
 from .finite import FiniteTrainer, refill
+from .snapshot import Snapshot
 
 
 @dataclass
 class ParallelTrainer(FiniteTrainer):
     """One training on as many processes as ``torch.distributed`` has, one without it."""
 
-    # An unrolled model may have parameters without use, such as the weight of a prior
-    ddp_options: dict = field(
-        default_factory=lambda: {"find_unused_parameters": True}, kw_only=True
-    )
+    ddp_options: dict = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self):
         distributed.check_plain(self.model)
         super().__post_init__()
-        self._parallel = None  # the model with gradients averaged over the ranks
+        self._parallel = None  # the model with averaged gradients, from the first pass
         self._averages = False  # whether the gradients of a batch are averaged
         self._to_merge = -1  # losses until the meters become those of all ranks
 
@@ -49,9 +47,7 @@ class ParallelTrainer(FiniteTrainer):
         super().setup_train(train=train, **kwargs)
         if train:
             self.save_path = distributed.gathered(self.save_path)[0]
-            self._parallel = distributed.parallel(
-                self.model, self.device, self.ddp_options
-            )
+            self._parallel = None
         else:
             self.save_path = run_path
 
@@ -86,8 +82,13 @@ class ParallelTrainer(FiniteTrainer):
 
     def model_inference(self, y, physics, x=None, train: bool = True, **kwargs):
         """The reconstruction, see :meth:`deepinv.Trainer.model_inference`."""
-        if not (train and torch.is_grad_enabled() and self._parallel is not None):
+        if not (train and torch.is_grad_enabled() and self._shares):
             return super().model_inference(y, physics, x=x, train=train, **kwargs)
+        if self._parallel is None:
+            options = {"find_unused_parameters": self._has_unused(y, physics, x)}
+            self._parallel = distributed.parallel(
+                self.model, self.device, options | self.ddp_options
+            )
         # For this pass alone: evaluation and attacks, of which ranks have unequally many, and
         # checkpoints are with the plain model
         plain, self.model = self.model, self._parallel
@@ -97,14 +98,30 @@ class ParallelTrainer(FiniteTrainer):
         finally:
             self.model = plain
 
+    @property
+    def _shares(self) -> bool:
+        """Whether there is a gradient to share with other processes."""
+        trains = any(p.requires_grad for p in self.model.parameters())
+        return trains and distributed.count() > 1
+
+    def _has_unused(self, y, physics, x) -> bool:
+        """Whether a parameter is without use, such as the weight of a prior, in one more pass."""
+        free = [p for p in self.model.parameters() if p.requires_grad]
+        with Snapshot([self.model, physics, self.losses]).unnoticed():
+            x_net = super().model_inference(y, physics, x=x, train=True)
+            ones = torch.ones_like(x_net)
+            found = torch.autograd.grad(x_net, free, ones, allow_unused=True)
+        unused = any(gradient is None for gradient in found)
+        return bool(distributed.largest([int(unused)], self.device)[0])
+
     def compute_loss(self, physics, x, y, train: bool = True, **kwargs):
         """Losses of a batch, see :meth:`deepinv.Trainer.compute_loss`."""
         self._averages = False
         loss, x_net, logs = super().compute_loss(physics, x, y, train=train, **kwargs)
-        if train and self._parallel is not None and not self._averages:
+        if train and self._shares and not self._averages:
             raise NotImplementedError(
                 f"{type(self).__name__} trains the model outside its training pass, where "
-                "gradients are averaged over the ranks: use a single process."
+                "gradients are averaged over the processes: use a single process."
             )
         self._to_merge -= 1
         if self._to_merge == 0:  # never if it is not the last batch

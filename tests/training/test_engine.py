@@ -5,6 +5,7 @@ import pickle
 import warnings
 
 import deepinv as dinv
+import numpy as np
 import pytest
 import torch
 from properties import assert_same_parameters
@@ -231,3 +232,177 @@ def test_a_checkpoint_of_another_model(tmp_path, checkpoint, network, differs):
         trainer.train()
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+class Remembering(torch.nn.Module):
+    """Holds what networks may hold: running means, a warm start, a count of its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 2)
+        self.norm = torch.nn.BatchNorm1d(2)
+        self.register_buffer("last", torch.zeros(2))
+        self.warm = None
+
+    def forward(self, x):
+        self.last = x.detach().mean(0)  # replaced, not written into
+        self.warm = x.detach() if self.warm is None else self.warm + x.detach().mean()
+        return self.norm(self.linear(x))
+
+
+class Learning(dinv.loss.SupLoss):
+    """Learns a level of its own, as deepinv's UNSURE does."""
+
+    level = 0.0
+
+    def __init__(self):
+        super().__init__(metric=dinv.metric.MSE())
+        self.level = torch.tensor(1.0)
+
+    def forward(self, x_net, x, **kwargs):
+        loss = super().forward(x_net, x)
+        self.level = self.level + loss.detach().mean()
+        return loss
+
+
+def remembering(folder, data, losses=None, **kwargs):
+    torch.manual_seed(3)
+    model = dj.UnfoldedGD(Remembering(), stepsize=0.5, max_iter=2)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    options = {"epochs": 1, "device": "cpu", "save_path": folder, "verbose": False}
+    options |= {"metrics": None, "losses": losses or Learning()} | kwargs
+    loaders = data if isinstance(data, list) else DataLoader(data, 4)
+    physics = [dinv.physics.Denoising()] * (len(data) if isinstance(data, list) else 1)
+    return dj.JitterTrainer(model, physics, optimizer, loaders, **options)
+
+
+def held(trainer):
+    """Everything that a step may change."""
+    network = trainer.model.prior[0].network
+    state = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    state |= {"warm": network.warm, "level": trainer.losses[0].level}
+    for i, moments in trainer.optimizer.state_dict()["state"].items():
+        state |= {f"{i} {name}": value.clone() for name, value in moments.items()}
+    scale = trainer.scaler.state_dict()
+    return state | {k: torch.tensor(v) for k, v in scale.items()}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+@pytest.mark.parametrize("precision", [False, "float16", "bfloat16"])
+@pytest.mark.parametrize("case", SPOILT)
+def test_nothing_of_a_batch_left_out_stays(tmp_path, case, precision):
+    """Weights, moments, the scale of float16, buffers, warm starts, what a loss has learned."""
+    without = torch.utils.data.Subset(Points(), [0, 1, 2, 3, 8, 9, 10, 11])
+    found = []
+    for data in (Points(6, **SPOILT[case]), without):
+        options = {"mixed_precision": precision, "on_non_finite": "skip"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = remembering(tmp_path / str(len(found)), data, **options)
+            trainer.train()
+        found.append(held(trainer))
+    assert trainer.skipped == []
+    assert_same(*found)
+
+
+def test_the_checkpoint_of_before_a_bad_batch_is_clean(tmp_path):
+    trainer = remembering(tmp_path / "run", Points(6))
+    with pytest.raises(FloatingPointError, match="batch 1 .x not finite."):
+        quietly(trainer)
+    before = remembering(
+        tmp_path / "before", torch.utils.data.Subset(Points(), range(4))
+    )
+    before.train()
+    assert_same(held(trainer), held(before))
+    kept = torch.load(dj.latest_checkpoint(tmp_path / "run"), weights_only=True)
+    assert_same(kept["state_dict"], before.model.state_dict())
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("precision", [False, "float16"])
+@pytest.mark.parametrize("together", [True, False])
+def test_of_several_data_sets_the_bad_part_alone_is_left_out(
+    tmp_path, bad, seed, precision, together
+):
+    """Whatever their order, which the host draws: as without that data set."""
+    spoilt = Points()
+    spoilt.data["x"][:] = math.nan
+    pair = [Points(), Points()]
+    pair[bad] = spoilt
+    options = {"mixed_precision": precision, "on_non_finite": "skip", "grad_clip": 0.1}
+    options |= {"optimizer_step_multi_dataset": together, "compute_train_metrics": True}
+    options |= {
+        "metrics": dinv.metric.MSE(),
+        "eval_dataloader": DataLoader(Points(), 4),
+    }
+    found = []
+    for data in (pair, [Points()]):
+        np.random.seed(seed)
+        loaders = [DataLoader(part, 12) for part in data]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer = remembering(tmp_path / str(len(found)), loaders, **options)
+            trainer.eval_dataloader = [trainer.eval_dataloader] * len(data)
+            logs, trainer.log_metrics_mlops = [], lambda logs, **_: logged.append(logs)
+            logged = logs
+            trainer.train()
+        found.append(
+            (held(trainer), trainer.loss_history, trainer.train_metrics_history)
+        )
+        assert math.isfinite(trainer.check_grad_val.avg)
+        assert math.isfinite(logs[0]["TotalLoss"])
+    assert_same(found[0][0], found[1][0])
+    assert found[0][1:] == found[1][1:]
+
+
+def test_where_all_parts_are_bad_no_step_is_made(tmp_path):
+    """Not even an empty one, which would count as a step of the optimizer."""
+    steps = []
+    trainer = remembering(
+        tmp_path, [DataLoader(Points(6), 4)] * 2, on_non_finite="skip"
+    )
+    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    quietly(trainer)
+    assert len(steps) == 2 and trainer.skipped == [(0, 1), (0, 1)]
+
+
+def test_parameters_of_another_optimizer_are_cleaned_too(tmp_path):
+    """Of which the host keeps adding up gradients: one NaN would spoil every later batch."""
+    trainer = remembering(tmp_path, Points(2), on_non_finite="skip")
+    linear = trainer.model.prior[0].network.linear
+    trainer.optimizer = torch.optim.SGD(linear.parameters(), 0.01)
+    quietly(trainer)
+    assert trainer.skipped == [(0, 0)]
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_what_perturbing_a_bad_batch_taught_is_forgotten(tmp_path, bad):
+    """The level of input jittering, the monitor's batch and the perturbations of its samples."""
+    data = dj.IndexedDataset(Points(6 if bad else 2, value=1e30, where="x"))
+    ball = dj.L2Ball(0.1)
+    options = {"attack": dj.FrankWolfeAttack(ball, steps=1), "persistent": True}
+    options |= {"monitor": dj.FrankWolfeAttack(ball, steps=2), "eps": 0.1}
+    options |= {"share": lambda epoch: min(epoch, 1), "on_non_finite": "skip"}
+    trainer = trainer_of(tmp_path, data, trainer=dj.RobustTrainer, **options)
+    quietly(trainer)
+    assert trainer.skipped == [(0, bad), (1, bad)]
+    first = Points().data["y"][4:8] if bad == 0 else Points().data["y"][:4]
+    physics = trainer.physics[0]
+    assert trainer.sigma == dj.input_jitter_sigma(0.1, first, physics)
+    assert torch.equal(trainer._monitored["y"], first)
+    left_out = range(4 * bad, 4 * bad + 4)
+    assert sorted(trainer._deltas) == [(0, i) for i in range(12) if i not in left_out]
+
+
+def test_a_level_is_not_taken_from_measurements_that_are_not_finite(tmp_path):
+    data, options = Points(2, where="y"), {"eps": 0.1, "on_non_finite": "skip"}
+    trainer = trainer_of(tmp_path, data, trainer=dj.InputJitterTrainer, **options)
+    quietly(trainer)
+    expected = dj.input_jitter_sigma(0.1, data.data["y"][4:8], trainer.physics[0])
+    assert trainer.sigma == expected

@@ -37,9 +37,13 @@ test_dataloader_formats = host_test(host, "test_dataloader_formats", **DICTIONAR
 test_early_stop = host_test(
     host, "test_early_stop", early_stop=[3, None], max_batch_steps=[100000]
 )
-test_loss_logging = host_test(host, "test_loss_logging")
+# The host's evaluation losses are those of the model in training mode, which these two tests pin:
+# there it draws noise and takes evaluation data into its running means. Ours are those of the
+# model in evaluation mode, see test_validation.py.
+EVALUATES_IN_TRAINING_MODE = {"compute_eval_losses": [False]}
+test_loss_logging = host_test(host, "test_loss_logging", **EVALUATES_IN_TRAINING_MODE)
 test_model_forward_passes = host_test(
-    host, "test_model_forward_passes", **FULL_PRECISION
+    host, "test_model_forward_passes", **FULL_PRECISION, **EVALUATES_IN_TRAINING_MODE
 )
 test_gradient_norm = host_test(host, "test_gradient_norm")
 test_out_dir_collision_detection = host_test(host, "test_out_dir_collision_detection")

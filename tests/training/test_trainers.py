@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from deepinv.loss.metric import MSE, PSNR
+from deepinv.utils.tensorlist import TensorList
 from properties import assert_same_parameters
 from torch.utils.data import DataLoader, Dataset
 
@@ -490,6 +491,143 @@ def test_monitor_warns_of_catastrophic_overfitting(tmp_path):
         trainer._check_overfitting(7)
 
 
+class Shown(dj.PGDAttack):
+    """Notes the radii it is called with, and what the noise of the physics is."""
+
+    def run(self, model, x, y, physics, *args, **kwargs):
+        self.radii = self.budget.radii(y, physics)
+        return super().run(model, x, y, physics, *args, **kwargs)
+
+
+@pytest.mark.parametrize("batch", [3, 4])
+def test_the_monitor_sees_the_physics_of_its_batch(tmp_path, batch):
+    """Also a noise level per sample, inside its noise model; the last batch is smaller."""
+    ball = dj.L2Ball(1.0, relative_to="noise")
+    levels = dinv.physics.generator.SigmaGenerator(
+        0.01, 0.5, rng=torch.Generator().manual_seed(0)
+    )
+    seen, monitor = [], Shown(ball, steps=2)
+
+    class Noting(dj.AttackTrainer):
+        def perturb(self, x, y, physics):
+            seen.append(ball.radii(y, physics))
+            return super().perturb(x, y, physics)
+
+    trainer = build(
+        tmp_path,
+        2,
+        trainer=Noting,
+        attack=dj.FrankWolfeAttack(ball, steps=1),
+        monitor=monitor,
+        train_dataloader=DataLoader(dj.IndexedDataset(dj.PointDataset(10)), batch),
+        physics_generator=levels,
+        eval_dataloader=None,
+        compute_eval_losses=False,
+    )
+    trainer.train()
+    assert len(trainer.monitor_history) == 2
+    assert torch.equal(monitor.radii, seen[0])
+    # and the physics is again that of the last batch
+    assert torch.equal(
+        ball.radii(torch.zeros(len(seen[-1]), 2), trainer.physics[0]), seen[-1]
+    )
+
+
+def stacked(*noises):
+    """Two views of an image, one of them with a mask."""
+    mask = torch.zeros(1, 4, 6)
+    mask[..., ::2] = 1
+    first, second = noises or [dinv.physics.GaussianNoise(s) for s in (0.1, 0.2)]
+    return dinv.physics.StackedLinearPhysics(
+        [
+            dinv.physics.Denoising(first),
+            dinv.physics.Inpainting((1, 4, 6), mask=mask, noise_model=second),
+        ]
+    )
+
+
+class Push(dj.FrankWolfeAttack):
+    """A constant perturbation, for measurements of several parts."""
+
+    def forward(self, model, x, y, physics, init=None):
+        return TensorList([torch.full_like(part, 0.5) for part in y])
+
+
+def on_stacked_physics(folder, trainer, **options):
+    torch.manual_seed(0)
+    physics = stacked()
+    model = dj.UnfoldedGD(dj.UnrolledDnCNN(1, depth=3, width=4), max_iter=2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    data = dinv.datasets.TensorDataset(x=torch.rand(6, 1, 4, 6), use_dict_output=True)
+    options = {"epochs": 2, "online_measurements": True, "device": "cpu"} | options
+    options |= {"save_path": folder, "verbose": False, "metrics": PSNR()}
+    loader = DataLoader(dj.IndexedDataset(data), 2)
+    return trainer(
+        model,
+        physics,
+        optimizer,
+        loader,
+        eval_dataloader=DataLoader(data, 2),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("level", [{"sigma": 0.3}, {"eps": 0.5}])
+def test_input_jittering_of_stacked_physics(tmp_path, level):
+    """Noise on what each part measures."""
+    trainer = on_stacked_physics(tmp_path, dj.InputJitterTrainer, **level)
+    trainer.train()
+    y = trainer.physics[0](torch.rand(100, 1, 4, 6))
+    added = trainer.perturb(None, y, trainer.physics[0]) - y
+    assert isinstance(added, TensorList)
+    assert added[0].std().item() == pytest.approx(trainer.sigma, rel=0.1)
+    measured = added[1][..., ::2]
+    assert measured.std().item() == pytest.approx(trainer.sigma, rel=0.1)
+    assert not added[1][..., 1::2].any()
+
+
+def test_attacks_on_stacked_physics(tmp_path):
+    trainer = on_stacked_physics(
+        tmp_path, dj.AttackTrainer, attack=Push(dj.L2Ball(1.0))
+    )
+    calls = counted(trainer)
+    trainer.train()
+    assert len(calls) == 2 * 3
+    for _, y, out in calls:
+        assert all(torch.allclose(part, torch.tensor(0.5)) for part in out - y)
+
+
+def test_measurements_of_several_parts_that_are_not_finite(tmp_path):
+    trainer = on_stacked_physics(
+        tmp_path, dj.RobustTrainer, attack=Push(dj.L2Ball(1.0)), sigma=0.1
+    )
+    trainer.on_non_finite = "skip"
+    samples = trainer.get_samples_online
+
+    def spoilt(iterators, g):
+        x, y, physics = samples(iterators, g)
+        if trainer._place[1] == 1:
+            y[1][0, 0, 0, 0] = math.nan
+        return x, y, physics
+
+    trainer.get_samples_online = spoilt
+    with pytest.warns(
+        UserWarning, match=r"batch 1 \(y not finite\): the batch is left"
+    ):
+        trainer.train()
+    assert trainer.skipped == [(0, 1), (1, 1)]
+
+
+def test_persistent_perturbations_have_one_part(tmp_path):
+    trainer = on_stacked_physics(
+        tmp_path, dj.AttackTrainer, attack=Push(dj.L2Ball(1.0)), persistent=True
+    )
+    with pytest.raises(
+        ValueError, match="one tensor for each sample, got measurements of 2 parts: set"
+    ):
+        trainer.train()
+
+
 def worst_case(alpha, eps, signal, noise):
     return ((alpha**2 * noise + (1 - alpha) ** 2 * signal) ** 0.5 + alpha * eps) ** 2
 
@@ -506,6 +644,66 @@ def test_input_jitter_sigma_is_the_best_in_the_worst_case(eps):
     best = alphas[worst_case(alphas, eps, signal, noise).argmin()].item()
     level = dj.input_jitter_sigma(eps, y, physics)
     assert signal / (signal + noise + level**2 * n) == pytest.approx(best, abs=1e-5)
+
+
+def test_the_level_for_stacked_physics_is_that_of_all_parts_together():
+    """Two noisy views in a list, or side by side in one tensor."""
+    noise, x = dinv.physics.GaussianNoise(0.1), torch.rand(50, 1, 4, 6)
+    whole = dinv.physics.Denoising(noise)
+    y = whole(torch.cat([x, x], 1))
+    parts = dinv.physics.StackedLinearPhysics([dinv.physics.Denoising(noise)] * 2)
+    expected = dj.input_jitter_sigma(0.5, y, whole)
+    level = dj.input_jitter_sigma(0.5, TensorList([y[:, :1], y[:, 1:]]), parts)
+    assert level == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.06 + 0.08j, -0.1])
+def test_the_level_for_complex_noise(sigma):
+    """Its real and its imaginary part make noise: their energy counts."""
+    y = torch.randn(50, 8, dtype=torch.complex64)
+    physics, plain = (
+        dinv.physics.Denoising(dinv.physics.GaussianNoise(torch.tensor(s)))
+        for s in (sigma, 0.1)
+    )
+    expected = dj.input_jitter_sigma(0.5, y, plain)
+    assert dj.input_jitter_sigma(0.5, y, physics) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "noise, message",
+    [
+        (
+            dinv.physics.ZeroNoise(),
+            "measurements with deepinv's GaussianNoise, but the physics has ZeroNoise: give sigma",
+        ),
+        (
+            dinv.physics.PoissonNoise(0.1),
+            "but the physics has PoissonNoise: give sigma",
+        ),
+        (
+            dinv.physics.GaussianNoise(torch.ones(3)),
+            "the physics' sigma must be a number or one number per sample, shape .6,., got",
+        ),
+    ],
+)
+def test_noise_without_a_level(tmp_path, noise, message):
+    physics = dinv.physics.Denoising(noise)
+    with pytest.raises(ValueError, match=message):
+        dj.input_jitter_sigma(0.1, torch.ones(6, 2), physics)
+    data = dinv.datasets.TensorDataset(x=torch.ones(6, 2), y=torch.ones(6, 2))
+    options = {"train_dataloader": DataLoader(data, 6), "online_measurements": False}
+    trainer = build(tmp_path, 1, trainer=dj.InputJitterTrainer, eps=0.1, **options)
+    trainer.physics = physics
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+
+
+def test_parts_of_a_physics_that_is_not_stacked():
+    y = TensorList([torch.ones(4, 2)] * 2)
+    with pytest.raises(
+        TypeError, match="need a deepinv StackedPhysics .* got Denoising"
+    ):
+        dj.input_jitter_sigma(0.1, y, dinv.physics.Denoising())
 
 
 def test_input_jitter_level_from_a_radius(tmp_path):

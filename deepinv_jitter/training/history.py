@@ -1,0 +1,214 @@
+r"""The curves of one or several trainings."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from deepinv import Trainer
+
+from .preemption import BEST, latest_checkpoint
+from .resume import HISTORIES
+from .resume import _loaded as loaded
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Run = str | os.PathLike | Trainer
+
+#: Okabe and Ito's colours, which the colour-blind tell apart.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
+    *("#E69F00", "#56B4E9", "#000000"),
+)
+#: For those who see no colours, and for more runs than there are.
+MARKERS = "os^DvPX*"
+
+
+class Curve(NamedTuple):
+    """One history of a run."""
+
+    name: str  # of the class of the loss or metric
+    loss: bool  # or else a metric
+    part: str  # training or validation
+    steps: list[int]  # epochs or batches, from 1
+    values: list[float]
+    unit: str  # of the steps
+
+
+def plot_history(
+    runs: Run | Mapping[str, Run],
+    path: str | os.PathLike | None = None,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    r"""
+    Losses and metrics of trainings against the epoch, those of several runs in one picture.
+
+    Validation is drawn solid, with markers, training dashed. Epochs are counted from 1, as the
+    progress bar counts them.
+
+    :param deepinv.Trainer, str, os.PathLike, Mapping runs: a trainer, also deepinv's own; the
+        folder of a run or the ``save_path`` of a trainer, of which the newest checkpoint is read; a
+        checkpoint; or several of them by name.
+    :param str, os.PathLike, None path: file to write. Default: ``None``, none.
+    :param Sequence[str], None names: losses and metrics to draw, by the names of their classes.
+        Default: ``None``, all.
+    :return: (:class:`matplotlib.figure.Figure`) the figure, one panel for each loss and metric.
+    :raises FileNotFoundError: if a folder holds no checkpoint.
+    :raises TypeError: if a run is none of the above.
+    :raises ValueError: if there is nothing to draw, a name is unknown, a file is no checkpoint, or
+        a history does not tell its epochs.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+    >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5)
+    >>> trainer = dj.JitterTrainer(
+    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
+    ...     torch.utils.data.DataLoader(dj.PointDataset(200), batch_size=100), epochs=2,
+    ...     device="cpu", online_measurements=True, save_path=None, verbose=False)
+    >>> model = trainer.train()
+    >>> figure = dj.plot_history({"MSE training": trainer})
+    >>> figure.axes[0].get_ylabel()
+    'SupLoss (loss)'
+    """
+    named = runs if isinstance(runs, Mapping) else {"": runs}
+    found = {label: _curves(run) for label, run in named.items()}
+    every = [curve for curves in found.values() for curve in curves]
+    panels = list(
+        dict.fromkeys(c.name for c in sorted(every, key=lambda c: not c.loss))
+    )
+    if not panels:
+        raise ValueError("runs must hold a whole epoch, got none: train first.")
+    if unknown := [name for name in names or [] if name not in panels]:
+        raise ValueError(f"names must be among {panels}, got {', '.join(unknown)}.")
+
+    # Matplotlib is an optional extra, and slow to import
+    import matplotlib.pyplot as plt
+
+    panels = panels if names is None else list(names)
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    size = 4.4 * columns, 3.4 * rows
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained"
+    )
+    for ax, name in zip(axes.flat, panels, strict=False):
+        for i, (label, curves) in enumerate(found.items()):
+            for curve in curves:
+                if curve.name == name:
+                    colour = COLOURS[i % len(COLOURS)]
+                    _draw(ax, curve, label, colour, MARKERS[i % len(MARKERS)])
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    lines = {line.get_label(): line for ax in figure.axes for line in ax.get_lines()}
+    place = {"loc": "outside upper center", "ncols": 2 if columns < 3 else 4}
+    figure.legend(lines.values(), lines.keys(), frameon=False, **place)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _draw(ax: Axes, curve: Curve, label: str, colour: str, marker: str) -> None:
+    validation = curve.part == "validation"
+    ax.plot(
+        curve.steps,
+        curve.values,
+        color=colour,
+        linestyle="-" if validation else "--",
+        marker=marker if validation else None,
+        markersize=4,
+        markevery=max(
+            1, len(curve.values) // 12
+        ),  # or long curves would be all markers
+        label=f"{label}, {curve.part}" if label else curve.part,
+    )
+    unit = " [dB]" if "PSNR" in curve.name else " (loss)" if curve.loss else ""
+    ax.set(xlabel=curve.unit, ylabel=f"{curve.name}{unit}")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    if curve.loss and min(curve.values) > 0 and ax.dataLim.y0 > 0:
+        ax.set_yscale("log")
+
+
+def _curves(run: Run) -> list[Curve]:
+    """The histories of a run, with the steps they were taken at."""
+    if isinstance(run, Trainer):
+        found = {key: getattr(run, name, {}) for name, key in HISTORIES.items()}
+        found["history_steps"] = getattr(run, "history_steps", None)
+    elif isinstance(run, (str, os.PathLike)):
+        found = loaded(_newest(Path(run)))
+    else:
+        raise TypeError(
+            "runs must be a trainer, a folder, a checkpoint or a dictionary of such, got "
+            f"{type(run).__name__}."
+        )
+    steps = found.get("history_steps") or steps_from_sizes(found)
+    curves = []
+    for key, part, taken in (
+        ("loss", "training", "losses"),
+        ("eval_loss", "validation", "evaluations"),
+        ("train_metrics", "training", "evaluations"),
+        ("eval_metrics", "validation", "evaluations"),
+    ):
+        for name, values in found.get(key, {}).items():
+            # A history begins anew where a run goes on with another loss or metric
+            at = steps[taken][-len(values) :]
+            if len(at) != len(values):
+                raise ValueError(
+                    f"a history must tell its epochs, but {name} has {len(values)} values for "
+                    f"{len(at)} {taken}: two losses or metrics of one class share one history, so "
+                    "derive a class for each; deepinv's own trainer tells with eval_interval=1."
+                )
+            if values:
+                loss = key in ("loss", "eval_loss")
+                curves.append(Curve(name, loss, part, at, values, steps["unit"]))
+    return curves
+
+
+def steps_from_sizes(histories: dict) -> dict:
+    """Of a trainer that does not tell its steps: as many epochs as there are losses."""
+    losses = max(map(len, histories.get("loss", {}).values()), default=0)
+    evaluations = [
+        len(values)
+        for key in ("eval_loss", "train_metrics", "eval_metrics")
+        for values in histories.get(key, {}).values()
+    ]
+    every_epoch = losses if losses in evaluations else 0
+    return {
+        "losses": list(range(1, losses + 1)),
+        "evaluations": list(range(1, every_epoch + 1)),
+        "unit": "epoch",
+    }
+
+
+def _newest(path: Path) -> Path:
+    """The newest checkpoint of a run's folder, or of one with the folders of several runs."""
+    if path.is_file():
+        return path
+    own = list(path.glob("ckp_*.pth.tar"))
+    if not own:
+        own = [found] if (found := latest_checkpoint(path)) else []
+    if not own:
+        raise FileNotFoundError(
+            f"runs must be folders with checkpoints, got {str(path)!r} without: give the "
+            "save_path of a trainer."
+        )
+    # Of the many at the ends of epochs the last; the others, amid one or of the best, by their own
+    # word, as a copy changes the times of files
+    numbered = sorted((p for p in own if _number(p) >= 0), key=_number)[-1:]
+    candidates = [p for p in own if _number(p) < 0] + numbered
+    return max(candidates, key=lambda p: (loaded(p).get("epoch", -1), p.name != BEST))
+
+
+def _number(path: Path) -> int:
+    found = re.search(r"\d+", path.name)
+    return int(found[0]) if found else -1

@@ -1,0 +1,199 @@
+r"""Input jittering: noise on the measurements of training batches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from numbers import Real
+
+import torch
+from deepinv.physics import GaussianNoise, Physics, StackedPhysics
+from deepinv.utils.tensorlist import TensorList
+
+from .. import checks
+from ..attacks.balls import L2Ball
+from ..attacks.samples import per_sample
+from . import distributed
+from .finite import finite
+from .jitter import JitterTrainer
+
+
+@dataclass
+class InputJitterTrainer(JitterTrainer):
+    r"""
+    Trainer for input jittering, noise on the measurements :math:`y \leftarrow y + w`, equation (7).
+
+    The noise is white Gaussian, drawn anew for every training batch, on measured entries only;
+    evaluation is on the measurements as they are. All else is :class:`JitterTrainer`'s, and a
+    jittered model gets both noises.
+
+    :param float, None sigma: standard deviation of each measured entry of :math:`w`, in the unit of
+        the measurements.
+    :param float, None eps: instead of ``sigma``, the :math:`\ell_2` radius to be robust against;
+        ``sigma`` then follows in closed form from the first training batch, see
+        :func:`input_jitter_sigma`.
+    :param torch.Generator, None generator: source of the noise. Default: the global generator of
+        the device.
+    :raises TypeError: if the one given is no number.
+    :raises ValueError: unless exactly one of ``sigma`` and ``eps`` is given, finite and not
+        negative.
+
+    The other parameters are those of :class:`JitterTrainer`.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> from torch.utils.data import DataLoader
+    >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+    >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5)
+    >>> trainer = dj.InputJitterTrainer(
+    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
+    ...     DataLoader(dj.PointDataset(200), batch_size=100), epochs=2, device="cpu",
+    ...     online_measurements=True, save_path=None, verbose=False, sigma=0.05)
+    >>> model = trainer.train()
+    """
+
+    sigma: float | None = field(default=None, kw_only=True)
+    eps: float | None = field(default=None, kw_only=True)
+    generator: torch.Generator | None = field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        if (self.sigma is None) == (self.eps is None):
+            raise ValueError(
+                "exactly one of sigma and eps must be given, got "
+                f"sigma={self.sigma!r}, eps={self.eps!r}."
+            )
+        for name in ("sigma", "eps"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, checks.number(name, value, Real, 0))
+        super().__post_init__()
+
+    def perturb(
+        self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
+    ) -> torch.Tensor:
+        r""":math:`y + w`, see :meth:`JitterTrainer.perturb`."""
+        level = self._level(y, physics)
+        noisy = [self._noisy(*pair, level) for pair in pairs(y, physics)]
+        return TensorList(noisy) if isinstance(y, TensorList) else noisy[0]
+
+    def _noisy(self, y: torch.Tensor, physics: Physics, sigma: float) -> torch.Tensor:
+        device = y.device if self.generator is None else self.generator.device
+        w = torch.randn(y.shape, generator=self.generator, device=device, dtype=y.dtype)
+        return y + sigma * w.to(y.device) * L2Ball(0.0).support(y, physics)
+
+    def _level(self, y: torch.Tensor | TensorList, physics: Physics) -> float:
+        """The standard deviation, from ``eps`` until a batch has counted."""
+        if self.sigma is not None:
+            return self.sigma
+        # Measurements that are not finite are left out on all processes, whatever the level is
+        own = input_jitter_sigma(self.eps, y, physics) if finite(y) else None
+        levels = [level for level in distributed.gathered(own) if level is not None]
+        return self._found.setdefault("sigma", sum(levels) / max(len(levels), 1))
+
+    def _count(self) -> None:
+        self.sigma = self._found.pop("sigma", self.sigma)
+        super()._count()
+
+    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
+        """Save a checkpoint, see :meth:`deepinv.Trainer.save_model`."""
+        super().save_model(filename, epoch, (state or {}) | {"sigma": self.sigma})
+
+    def _restore(self, checkpoint: dict) -> None:
+        if self.sigma is None:  # it came from the first batch, which is long past
+            self.sigma = checkpoint.get("sigma")
+        super()._restore(checkpoint)
+
+
+def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
+    r"""
+    Input-jitter level that gives the worst-case robustness of an :math:`\ell_2` ball, in closed
+    form.
+
+    After Krainovic et al. (NeurIPS 2023), who show that a linear denoiser trained with the right
+    jitter is the one optimal in the worst case. For measurements :math:`y = s + z` with signal
+    energy :math:`c = \mathbb{E}\|s\|^2` and noise energy :math:`q = \mathbb{E}\|z\|^2`, and the
+    estimator :math:`\alpha y`, the worst case over :math:`\|e\| \leq \varepsilon` is, in high
+    dimension, :math:`(\sqrt{\alpha^2 q + (1-\alpha)^2 c} + \alpha\varepsilon)^2`. With
+    :math:`a = c + q` it is least at
+
+    .. math::
+        \alpha^* = \frac{1}{a} \left( c - \varepsilon \sqrt{\frac{cq}{a - \varepsilon^2}} \right),
+
+    and training with jitter of energy :math:`\sigma^2 n` on the :math:`n` measured entries gives
+    :math:`\alpha = c / (a + \sigma^2 n)`. Equal for :math:`\sigma^2 = (c/\alpha^* - a)/n`. For
+    networks this is a starting point, not a law.
+
+    :param float eps: radius :math:`\varepsilon` of the ball, in the unit of the measurements; below
+        the norm of the signal.
+    :param torch.Tensor y: measurements, shape `(B, ...)`, from which the energy is estimated; of a
+        stacked physics all parts together.
+    :param deepinv.physics.Physics physics: the physics, with deepinv's Gaussian noise.
+    :return: (:class:`float`) standard deviation of each measured entry.
+    :raises TypeError: if ``eps`` is no number, ``y`` no tensor of real or complex numbers, or a
+        list of such from a physics that is not stacked.
+    :raises ValueError: if the physics has no Gaussian noise, ``y`` is not finite, or ``eps`` is
+        negative or not below the norm of the signal.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+    >>> y = physics(torch.ones(50, 1, 16, 16))
+    >>> round(dj.input_jitter_sigma(1.6, y, physics), 2)
+    0.1
+    """
+    eps = checks.number("eps", eps, low=0)
+    parts = pairs(y, physics)
+    for part, _ in parts:
+        checks.batch(y=part)
+    energy = sum(_energy(part) for part, _ in parts)
+    noise = sum(_noise_energy(*pair) for pair in parts)
+    signal = energy - noise
+    if not eps < math.sqrt(max(signal, 0)):
+        raise ValueError(
+            "eps must be below the norm of the signal, here "
+            f"{math.sqrt(max(signal, 0)):.3g}, got {eps!r}."
+        )
+    shrinkage = (signal - eps * math.sqrt(signal * noise / (energy - eps**2))) / energy
+    entries = sum(_entries(*pair).mean().item() for pair in parts)
+    return math.sqrt(max(signal / shrinkage - energy, 0) / entries)
+
+
+def pairs(
+    y: torch.Tensor | TensorList, physics: Physics
+) -> list[tuple[torch.Tensor, Physics]]:
+    """Each part of the measurements with the physics it comes from."""
+    if not isinstance(y, TensorList):
+        return [(y, physics)]
+    if not isinstance(physics, StackedPhysics):
+        raise TypeError(
+            "measurements of several parts, a TensorList, need a deepinv StackedPhysics that tells "
+            f"which part comes from where, got {type(physics).__name__}."
+        )
+    return list(zip(y, physics.physics_list, strict=True))
+
+
+def _energy(y: torch.Tensor) -> float:
+    return y.detach().abs().double().square().flatten(1).sum(1).mean().item()
+
+
+def _entries(y: torch.Tensor, physics: Physics) -> torch.Tensor:
+    """How many entries of each sample are measured."""
+    return L2Ball(0.0).support(y, physics).flatten(1).sum(1).double()
+
+
+def _noise_energy(y: torch.Tensor, physics: Physics) -> float:
+    noise = getattr(physics, "noise_model", None)
+    if not isinstance(noise, GaussianNoise):
+        raise ValueError(
+            "eps gives the level of input jittering for measurements with deepinv's GaussianNoise, "
+            f"but the physics has {type(noise).__name__}: give sigma, the standard deviation."
+        )
+    # One level, or one per sample; of a complex one the real and the imaginary part make noise
+    sigma = per_sample("the physics' sigma", noise.sigma.detach().abs().reshape(-1), y)
+    return (sigma.double().square() * _entries(y, physics)).mean().item()

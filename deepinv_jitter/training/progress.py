@@ -1,0 +1,136 @@
+r"""What a training tells of itself: bars on a terminal, a line for each epoch in a log file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+from .averaging import AveragingTrainer
+from .history import steps_from_sizes
+
+
+@dataclass
+class ProgressTrainer(AveragingTrainer):
+    """Bars on a terminal, a line for each epoch in a log file, and where histories were taken."""
+
+    freq_update_progress_bar: int = 10
+
+    def __post_init__(self):
+        super().__post_init__()
+        #: the epochs, or with ``log_train_batch`` the batches, from 1, of the host's histories
+        self.history_steps = {"losses": [], "evaluations": [], "unit": "epoch"}
+        self._lines = False  # whether lines take the place of the bars
+        self._line = ""  # of the current epoch, as far as it goes
+
+    def setup_train(self, train: bool = True, **kwargs) -> None:
+        """Set up training or testing, see :meth:`deepinv.Trainer.setup_train`."""
+        if train:
+            unit = "training batch" if self.log_train_batch else "epoch"
+            self.history_steps = {"losses": [], "evaluations": [], "unit": unit}
+        shown = self.show_progress_bar
+        # The host warns that the bars slow down a GPU, also where there is none
+        self.show_progress_bar &= self.device.type == "cuda"
+        try:
+            super().setup_train(train=train, **kwargs)
+        finally:
+            self.show_progress_bar = shown
+
+    def train(self) -> nn.Module:
+        """Train the model, see :meth:`deepinv.Trainer.train`."""
+        with self._bars_or_lines():
+            return super().train()
+
+    def test(self, test_dataloader, *args, **kwargs) -> dict:
+        """Test the model, see :meth:`deepinv.Trainer.test`."""
+        with self._bars_or_lines():
+            return super().test(test_dataloader, *args, **kwargs)
+
+    def step(
+        self,
+        epoch,
+        progress_bar,
+        train_ite: int | None = None,
+        train: bool = True,
+        last_batch: bool = False,
+        update_progress_bar: bool = False,
+    ):
+        """A batch, see :meth:`deepinv.Trainer.step`."""
+        # Without bars the host prints a line for training and one for evaluation
+        self.show_progress_bar |= self._lines
+        try:
+            super().step(
+                epoch,
+                progress_bar,
+                train_ite=train_ite,
+                train=train,
+                last_batch=last_batch,
+                # what an epoch amounts to, however seldom the bar is updated
+                update_progress_bar=update_progress_bar or last_batch,
+            )
+        finally:
+            self.show_progress_bar &= not self._lines
+        if train and (last_batch or self.log_train_batch):
+            self.history_steps["losses"].append(self._step_number(epoch, train_ite))
+        if self._lines and last_batch and self._running:
+            self._add_to_line(epoch, train)
+
+    def save_best_model(self, epoch, train_ite, **kwargs) -> None:
+        """Save the best model, see :meth:`deepinv.Trainer.save_best_model`; after evaluations."""
+        self.history_steps["evaluations"].append(self._step_number(epoch, train_ite))
+        super().save_best_model(epoch, train_ite, **kwargs)
+
+    def reset_metrics(self) -> None:
+        """Reset the meters, see :meth:`deepinv.Trainer.reset_metrics`."""
+        self._end_line()
+        super().reset_metrics()
+
+    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
+        """Save a checkpoint, see :meth:`deepinv.Trainer.save_model`."""
+        steps = {"history_steps": self.history_steps}
+        super().save_model(filename, epoch, (state or {}) | steps)
+
+    def _restore(self, checkpoint: dict) -> None:
+        saved = checkpoint.get("history_steps") or steps_from_sizes(checkpoint)
+        self.history_steps |= {k: list(saved[k]) for k in ("losses", "evaluations")}
+        super()._restore(checkpoint)
+
+    def _step_number(self, epoch: int, train_ite: int) -> int:
+        """As the bar counts epochs."""
+        return (train_ite if self.log_train_batch else epoch) + 1
+
+    @contextmanager
+    def _bars_or_lines(self) -> Iterator[None]:
+        shown = self.show_progress_bar
+        self._lines = shown and not _overwrites()
+        self.show_progress_bar &= not self._lines
+        try:
+            yield
+        finally:
+            self._end_line()
+            self.show_progress_bar, self._lines = shown, False
+
+    def _add_to_line(self, epoch: int, train: bool) -> None:
+        kind = "train" if train else "eval"
+        meters = {"loss": getattr(self, f"logs_total_loss_{kind}")}
+        names = [type(metric).__name__ for metric in self.metrics]
+        meters |= zip(names, getattr(self, f"logs_metrics_{kind}"), strict=True)
+        said = [f"{name} {m.avg:.4g}" for name, m in meters.items() if m.count]
+        if train:
+            self._line = f"Epoch {epoch + 1}/{self.epochs}: {', '.join(said)}"
+        elif self._line:  # else amid an epoch, with log_train_batch
+            self._line += f"; validation: {', '.join(said)}"
+            self._end_line()
+
+    def _end_line(self) -> None:
+        if self._line and self.verbose:
+            sys.stderr.write(f"{self._line}\n")
+        self._line = ""
+
+
+def _overwrites() -> bool:
+    """Whether a bar can be drawn over: not in a file; a notebook is no terminal, but can."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -1,0 +1,132 @@
+r"""What modules hold besides their weights, such as running means: kept, and brought back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from . import rng
+
+
+def parts(roots: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """Every module below these, also those in plain lists as deepinv's stacked physics has."""
+    seen = set()
+    queue = list(_listed(roots))
+    while queue:
+        for part in queue.pop().modules():
+            if part not in seen:
+                seen.add(part)
+                yield part
+                queue += _listed(vars(part).values())
+
+
+def _listed(values: Iterable) -> Iterator[nn.Module]:
+    for value in values:
+        if isinstance(value, nn.Module):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _listed(value)
+
+
+def tensors(roots: Iterable[nn.Module]) -> dict[str, torch.Tensor]:
+    """Buffers, and tensors that are plain attributes, once each, by names that stay the same."""
+    found, seen = {}, set()
+    for i, part in enumerate(parts(roots)):
+        own = dict(part.named_buffers(recurse=False)) | vars(part)
+        for name, value in own.items():
+            if isinstance(value, torch.Tensor) and id(value) not in seen:
+                seen.add(id(value))
+                found[f"{i}.{name}"] = value
+    return found
+
+
+class Snapshot:
+    """
+    What modules hold besides their weights, as often as it is taken.
+
+    Buffers and tensors that are plain attributes, such as the warm start of a solver; not numbers,
+    with which a model may count its calls. The modules are looked for once: to look for them costs
+    more than to copy what they hold.
+
+    :param Iterable[torch.nn.Module] roots: the modules, with all below them.
+    :param Iterable[torch.nn.Module] counting: modules of which numbers are kept as well.
+    """
+
+    def __init__(self, roots: Iterable, counting: Iterable[nn.Module] = ()):
+        counting = set(counting)
+        found = list(parts(roots))
+        self.generators = list(rng.generators(found))
+        # Generators, too: deepinv's noise models take a new one with every call
+        always = (torch.Tensor, torch.Generator, type(None))
+        # torch's own layers have nothing but buffers
+        self._attributes = [
+            (vars(part), (*always, bool, int, float) if part in counting else always)
+            for part in found
+            if not type(part).__module__.startswith("torch.nn.")
+        ]
+        buffers = [vars(part)["_buffers"] for part in found]
+        self._attributes += [(own, always) for own in buffers if own]
+        self._taken = []
+
+    def take(self) -> None:
+        """Keep what the modules hold now."""
+        self._taken = [
+            (own, {k: v for k, v in own.items() if isinstance(v, kinds)})
+            for own, kinds in self._attributes
+        ]
+        self._contents = {
+            id(v): (v, v.detach().clone())
+            for _, kept in self._taken
+            for v in kept.values()
+            if isinstance(v, torch.Tensor)
+        }
+
+    def restore(self) -> None:
+        """Everything as it was, also what was replaced by something else."""
+        for own, kept in self._taken:
+            for name, value in kept.items():
+                # The mode a pass sets as it needs it; and what is made once may stay
+                made = value is None and not isinstance(own[name], torch.Tensor)
+                if name != "training" and not made:
+                    own[name] = value
+        for tensor, content in self._contents.values():
+            tensor.data = content
+
+    @contextmanager
+    def unnoticed(self, stream: int | None = None) -> Iterator[None]:
+        """
+        What happens inside leaves no trace in the modules, nor in any random generator.
+
+        :param int, None stream: draw from a stream with this number, from 1, which follows from
+            where the generators are. Default: ``None``, what would be drawn next.
+        """
+        self.take()
+        states = rng.state(self.generators)
+        try:
+            if stream is not None:
+                rng.diverge(self.generators, stream)
+            yield
+        finally:
+            rng.restore(states, self.generators)
+            self.restore()
+
+
+@contextmanager
+def holding(root: nn.Module, contents: dict[str, torch.Tensor]) -> Iterator[None]:
+    """
+    A module with other contents of its :func:`tensors`, of any shape.
+
+    Not ``physics.update``, which may treat what it is given, such as normalising it.
+    """
+    own = {name: t for name, t in tensors([root]).items() if name in contents}
+    before = {name: tensor.data for name, tensor in own.items()}
+    try:
+        for name, tensor in own.items():
+            tensor.data = contents[name].to(tensor.device)
+        yield
+    finally:
+        for name, tensor in own.items():
+            tensor.data = before[name]
