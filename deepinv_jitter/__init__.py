@@ -80,7 +80,12 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.evaluation.metrics`: PSNR and SSIM as the paper defines them.
 - :mod:`~deepinv_jitter.evaluation.shifts`: out-of-distribution edits of the truth.
 - :mod:`~deepinv_jitter.evaluation.statistics`: bootstrap intervals and verdicts.
-- :mod:`~deepinv_jitter.evaluation.tables`: text, Markdown and CSV.
+- :mod:`~deepinv_jitter.evaluation.results`: what was measured of one network.
+- :mod:`~deepinv_jitter.evaluation.tables`: text, Markdown, LaTeX and CSV.
+- :mod:`~deepinv_jitter.evaluation.words`: units, headlines and notes.
+- :mod:`~deepinv_jitter.evaluation.plots`: security curves.
+- :mod:`~deepinv_jitter.evaluation.pictures`: reconstructions side by side.
+- :mod:`~deepinv_jitter.evaluation.standings`: which network is better, if the data tell.
 - :mod:`~deepinv_jitter.evaluation.comparison`: networks side by side.
 - :mod:`~deepinv_jitter.evaluation.report`: the report of one network.
 - :mod:`~deepinv_jitter.evaluation.cache`: what an interrupted evaluation goes on from.

@@ -579,9 +579,9 @@ def test_evaluation_in_double_precision(dtype):
     expected = {
         ("clean", "squared error"): error(0),
         (attacked, "squared error"): error(worst),
-        (attacked, "eps"): radius,
+        (attacked, "radius"): radius,
         (attacked, "|delta|"): radius,
-        (attacked, "eps/|y|"): radius / Y.norm(dim=1),
+        (attacked, "radius/|y|"): radius / Y.norm(dim=1),
         (repr(shift), "squared error"): error(d, X + d),
         (repr(shift), "contrast recovery"): (d @ W.T * d).sum(1) / d.square().sum(1),
     }

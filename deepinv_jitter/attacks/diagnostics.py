@@ -48,7 +48,7 @@ class AttackResult:
     :param torch.Tensor, deepinv.utils.TensorList delta: perturbation :math:`\delta` to be added to
         the measurements, shape of ``y``.
     :param torch.Tensor, deepinv.utils.TensorList perturbation: the same in the domain of the
-        budget: :math:`\delta_x` for the image domain, else ``delta``. The ``init`` of a next attack.
+        budget: :math:`\delta_x` for the image domain, else ``delta``; an ``init`` to go on from.
     :param torch.Tensor loss: objective at ``delta``, the larger the worse, shape `(B,)`.
     :param torch.Tensor loss_clean: objective without perturbation, shape `(B,)`.
     :param torch.Tensor trace: objective at every iterate, shape `(steps + 1, B)`; for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from itertools import chain
 from numbers import Real
@@ -23,7 +24,7 @@ from .shifts import Shift
 Columns = dict[str, torch.Tensor]
 
 
-class Ledger:
+class Cache:
     """The results so far, in memory and, if there is a path, in a file."""
 
     def __init__(self, path: str | os.PathLike | None, description: dict[str, str]):
@@ -35,7 +36,7 @@ class Ledger:
             "point": {},
             "seconds": 0.0,
         }
-        self.saved = time.monotonic()
+        self.start()
         if self.path is not None and not self.path.parent.is_dir():
             raise ValueError(
                 f"state must be a file in a folder that exists, got {str(path)!r}."
@@ -51,16 +52,20 @@ class Ledger:
     def open(self, index: int, digests: list[str]) -> dict[str, Columns]:
         """What is known of a batch."""
         if index not in self.batches:
-            self.batches[index] = {"digests": digests, "results": {}}
+            self.batches[index] = {"digests": digests, "results": {}, "pictures": {}}
             self.content["point"] = {}
         elif self.batches[index]["digests"] != digests:
             raise self.refusal(f"batch {index} holds other samples")
         return self.batches[index]["results"]
 
+    def start(self) -> None:
+        """Time that went by until now was spent on other networks, or on data."""
+        self.started = time.monotonic()
+
     def save(self) -> None:
-        now = time.monotonic()
-        self.content["seconds"] += now - self.saved
-        self.saved = now
+        """Write what is known, and count the time since the last time or the start."""
+        self.content["seconds"] += time.monotonic() - self.started
+        self.start()
         if self.path is not None:
             with replacing(self.path) as draft:
                 torch.save(self.content, draft)
@@ -104,6 +109,42 @@ def _loaded(path: Path, description: dict[str, str]) -> dict:
     return content
 
 
+def files(
+    state: str | os.PathLike | None, model: object, distributed: bool
+) -> dict[str, Path | None]:
+    """The file of each network: of several, one each in a folder."""
+    several = isinstance(model, dict)
+    names = list(model) if several else [""]
+    if state is None:
+        return dict.fromkeys(names)
+    if not several and Path(state).is_dir():
+        raise ValueError(
+            f"state must be a file for one network, got the folder {str(state)!r}: folders are for "
+            "a dictionary of networks."
+        )
+    places = {"": Path(state)}
+    if several:
+        folder = Path(state)
+        if not folder.is_dir():
+            if folder.exists() or not folder.parent.is_dir():
+                raise ValueError(
+                    "state must be a folder for several networks, or a new one in a folder that "
+                    f"exists, got {str(state)!r}."
+                )
+            folder.mkdir(exist_ok=True)
+        stems = {name: re.sub(r"[^-\w. ]", "_", name) for name in names}
+        if len({stem.casefold() for stem in stems.values()}) < len(names):
+            raise ValueError(
+                "names of models must differ in their letters and digits, by which files are "
+                f"called, got {names}."
+            )
+        places = {name: folder / f"{stem}.pt" for name, stem in stems.items()}
+    if distributed and ranks.count() > 1:
+        end = f".{ranks.own()}of{ranks.count()}"
+        places = {name: Path(f"{path}{end}") for name, path in places.items()}
+    return places
+
+
 def joined(batches: list[dict]) -> dict[str, Columns]:
     """The columns of all conditions, from batch to batch."""
     return {
@@ -113,6 +154,16 @@ def joined(batches: list[dict]) -> dict[str, Columns]:
         }
         for label, columns in batches[0]["results"].items()
     }
+
+
+def pictures(batches: list[dict]) -> dict[str, dict[str, list[torch.Tensor]]]:
+    """The samples that were kept of all conditions; they may differ in size."""
+    found: dict[str, dict[str, list[torch.Tensor]]] = {}
+    for batch in batches:
+        for label, pair in batch["pictures"].items():
+            for name, samples in pair.items():
+                found.setdefault(label, {}).setdefault(name, []).extend(samples)
+    return found
 
 
 def row(value: object, i: int, count: int) -> object:

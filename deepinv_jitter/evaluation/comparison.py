@@ -1,19 +1,50 @@
-r"""Networks side by side, on the same samples."""
+r"""Networks side by side, on the same samples under the same conditions."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .tables import interval, rendered
+from . import plots, words
+from .pictures import drawn
+from .results import Condition, Results
+from .standings import BEST, UNDECIDED, Row, difference, records, tables, verdict
+from .tables import MARKS, rendered, write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# What belongs to one model, and may differ between reports that are compared
+PER_MODEL = ("model", "device", "pictures")
+
+# How the best mean is marked, and those that may be as good
+LEGEND = {
+    "text": (MARKS[BEST], MARKS[UNDECIDED]),
+    "markdown": ("bold:", "italic:"),
+    "latex": ("bold:", "underlined:"),
+}
 
 
 @dataclass(repr=False, eq=False)
 class RobustnessComparison:
     r"""
-    Differences between two reports, see :meth:`RobustnessReport.compare`; printing shows them.
+    Several networks on the same samples: what :func:`evaluate_robustness` gives for a dictionary of
+    models. Printing shows the :meth:`table`.
 
-    :param list rows: dictionaries with ``metric``, ``condition``, ``difference`` of the means,
-        ``low`` and ``high`` of its 95 % interval, and ``verdict``.
+    Reports of networks that were measured at other times are joined by building one from them. In
+    all that it says, networks are taken as they are: what another training seed would give, only
+    more training seeds tell.
+
+    :param dict reports: name of each network to its :class:`RobustnessReport`, all of the same
+        data, conditions, attack, metrics and seed.
+    :param str, None compare_to: network to which :attr:`rows` are differences, and :meth:`table`
+        shows them. Default: ``None``, the first one, and not shown.
+    :raises TypeError: if ``reports`` is no dictionary of names and reports.
+    :raises ValueError: if it is empty, ``compare_to`` is none of the names, or the reports are not
+        of the same data, conditions, attack, metrics and seed.
 
     |sep|
 
@@ -21,48 +52,272 @@ class RobustnessComparison:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
     >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
-    >>> first, second = (
-    ...     dj.evaluate_robustness(
-    ...         dj.UnfoldedGD(dj.PointMLP(), stepsize=s, max_iter=3), [torch.zeros(50, 2)], physics,
-    ...         epsilons=[], verbose=False)
-    ...     for s in (0.5, 0.5))
-    >>> print(sorted(first.compare(second)["clean", "squared error"]))
-    ['better', 'condition', 'difference', 'high', 'low', 'metric', 'verdict']
+    >>> models = {
+    ...     name: dj.UnfoldedGD(dj.PointMLP(), stepsize=s, max_iter=3)
+    ...     for name, s in {"short steps": 0.1, "long steps": 0.9}.items()}
+    >>> comparison = dj.evaluate_robustness(
+    ...     models, [torch.ones(50, 2)], physics, epsilons=[0.1], attacks="quick", verbose=False)
+    >>> list(comparison.reports)
+    ['short steps', 'long steps']
+    >>> print(comparison["long steps", "clean", "squared error"]["verdict"] in
+    ...     ("better", "worse", "undecided"))
+    True
+    >>> joined = dj.RobustnessComparison(comparison.reports, compare_to="short steps")
+    >>> joined.table() == comparison.table(compare_to="short steps")
+    True
     """
 
-    rows: list[dict[str, str | float]]
+    reports: dict[str, Results]
+    compare_to: str | None = None
 
-    def __getitem__(self, key: tuple[str, str]) -> dict[str, str | float]:
-        """The row of a condition and a metric."""
-        for row in self.rows:
-            if (row["condition"], row["metric"]) == key:
-                return row
-        raise KeyError(key)
+    def __post_init__(self):
+        if not isinstance(self.reports, dict):
+            raise TypeError(
+                "reports must be a dictionary of names and reports, got "
+                f"{type(self.reports).__name__}."
+            )
+        if not self.reports:
+            raise ValueError("reports must hold at least one report, got none.")
+        first, *others = self.reports
+        for name, report in self.reports.items():
+            if not isinstance(name, str) or not isinstance(report, Results):
+                raise TypeError(
+                    "reports must be a dictionary of names and RobustnessReports, got "
+                    f"{type(report).__name__} for {name!r}."
+                )
+        for name in others:
+            _check_comparable(name, self.reports[name], first, self.reports[first])
+        self._reference(self.compare_to)
 
-    def table(self, format: str = "text") -> str:
+    @property
+    def rows(self) -> list[dict[str, str | float]]:
         r"""
-        The rows as a table.
-
-        :param str format: ``"text"``, ``"markdown"`` or ``"csv"``. Default: ``"text"``.
-        :return: (:class:`str`) the table.
-        :raises ValueError: if the format is unknown.
+        The differences to ``compare_to``: dictionaries with ``metric``, ``network``, ``condition``,
+        ``difference`` of the means, ``low`` and ``high`` of its 95 % interval, and ``verdict``:
+        ``"better"`` or ``"worse"`` is the network than the one it is compared with, or
+        ``"undecided"``.
         """
+        reference = self._reference(self.compare_to)
+        return [
+            difference(self.reports, network, reference, condition.label, metric)
+            for metric in self._any.metrics
+            for network in self.reports
+            for condition in self._any.conditions
+            if network != reference and metric in self._any.values[condition.label]
+        ]
 
-        def shown(row: dict) -> dict[str, str]:
-            return {
-                "difference": f"{row['difference']:.4g}",
-                "95% interval": interval(row),
-                "verdict": row["verdict"],
-            }
+    def __getitem__(self, key: tuple[str, ...]) -> dict[str, str | float]:
+        """The row of (network,) condition and metric; of two networks, it needs no name."""
+        *network, label, metric = key
+        reference = self._reference(self.compare_to)
+        others = [name for name in self.reports if name != reference]
+        network = network or others
+        known = (
+            metric in self._any.values.get(label, {}) and metric in self._any.metrics
+        )
+        if not known or len(network) != 1 or network[0] not in others:
+            raise KeyError(key)
+        return difference(self.reports, network[0], reference, label, metric)
 
-        return rendered(self.rows, shown, format)
+    def table(
+        self,
+        format: str = "text",
+        metrics: str | Sequence[str] | None = None,
+        compare_to: str | None = None,
+        conditions: Sequence[str] | None = None,
+    ) -> str:
+        r"""
+        One row for each network, one column for each condition: means with their 95 % interval, the
+        best one marked, and those that the data do not tell apart from it.
+
+        What makes one doubt the numbers comes first. No correction is made for the number of cells.
+
+        :param str format: ``"text"``, at most 100 characters wide, columns that do not fit below;
+            ``"markdown"``; or ``"csv"``, a line for each number. Default: ``"text"``.
+        :param str, Sequence[str], None metrics: names of metrics, or ``"all"``. Default: ``None``,
+            those of the evaluation, or the squared error where there are none; for csv, all.
+        :param str, None compare_to: network to which differences are shown as well, paired, with
+            their interval and a verdict. Default: ``None``, that of the comparison, if any.
+        :param Sequence[str], None conditions: labels of the conditions. Default: ``None``, all.
+        :return: (:class:`str`) the table.
+        :raises ValueError: if the format, a metric, a condition or the network is unknown.
+        """
+        every = metrics is None and format == "csv"
+        rows, reference = self._rows(
+            "all" if every else metrics, compare_to, conditions
+        )
+        shown = tables(self.reports, rows) + words.radii(self._any)
+        return rendered(shown, rows, *self._notes(reference, format), format)
+
+    def plot(
+        self,
+        path: str | os.PathLike | None = None,
+        metrics: str | Sequence[str] | None = None,
+        ax: Axes | None = None,
+    ) -> Figure:
+        r"""
+        The security curves of all networks in one pair of axes: a metric against the radius, under
+        the worst case (solid) and random perturbations of the same norm (dashed), with the 95 %
+        interval of the mean. Colours and markers are told apart in black and white, too.
+
+        Files are vector graphics if ``path`` says so (``.pdf``, ``.svg``), with text that can be
+        edited and searched.
+
+        :param str, os.PathLike, None path: file to write. Default: ``None``, none.
+        :param str, Sequence[str], None metrics: names of metrics, a pair of axes each, or
+            ``"all"``. Default: ``None``, the first that :meth:`table` shows.
+        :param matplotlib.axes.Axes, None ax: axes to draw into, for one metric. Default: ``None``,
+            a new figure.
+        :return: (:class:`matplotlib.figure.Figure`) the figure.
+        :raises ValueError: if no radius was evaluated, a metric is unknown, or ``ax`` is given for
+            several.
+        """
+        return plots.curves(self.reports, metrics, path, ax)
+
+    def images(
+        self,
+        samples: int | Sequence[int] | None = None,
+        condition: str | None = None,
+        path: str | os.PathLike | None = None,
+    ) -> Figure:
+        r"""
+        The truth and what each network makes of it: clean, attacked, the error of that, and the
+        place where the errors are largest, enlarged. All images share one scale, all errors
+        another.
+
+        Complex images, of two channels or complex type, are shown by their magnitude, sections and
+        other images that change sign in grey around zero with errors in red and blue, images of
+        three channels in colour, volumes by their middle slice, and points of the plane as such.
+        The perturbations are those found for each network.
+
+        :param int, Sequence[int], None samples: how many, or which of those that the evaluation
+            kept (its argument ``pictures``), from 0. Default: ``None``, one image, or all points.
+        :param str, None condition: label of the condition that is called attacked above, such as
+            ``"worst case, eps=1"`` or that of a shift. Default: ``None``, the worst case nearest to
+            the noise, or of the largest radius.
+        :param str, os.PathLike, None path: file to write, see :meth:`plot`. Default: ``None``.
+        :return: (:class:`matplotlib.figure.Figure`) the figure.
+        :raises ValueError: if there are no such samples, no such condition or no pictures.
+        """
+        return drawn(self.reports, samples, condition, path)
+
+    def to_csv(self, path: str | os.PathLike) -> None:
+        r"""
+        Write the values of all samples of all networks, all digits of them, see
+        :meth:`RobustnessReport.to_csv`.
+
+        :param str, os.PathLike path: file to write.
+        """
+        records = [
+            {"network": name} | record
+            for name, report in self.reports.items()
+            for record in report.records
+        ]
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            write_csv(file, records)
+
+    def to_latex(
+        self,
+        path: str | os.PathLike | None = None,
+        metrics: str | Sequence[str] | None = None,
+        compare_to: str | None = None,
+        conditions: Sequence[str] | None = None,
+    ) -> str:
+        r"""
+        The tables of :meth:`table` for LaTeX's package ``booktabs``: the best in bold, those not
+        told apart from it underlined.
+
+        :param str, os.PathLike, None path: file to write. Default: ``None``, none.
+        :param str, Sequence[str], None metrics: see :meth:`table`.
+        :param str, None compare_to: see :meth:`table`.
+        :param Sequence[str], None conditions: see :meth:`table`.
+        :return: (:class:`str`) a ``tabular`` for each metric, with what casts doubt on the numbers
+            as comments.
+        :raises ValueError: if a metric, a condition or the network is unknown.
+        """
+        rows, reference = self._rows(metrics, compare_to, conditions)
+        notes = [f"% {line}" for line in sum(self._notes(reference, "latex"), [])]
+        parts = [table.latex() for table in tables(self.reports, rows)]
+        text = "\n".join([*notes, *parts]) + "\n"
+        if path is not None:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+        return text
+
+    @property
+    def _any(self) -> Results:
+        """A report, for what they all share."""
+        return next(iter(self.reports.values()))
+
+    def _reference(self, name: str | None) -> str:
+        name = next(iter(self.reports)) if name is None else name
+        if name not in self.reports:
+            raise ValueError(
+                f"compare_to must be one of {list(self.reports)}, got {name!r}."
+            )
+        return name
+
+    def _conditions(self, labels: Sequence[str] | None) -> list[Condition]:
+        known = {condition.label: condition for condition in self._any.conditions}
+        labels = list(known) if labels is None else labels
+        labels = [labels] if isinstance(labels, str) else labels
+        if unknown := [label for label in labels if label not in known]:
+            raise ValueError(
+                f"conditions must be among {list(known)}, got {unknown[0]!r}."
+            )
+        return [known[label] for label in labels]
+
+    def _rows(
+        self,
+        metrics: str | Sequence[str] | None,
+        compare_to: str | None,
+        conditions: Sequence[str] | None,
+    ) -> tuple[list[Row], str | None]:
+        """The numbers that were asked for, and the network they are compared with, if any."""
+        reference = self.compare_to if compare_to is None else compare_to
+        reference = reference and self._reference(reference)
+        names, known = self._any.shown(metrics), self._conditions(conditions)
+        return records(self.reports, names, known, reference), reference
+
+    def _notes(self, reference: str | None, format: str) -> tuple[list[str], list[str]]:
+        """What a reader must know before the numbers, and what they rest on."""
+        samples = words.plural(len(self._any.digests), "sample")
+        above = [f"{words.plural(len(self.reports), 'network')}, {samples}"]
+        above += words.bound(self._any)
+        if reference is not None:
+            names = [name for name in self.reports if name != reference]
+            above += [verdict(self.reports, name, reference) for name in names]
+        above += words.doubts(self.reports)
+        best, unsure = LEGEND.get(format, LEGEND["text"])
+        legend = (
+            f"{best} best mean; {unsure} not told apart from it: the 95 % interval of the paired "
+            "difference holds 0, or there are fewer than 6 samples"
+        )
+        return above, [legend, *words.basis(self._any)]
 
     def __str__(self) -> str:
         return self.table()
 
     def __repr__(self) -> str:
-        return f"RobustnessComparison({len(self.rows)} rows)"
+        return (
+            f"RobustnessComparison({list(self.reports)}, "
+            f"{len(self._any.digests)} samples)"
+        )
 
 
-# What belongs to one model, and may differ between reports that are compared
-PER_MODEL = ("model", "device")
+def _check_comparable(name: str, report: Results, first: str, other: Results) -> None:
+    """Numbers of different evaluations must not stand beside each other."""
+    ours, theirs = report.description, other.description
+    differ = [
+        key
+        for key in {**theirs, **ours}
+        if key not in PER_MODEL and ours.get(key) != theirs.get(key)
+    ]
+    if report.digests != other.digests:
+        differ.append("data")
+    if differ:
+        raise ValueError(
+            "reports must be of the same data, conditions and attack, but those of "
+            f"{name!r} and {first!r} differ in {', '.join(differ)}: evaluate all models with the "
+            "same arguments."
+        )

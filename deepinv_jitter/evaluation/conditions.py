@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 import torch
-from deepinv.loss.metric import NMSE, PSNR, SSIM, Metric
+from deepinv.loss.metric import PSNR, SSIM, Metric
 from deepinv.physics import LinearPhysics, Physics
 from torch import nn
 
@@ -16,17 +16,19 @@ from ..attacks.base import Attack, WorstCase
 from ..attacks.parts import Layout
 from ..attacks.samples import column
 from .cache import describe, fingerprint
-from .metrics import PaperPSNR, PaperSSIM
-from .report import Columns, Condition, ERROR, UNITS
+from .results import (
+    ERROR,
+    OUTSIDE,
+    RANDOM,
+    RECOVERY,
+    REFERENCES,
+    UNITS,
+    WORST,
+    WORST_DRAW,
+    Columns,
+    Condition,
+)
 from .shifts import Shift, contrast_recovery, error_outside
-
-RECOVERY = "contrast recovery"
-
-
-OUTSIDE = "error outside"
-
-
-WORST_DRAW = "worst draw"
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Protocol:
     metrics: dict[str, Metric] | None
     draws: int
     seed: int
+    pictures: int = 0
 
     def metrics_for(self, x: torch.Tensor) -> dict[str, Metric]:
         """The metrics, or those that suit the data."""
@@ -47,14 +50,19 @@ class Protocol:
         self, model: nn.Module, physics: Physics, device: torch.device
     ) -> dict[str, str]:
         """Everything that the results depend on except the data, as text."""
+        budget = self.attack.budget
         return {
             "conditions": ", ".join(condition.label for condition in self.conditions),
             "shifts": describe([c.shift for c in self.conditions if c.shift]),
             "attack": attack_names(self.attack),
             "attack settings": describe(self.attack),
+            "unit": budget.relative_to or budget.domain,
+            "norm": type(budget).__name__,
+            "lower bound": str(bool(getattr(self.attack, "lower_bound", False))),
             "metrics": describe(self.metrics),
             "draws": str(self.draws),
             "seed": str(self.seed),
+            "pictures": str(self.pictures),
             "physics": fingerprint(physics),
             "model": fingerprint(model),
             "device": device.type,
@@ -67,25 +75,44 @@ class Bench:
     def __init__(self, protocol, model, physics, x, y, start):
         self.protocol, self.model, self.physics = protocol, model, physics
         self.x, self.y, self.start = x, y, start
-        self.metrics = protocol.metrics_for(x)
+        self.metrics, self.truths = protocol.metrics_for(x), self.kept(x)
         # Measurements of several parts are one tensor here, and so are their perturbations
         self.layout = Layout(y)
         self.flat = self.layout.pack(y)
-        self.x_clean = self.reconstruct(torch.zeros_like(self.flat))
+        self.none = torch.zeros_like(self.flat)
+        self.x_clean = self.reconstruct(self.none)
+        self.adjoint = (
+            physics.A_adjoint(y) if isinstance(physics, LinearPhysics) else None
+        )
 
     def run(
         self, condition: Condition, done: dict[str, Columns], point: dict
-    ) -> Columns:
-        """The columns of a condition. The point is the worst so far, and is updated."""
+    ) -> tuple[Columns, dict[str, torch.Tensor]]:
+        """
+        The columns of a condition, and its truths and reconstructions. The point is the worst so
+        far, and is updated.
+        """
+        x, x_net = self.x, self.x_clean
         if condition.shift is not None:
-            return self.shifted(condition.shift)
-        if condition.kind == "average case":
-            return self.average(condition.eps)
-        if condition.kind == "worst case":
-            return self.worst(condition.eps, done, point)
-        return self.score(self.x_clean, self.x)
+            columns, x, x_net = self.shifted(condition.shift)
+        elif condition.kind == RANDOM:
+            columns, x_net = self.random(condition.eps)
+        elif condition.kind == WORST:
+            columns, x_net = self.worst(condition.eps, done, point)
+        else:
+            columns = self.score(x_net, x) | self.context(x, self.none)
+        truths = self.truths if x is self.x else self.kept(x)
+        return columns, {"x": truths, "x_net": self.kept(x_net)}
 
-    def average(self, eps: float) -> Columns:
+    def kept(self, samples: torch.Tensor) -> torch.Tensor:
+        """The first samples, for pictures; of points, which are no larger than metrics, all."""
+        count = self.protocol.pictures
+        if count and samples.shape[1:] == (2,):
+            count = self.start + len(samples)
+        return samples[: max(0, count - self.start)].detach().cpu().clone()
+
+    def random(self, eps: float) -> tuple[Columns, torch.Tensor]:
+        """The means over all draws, and the reconstructions of the first."""
         budget, seed = self.protocol.attack.budget, self.protocol.seed
         radii = self.radii(eps)
         zero = budget.zero(self.y, self.physics)
@@ -95,7 +122,7 @@ class Bench:
             torch.Generator().manual_seed(seed_of(seed, "draw", self.start + i))
             for i in range(len(zero))
         ]
-        rounds = []
+        rounds, first = [], None
         for _ in range(self.protocol.draws):
             drawn = [
                 budget.random(
@@ -104,13 +131,17 @@ class Bench:
                 for i, g in enumerate(generators)
             ]
             delta = budget.to_measurement(torch.cat(drawn), self.physics)
-            rounds.append(self.score(self.reconstruct(delta), self.x))
+            x_net = self.reconstruct(delta)
+            first = x_net if first is None else first
+            rounds.append(self.score(x_net, self.x) | self.context(self.x, delta))
         columns = {name: torch.stack([r[name] for r in rounds]) for name in rounds[0]}
         worst = columns[ERROR].amax(0)
         means = {name: values.mean(0) for name, values in columns.items()}
-        return means | {WORST_DRAW: worst} | self.units(radii)
+        return means | {WORST_DRAW: worst} | self.units(eps, radii), first
 
-    def worst(self, eps: float, done: dict[str, Columns], point: dict) -> Columns:
+    def worst(
+        self, eps: float, done: dict[str, Columns], point: dict
+    ) -> tuple[Columns, torch.Tensor]:
         budget, radii = self.protocol.attack.budget, self.radii(eps)
         starts, gradients = [None], 0
         if point and point["eps"] > 0:
@@ -133,40 +164,51 @@ class Bench:
                 old = point.get(name, torch.zeros_like(value))
                 point[name] = value if won is None else _where(won, value, old)
         point["eps"] = eps
-        columns = self.score(point["x_net"], self.x) | self.units(radii)
+        columns = self.score(point["x_net"], self.x) | self.units(eps, radii)
         columns["|delta|"] = budget.norm(point["perturbation"]).double().cpu()
-        columns |= self.sizes(point["delta"])
+        columns |= self.context(self.x, point["delta"])
         # One number, or one per sample, as samples may leave a search early
         columns["gradients"] = torch.zeros_like(columns[ERROR]) + gradients
-        rival = done[Condition("average case", eps).label][WORST_DRAW]
-        columns["random_beats_attack"] = rival > columns[ERROR]
+        drawn = done[Condition(RANDOM, eps).label][WORST_DRAW]
+        columns["random_beats_attack"] = drawn > columns[ERROR]
         flags = {
             k: v.cpu()
             for k, v in point.items()
             if getattr(v, "dtype", None) == torch.bool
         }
-        return columns | flags
+        return columns | flags, point["x_net"]
 
-    def sizes(self, delta: torch.Tensor) -> Columns:
-        """What was added to the measurements, measured again there and in the image."""
+    def context(self, x: torch.Tensor, delta: torch.Tensor) -> Columns:
+        """
+        What was added to the measurements, measured there and in the image, and the squared errors
+        that every network should beat: those of no image, and of the adjoint of the same.
+        """
 
         def norm(v: torch.Tensor) -> torch.Tensor:
-            return v.abs().double().flatten(1).norm(dim=1).cpu()
+            return v.abs().double().flatten(1).norm(dim=1)
 
         columns = {"|dy|/|y|": norm(delta) / norm(self.flat)}
+        references = [torch.zeros_like(x)]
         if isinstance(self.physics, LinearPhysics):
             image = self.physics.A_adjoint(self.layout.unpack(delta))
             columns["|A'dy|"] = norm(image)
-        return columns
+            if image.shape == x.shape:
+                references.append(self.adjoint + image)
+        errors = (_squared_error(reference, x) for reference in references)
+        columns |= zip(REFERENCES, errors, strict=False)
+        return {name: values.cpu() for name, values in columns.items()}
 
-    def shifted(self, shift: Shift) -> Columns:
+    def shifted(self, shift: Shift) -> tuple[Columns, torch.Tensor, torch.Tensor]:
         x, region = shift(self.x, start=self.start)
-        x_net = self.reconstruct(self.layout.pack(self.physics.A(x - self.x)))
+        delta = self.layout.pack(self.physics.A(x - self.x))
+        x_net = self.reconstruct(delta)
         detail = {
             RECOVERY: contrast_recovery(x_net, self.x_clean, x, self.x),
             OUTSIDE: error_outside(x_net, x, region),
         }
-        return self.score(x_net, x) | {n: v.double().cpu() for n, v in detail.items()}
+        columns = self.score(x_net, x) | self.context(x, delta)
+        columns |= {n: v.double().cpu() for n, v in detail.items()}
+        return columns, x, x_net
 
     def reconstruct(self, delta: torch.Tensor) -> torch.Tensor:
         r""":math:`H(y + \delta)`."""
@@ -199,13 +241,14 @@ class Bench:
         budget.radius = eps
         return budget.radii(self.y, self.physics)
 
-    def units(self, radii: torch.Tensor) -> Columns:
-        """The radii as they are and in the units of measurements and noise, NaN without such."""
+    def units(self, eps: float, radii: torch.Tensor) -> Columns:
+        """The radii as given, as they are, and relative to measurements and noise, or NaN."""
         nan = torch.full_like(radii, math.nan)
         budget = self.protocol.attack.budget
         norm_y = budget.norm(self.flat) if budget.domain == "measurement" else nan
         noise = budget.noise_norm(self.y, self.physics)
-        values = (radii, radii / norm_y, radii / noise)
+        given = torch.full_like(radii, eps, dtype=torch.float64)
+        values = (given, radii, radii / norm_y, radii / noise)
         return {u: v.double().cpu() for u, v in zip(UNITS, values, strict=True)}
 
 
@@ -222,12 +265,8 @@ def _default_metrics(x: torch.Tensor) -> dict[str, Metric]:
     magnitude = x.is_complex() or x.shape[1] == 2
     # The window of SSIM is 11 pixels wide
     wide = x.ndim == 4 and min(x.shape[-2:]) >= 11
-    return (
-        {"PSNR": PSNR(complex_abs=magnitude)}
-        | ({"SSIM": SSIM(complex_abs=magnitude)} if wide else {})
-        | {"NMSE": NMSE(), "PSNR (paper)": PaperPSNR()}
-        | ({"SSIM (paper)": PaperSSIM()} if wide else {})
-    )
+    metrics = {"PSNR": PSNR(complex_abs=magnitude)}
+    return metrics | ({"SSIM": SSIM(complex_abs=magnitude)} if wide else {})
 
 
 def best_values(

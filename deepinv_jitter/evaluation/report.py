@@ -1,55 +1,41 @@
-r"""The robustness report: statistics, tables and curves of what an evaluation measured."""
+r"""The robustness report of one network: tables, curves and pictures of what was measured."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import deepinv
-import torch
+from . import plots, words
+from .comparison import RobustnessComparison
+from .pictures import drawn
+from .results import Condition, Results
+from .tables import Cell, Table, digits, interval, rendered, write_csv
 
-from .comparison import PER_MODEL, RobustnessComparison
-from .shifts import Shift
-from .statistics import badness, better, mean, paired, bootstrap_interval
-from .tables import interval, rendered, write_csv
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-ERROR = "squared error"
-
-
-UNITS = ("eps", "eps/|y|", "eps/|noise|")
-
-
-Columns = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One way to treat all samples: its kind, and the radius or the edit that belongs to it."""
-
-    kind: str
-    eps: float | None = None
-    shift: Shift | None = field(default=None, compare=False)
-
-    @property
-    def label(self) -> str:
-        """The name of the condition, unique in a report."""
-        return self.kind if self.eps is None else f"{self.kind}, eps={self.eps:.12g}"
+__all__ = ["Condition", "RobustnessReport"]
 
 
 @dataclass(repr=False, eq=False)
-class RobustnessReport:
+class RobustnessReport(Results):
     r"""
     The values of every sample under every condition, as :func:`evaluate_robustness` gives them.
 
-    Beside the metrics there are, for radii, columns ``eps``, ``eps/|y|`` and ``eps/|noise|``: the
-    radius as it is, relative to the norm of the sample's measurements, and to the expected norm of
-    the physics' Gaussian noise on the measured entries (NaN for other noise), all in the norm of
-    the budget. ``worst draw`` is the largest squared error of the average case. Of the perturbation
-    found, ``|delta|`` is the norm, ``|dy|/|y|`` the :math:`\ell_2` norm of what it adds to the
-    measurements, relative to theirs, ``|A'dy|`` the :math:`\ell_2` norm of the image it amounts to
-    (linear physics only), and ``gradients`` how many the search for it took.
+    Beside the metrics there are, for radii, columns ``eps``, the radius in the unit of the attack's
+    budget, as it was given; ``radius``, as an absolute one; and ``radius/|y|`` and
+    ``radius/|noise|``, relative to the norm of the sample's measurements, and to the expected norm
+    of the physics' Gaussian noise on the measured entries (NaN for other noise), all in the norm of
+    the budget. ``worst draw`` is the largest squared error of the random perturbations.
+
+    Of what was added to the measurements, ``|dy|/|y|`` is the :math:`\ell_2` norm relative to
+    theirs and ``|A'dy|`` that of the image it amounts to (linear physics only); of the perturbation
+    that an attack found, ``|delta|`` is the norm, and ``gradients`` how many the search took.
+    ``squared error of 0`` and ``squared error of A'y`` are those of an image of zeros and of
+    :math:`A^\top y` of the same measurements.
 
     Printing a report prints its :meth:`table`.
 
@@ -61,6 +47,8 @@ class RobustnessReport:
     :param list digests: fingerprint of each sample's data.
     :param bool model_in_train_mode: whether the model came in training mode.
     :param float seconds: time that the evaluation took, interruptions left out.
+    :param dict pictures: label to the truths ``x`` and the reconstructions ``x_net`` of the first
+        samples, on the CPU; of random perturbations, that of the first draw. Default: none.
 
     |sep|
 
@@ -76,163 +64,91 @@ class RobustnessReport:
     True
     """
 
-    conditions: list[Condition]
-    values: dict[str, Columns]
-    metrics: dict[str, float]
-    description: dict[str, str]
-    digests: list[str]
-    model_in_train_mode: bool
-    seconds: float
-
-    @property
-    def flags(self) -> dict[str, dict[str, int]]:
+    def table(
+        self, format: str = "text", metrics: str | Sequence[str] | None = None
+    ) -> str:
         r"""
-        What should make one doubt the numbers: name to condition to number of samples.
+        One sentence with the numbers that tell most, what casts doubt on them, and the statistics
+        of :meth:`summary`; for ``"csv"`` the statistics alone, of all metrics unless some are
+        named.
 
-        The names are those of :class:`AttackResult`, of the search that won for a sample; also
-        ``random_beats_attack``, a random perturbation of the average case harms more than what the
-        attack found, and ``model_in_train_mode``, a warning only, as the model was evaluated in
-        evaluation mode. Only flags that were raised are listed.
-        """
-        raised: dict[str, dict[str, int]] = {}
-        if self.model_in_train_mode:
-            raised["model_in_train_mode"] = {"all": len(self.digests)}
-        for label, columns in self.values.items():
-            for name, values in columns.items():
-                if values.dtype == torch.bool and values.any():
-                    raised.setdefault(name, {})[label] = int(values.sum())
-        return raised
-
-    @property
-    def records(self) -> list[dict[str, str | int | float | bool]]:
-        """One dictionary for each condition and sample."""
-        return [
-            {"condition": label, "sample": i}
-            | {name: values[i].item() for name, values in columns.items()}
-            for label, columns in self.values.items()
-            for i in range(len(self.digests))
-        ]
-
-    def summary(self) -> list[dict[str, str | float]]:
-        r"""
-        The statistics of each metric under each condition.
-
-        ``percentile`` is the value that 5 % of the samples are worse than, ``worst`` the worst, and
-        ``low`` and ``high`` the 95 % bootstrap interval of the mean over the samples: percentiles
-        of 2000 means, expanded for small samples after Hesterberg (The American Statistician 69,
-        2015). For a single sample it is NaN.
-
-        :return: (:class:`list`) of dictionaries with ``metric``, ``condition``, the mean radius in
-            three units, and the five statistics.
-        """
-        rows = []
-        for name, best in self.metrics.items():
-            for condition in self.conditions:
-                columns = self.values[condition.label]
-                if name not in columns:
-                    continue
-                values = columns[name]
-                order = values[badness(values, best).argsort()]
-                low, high = bootstrap_interval(values)
-                rows.append(
-                    {"metric": name, "better": better(best)}
-                    | {"condition": condition.kind}
-                    | {u: mean(columns[u]) for u in UNITS if u in columns}
-                    | {"mean": mean(values), "low": low, "high": high}
-                    | {"percentile": order[math.ceil(0.95 * (len(order) - 1))].item()}
-                    | {"worst": order[-1].item()}
-                )
-        return rows
-
-    def table(self, format: str = "text") -> str:
-        r"""
-        The statistics of :meth:`summary` with what they rest on and the flags; for ``"csv"`` the
-        statistics alone.
-
-        :param str format: ``"text"``, ``"markdown"`` or ``"csv"``. Default: ``"text"``.
+        :param str format: ``"text"``, at most 100 characters wide, ``"markdown"`` or ``"csv"``.
+            Default: ``"text"``.
+        :param str, Sequence[str], None metrics: names of metrics, or ``"all"``, also those of
+            details. Default: ``None``, those of the evaluation, or the squared error where there
+            are none.
         :return: (:class:`str`) the table.
-        :raises ValueError: if the format is unknown.
+        :raises ValueError: if the format or a metric is unknown.
         """
+        names = self.shown("all" if metrics is None and format == "csv" else metrics)
+        rows = [row for row in self.summary() if row["metric"] in names]
+        tables = [
+            self._table(name, [row for row in rows if row["metric"] == name])
+            for name in names
+        ]
+        above = [words.headline(self), *words.bound(self), *words.doubts({"": self})]
+        return rendered(tables + words.radii(self), rows, above, self._notes(), format)
 
-        def shown(row: dict) -> dict[str, str]:
-            return {u: f"{row[u]:.4g}" if u in row else "" for u in UNITS} | {
-                "mean": f"{row['mean']:.4g}",
-                "95% interval": interval(row),
-                "5% are worse than": f"{row['percentile']:.4g}",
-                "worst": f"{row['worst']:.4g}",
-            }
-
-        table = rendered(self.summary(), shown, format)
-        if format == "csv":
-            return table
-        bullet = "- " if format == "markdown" else ""
-        notes = [bullet + note for note in self._notes()]
-        return "\n".join([table, "", *notes])
+    def _table(self, metric: str, rows: list[dict]) -> Table:
+        """The statistics of a metric, a row for each condition that has it."""
+        known = [c for c in self.conditions if metric in self.values[c.label]]
+        write = digits(rows)
+        # Of fewer samples than 20 the worst says it all
+        tail = {"percentile": "5 % of samples\nare worse than", "worst": "worst"}
+        shown = list(tail) if len(self.digests) >= 20 else ["worst"]
+        cells = [
+            [
+                Cell(words.name_of(condition, self)),
+                Cell(write(row["mean"])),
+                Cell(interval(row, write)),
+                *(Cell(write(row[name])) for name in shown),
+            ]
+            for condition, row in zip(known, rows, strict=True)
+        ]
+        head = ["", "mean", "95 % interval", *(tail[name] for name in shown)]
+        return Table(words.title_of(metric, self.metrics[metric]), head, cells)
 
     def plot(
         self,
         path: str | os.PathLike | None = None,
-        metrics: Sequence[str] = (ERROR, "PSNR"),
-    ):
+        metrics: str | Sequence[str] | None = None,
+        ax: Axes | None = None,
+    ) -> Figure:
         r"""
-        The security curves: each metric against the radius, worst case and random perturbations of
-        the same norm, with the 95 % interval of the mean.
+        The security curves: a metric against the radius, under the worst case (solid) and random
+        perturbations of the same norm (dashed), with the 95 % interval of the mean.
+
+        Files are vector graphics if ``path`` says so (``.pdf``, ``.svg``), with text that can be
+        edited and searched.
 
         :param str, os.PathLike, None path: file to write. Default: ``None``, none.
-        :param Sequence[str] metrics: names of metrics; those the report has not are left out.
-            Default: squared error and PSNR.
+        :param str, Sequence[str], None metrics: names of metrics, a pair of axes each, or
+            ``"all"``. Default: ``None``, the first that :meth:`table` shows.
+        :param matplotlib.axes.Axes, None ax: axes to draw into, for one metric. Default: ``None``,
+            a new figure.
         :return: (:class:`matplotlib.figure.Figure`) the figure.
-        :raises ValueError: if no radius was evaluated, or the report has none of the metrics.
+        :raises ValueError: if no radius was evaluated, a metric is unknown, or ``ax`` is given for
+            several.
         """
-        # Matplotlib is an optional extra, and slow to import
-        import matplotlib.pyplot as plt
+        return plots.curves({"": self}, metrics, path, ax)
 
-        names = [name for name in metrics if name in self.metrics]
-        if not names:
-            raise ValueError(
-                f"metrics must be among {list(self.metrics)}, got {list(metrics)}."
-            )
-        if all(condition.eps is None for condition in self.conditions):
-            raise ValueError("plot needs radii: evaluate with epsilons, got none.")
-        figure, axes = plt.subplots(
-            1,
-            len(names),
-            figsize=(4.4 * len(names), 3.4),
-            squeeze=False,
-            layout="constrained",
-        )
-        summary = self.summary()
-        for ax, name in zip(axes[0], names, strict=True):
-            rows = [row for row in summary if row["metric"] == name]
-            # Okabe and Ito's colours, and markers for those who see none
-            for kind, color, style in (
-                ("average case", "#0072B2", "s--"),
-                ("worst case", "#D55E00", "o-"),
-            ):
-                curve = [row for row in rows if row["condition"] == kind]
-                if all(row["eps"] > 0 for row in curve):
-                    curve.insert(0, rows[0] | {"eps": 0.0})
-                eps, mean, low, high = (
-                    [row[key] for row in curve]
-                    for key in ("eps", "mean", "low", "high")
-                )
-                legend = "random, equal norm" if kind == "average case" else kind
-                ax.plot(eps, mean, style, color=color, label=legend, markersize=4)
-                ax.fill_between(eps, low, high, color=color, alpha=0.2, linewidth=0)
-            ax.set(
-                xlabel=r"radius $\varepsilon$ of the perturbation",
-                ylabel=f"{name} [dB]" if "PSNR" in name else name,
-            )
-            ax.margins(x=0.02)
-            ax.grid(alpha=0.3)
-            ax.spines[["top", "right"]].set_visible(False)
-        axes[0, 0].legend(frameon=False)
-        figure.suptitle(
-            f"{len(self.digests)} samples, mean and 95% interval", fontsize="medium"
-        )
-        if path is not None:
-            figure.savefig(path, dpi=150)
-        return figure
+    def images(
+        self,
+        samples: int | Sequence[int] | None = None,
+        condition: str | None = None,
+        path: str | os.PathLike | None = None,
+    ) -> Figure:
+        r"""
+        The truth and the reconstructions, clean and attacked, as
+        :meth:`RobustnessComparison.images` shows them.
+
+        :param int, Sequence[int], None samples: how many, or which.
+        :param str, None condition: label of the condition.
+        :param str, os.PathLike, None path: file to write.
+        :return: (:class:`matplotlib.figure.Figure`) the figure.
+        :raises ValueError: if there are no such samples, no such condition or no pictures.
+        """
+        return drawn({"": self}, samples, condition, path)
 
     def to_csv(self, path: str | os.PathLike) -> None:
         r"""
@@ -244,7 +160,11 @@ class RobustnessReport:
         with open(path, "w", newline="", encoding="utf-8") as file:
             write_csv(file, self.records)
 
-    def compare(self, other: RobustnessReport) -> RobustnessComparison:
+    def compare(
+        self,
+        other: RobustnessReport,
+        names: tuple[str, str] = ("this network", "the other"),
+    ) -> RobustnessComparison:
         r"""
         Compare with another model, on the same data under the same conditions: a paired bootstrap
         over the samples.
@@ -255,53 +175,39 @@ class RobustnessReport:
         training seeds tell. No correction is made for the number of rows.
 
         :param RobustnessReport other: the other model's report.
-        :return: (:class:`RobustnessComparison`) the differences, this report's values minus the
-            other's; for the contrast recovery, of its distance to 1.
+        :param tuple[str, str] names: what to call this model and the other. Default: ``("this
+            network", "the other")``.
+        :return: (:class:`RobustnessComparison`) of both; its differences are this report's values
+            minus the other's; for the contrast recovery, of its distance to 1.
         :raises TypeError: if ``other`` is no report.
-        :raises ValueError: if the data, the conditions, the attack, the metrics or the seed differ.
+        :raises ValueError: if the data, the conditions, the attack, the metrics or the seed differ,
+            or the names are no two.
         """
         if not isinstance(other, RobustnessReport):
             raise TypeError(
                 f"other must be a RobustnessReport, got {type(other).__name__}."
             )
-        ours, theirs = self.description, other.description
-        differ = [k for k in ours if k not in PER_MODEL and ours[k] != theirs[k]]
-        if self.digests != other.digests:
-            differ.append("data")
-        if differ:
+        if len(set(names)) != 2:
             raise ValueError(
-                "reports must be of the same data, conditions and attack, but they differ in "
-                f"{', '.join(differ)}: evaluate both models with the same arguments."
+                f"names must be two, of this and the other, got {names!r}."
             )
-        rows = []
-        for name, best in self.metrics.items():
-            for label, columns in self.values.items():
-                if name in columns:
-                    a, b = columns[name], other.values[label][name]
-                    row = {"metric": name, "better": better(best), "condition": label}
-                    rows.append(row | paired(a, b, best))
-        return RobustnessComparison(rows)
+        this, that = names
+        return RobustnessComparison({this: self, that: other}, compare_to=that)
 
     def _notes(self) -> list[str]:
-        """What the numbers rest on, and what casts doubt on them."""
-        count = len(self.digests)
+        """What the numbers rest on."""
         cost = {
-            label: int(columns["gradients"].max())
-            for label, columns in self.values.items()
-            if "gradients" in columns
+            condition: int(self.values[condition.label]["gradients"].max())
+            for condition in self.conditions
+            if "gradients" in self.values[condition.label]
         }
-        notes = [
-            f"{count} samples, {self.seconds:.1f} s on {self.description['device']}"
-        ]
-        notes += [f"{k}: {self.description[k]}" for k in ("attack", "draws", "seed")]
+        device = self.description.get("device", "cpu")
+        samples = words.plural(len(self.digests), "sample")
+        notes = [f"{samples}, {self.seconds:.1f} s on {device}"]
         if cost:
-            each = ", ".join(f"{n} ({label})" for label, n in cost.items())
-            notes.append(f"gradients per sample: {each}")
-        notes.append(f"deepinv {deepinv.__version__}, torch {torch.__version__}")
-        for name, where in self.flags.items():
-            counts = ", ".join(f"{n} of {count} ({at})" for at, n in where.items())
-            notes.append(f"FLAG {name}: {counts}")
-        return notes if self.flags else [*notes, "no flags raised"]
+            each = [f"{n} ({words.name_of(c, self)})" for c, n in cost.items()]
+            notes.append(f"gradients per sample: {', '.join(each)}")
+        return notes + words.basis(self)
 
     def __str__(self) -> str:
         return self.table()

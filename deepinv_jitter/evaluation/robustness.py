@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import operator
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from numbers import Integral, Real
 
@@ -34,17 +35,11 @@ from ..attacks.pgd import PGDAttack
 from ..attacks.random import RandomAttack
 from ..optim.jittering import no_jitter
 from ..training import distributed as ranks
-from .cache import Ledger, digests, joined, row
-from .conditions import (
-    OUTSIDE,
-    RECOVERY,
-    WORST_DRAW,
-    Bench,
-    Protocol,
-    best_values,
-    seed_of,
-)
-from .report import Condition, ERROR, RobustnessReport, UNITS
+from .cache import Cache, digests, files, joined, pictures as kept, row
+from .comparison import RobustnessComparison
+from .conditions import Bench, Protocol, best_values, seed_of
+from .report import RobustnessReport
+from .results import CLEAN, RANDOM, RESERVED, WORST, Condition
 from .shifts import Shift
 
 #: The attacks that have a name. The radius is set by the sweep.
@@ -62,7 +57,7 @@ PRESETS: dict[str, Callable[[Budget], Attack]] = {
 
 
 def evaluate_robustness(
-    model: nn.Module,
+    model: nn.Module | dict[str, nn.Module],
     dataloader: Iterable,
     physics: Physics,
     *,
@@ -71,12 +66,13 @@ def evaluate_robustness(
     metrics: dict[str, Metric] | None = None,
     shifts: Shift | Sequence[Shift] | dict[str, Shift] | None = None,
     draws: int = 32,
+    pictures: int = 4,
     state: str | os.PathLike | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     distributed: bool = False,
     verbose: bool = True,
-) -> RobustnessReport:
+) -> RobustnessReport | RobustnessComparison:
     r"""
     Measure the accuracy of a model on clean, randomly and adversarially perturbed measurements and
     on edited truths, sample by sample.
@@ -84,7 +80,7 @@ def evaluate_robustness(
     The conditions:
 
     - ``clean``: :math:`H(y)`.
-    - ``average case`` for each :math:`\varepsilon`: random perturbations of norm
+    - ``random`` for each :math:`\varepsilon`: random perturbations of norm
       :math:`\varepsilon`, uniform on the sphere and on measured entries only; every metric is
       averaged over the draws.
     - ``worst case`` for each :math:`\varepsilon`, in increasing order: the attack from its own
@@ -105,7 +101,11 @@ def evaluate_robustness(
     Afterwards, also after an exception, its mode, the physics and its generators and the global
     random generators of torch are as before.
 
-    :param torch.nn.Module model: reconstruction network :math:`H`, called as ``model(y, physics)``.
+    Several networks are given as a dictionary. They see the very same batches and measurements, one
+    after the other, and the numbers of each are those of a call of its own.
+
+    :param torch.nn.Module, dict[str, torch.nn.Module] model: reconstruction network :math:`H`,
+        called as ``model(y, physics)``, or several by their names.
     :param Iterable dataloader: batches in any of deepinv's formats, with truths ``x``, shape `(B,
         ...)`, and optionally measurements ``y`` (of stacked physics a
         :class:`deepinv.utils.TensorList`) and ``params`` of the physics; a
@@ -121,16 +121,20 @@ def evaluate_robustness(
         Default: ``"standard"``.
     :param dict[str, deepinv.loss.metric.Metric], None metrics: names and metrics, each giving one
         value per sample.
-        Default: ``None``, deepinv's PSNR and SSIM with peak 1 (of the magnitude of complex images)
-        and NMSE, and the paper's definitions as columns of their own, :class:`PaperPSNR` and
-        :class:`PaperSSIM`; SSIM for images of 11 pixels and more only, and no metric for points,
-        whose norm may be zero. The squared error :math:`\|\hat x - x\|_2^2` always comes first.
+        Default: ``None``, deepinv's PSNR and SSIM with peak 1 (of the magnitude of complex images);
+        SSIM for images of 11 pixels and more only, and no metric for points, whose norm may be
+        zero. The squared error :math:`\|\hat x - x\|_2^2` is always measured, and shown where
+        there is no metric. The paper's definitions are :class:`PaperPSNR` and :class:`PaperSSIM`.
     :param Shift, Sequence[Shift], dict[str, Shift], None shifts: edits of the truth, by name or
         not. Default: none.
     :param int draws: random perturbations per sample and radius. Default: 32.
+    :param int pictures: of how many samples, the first ones, the truth and the reconstructions are
+        kept for :meth:`RobustnessComparison.images`; of points, all. Default: 4.
     :param str, os.PathLike, None state: file that keeps the results after every batch and
         condition. A call with the same arguments goes on from there and gives, on the same machine,
-        bit for bit what an uninterrupted one gives. Default: ``None``, no file.
+        bit for bit what an uninterrupted one gives. For several networks it is a folder, made if
+        there is none, with a file for each, its name and ``.pt``: a call with other networks joins
+        those that were measured before. Default: ``None``, nothing is kept.
     :param int seed: seed of measurements, random perturbations and the order of the loader.
         Default: 0.
     :param torch.device, str, None device: where batches are moved to; model and physics must be
@@ -140,7 +144,8 @@ def evaluate_robustness(
         report, that of a single process. Each rank keeps a ``state`` of its own, the name with its
         number appended. Default: ``False``, each process by itself.
     :param bool verbose: show progress and the time that remains. Default: ``True``.
-    :return: (:class:`RobustnessReport`) all values of all samples.
+    :return: (:class:`RobustnessReport`) all values of all samples; for a dictionary of models a
+        :class:`RobustnessComparison` of their reports.
     :raises TypeError: if an argument is of the wrong type, or shifts meet a physics that is not
         linear.
     :raises ValueError: if a number is out of range, a preset is unknown, the loader is empty, a
@@ -158,12 +163,10 @@ def evaluate_robustness(
     ...     model, loader, physics, epsilons=[0.01, 0.1], attacks="quick",
     ...     shifts=dj.Bias((0.005, 0)), verbose=False)
     >>> [condition.label for condition in report.conditions]  # doctest: +NORMALIZE_WHITESPACE
-    ['clean', 'average case, eps=0.01', 'average case, eps=0.1', 'worst case, eps=0.01',
+    ['clean', 'random, eps=0.01', 'random, eps=0.1', 'worst case, eps=0.01',
      'worst case, eps=0.1', 'Bias(value=[0.005, 0.0])']
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    ranks.check_plain(model)
+    models = _models(model)
     if not isinstance(physics, Physics):
         raise TypeError(
             f"physics must be a deepinv Physics, got {type(physics).__name__}."
@@ -178,35 +181,60 @@ def evaluate_robustness(
         metrics=_checked_metrics(metrics),
         draws=checks.number("draws", draws, Integral, 1),
         seed=checks.seed("seed", seed),
+        pictures=checks.number("pictures", pictures, Integral, 0),
     )
+    parameters = chain.from_iterable(m.parameters() for m in models.values())
     buffers = (b for m in modules(physics) for b in m.buffers(recurse=False))
-    tensors = chain(model.parameters(), buffers, [torch.empty(0)])
+    tensors = chain(parameters, buffers, [torch.empty(0)])
     device = torch.device(next(tensors).device if device is None else device)
     share = (ranks.own(), ranks.count()) if distributed else (0, 1)
-    if state is not None and distributed and ranks.count() > 1:
-        state = f"{os.fspath(state)}.{share[0]}of{share[1]}"
-    ledger = Ledger(state, protocol.description(model, physics, device))
-    in_train_mode = model.training
-    with _untouched(model, physics), torch.no_grad():
+    caches = {
+        name: Cache(path, protocol.description(models[name], physics, device))
+        for name, path in files(state, model, distributed).items()
+    }
+    modes = {name: m.training for name, m in models.items()}
+    with _untouched(models.values(), physics), torch.no_grad():
         number = _fill(
-            ledger, protocol, model, physics, dataloader, device, share, verbose
+            caches, protocol, models, physics, dataloader, device, share, verbose
         )
-    content = ledger.complete(number, distributed)
-    return RobustnessReport(
-        conditions=protocol.conditions,
-        values=joined(content["batches"]),
-        metrics=content["metrics"],
-        description=content["description"],
-        digests=[d for batch in content["batches"] for d in batch["digests"]],
-        model_in_train_mode=in_train_mode,
-        seconds=content["seconds"],
-    )
+    reports = {}
+    for name, cache in caches.items():
+        content = cache.complete(number, distributed)
+        reports[name] = RobustnessReport(
+            conditions=protocol.conditions,
+            values=joined(content["batches"]),
+            metrics=content["metrics"],
+            description=content["description"],
+            digests=[d for batch in content["batches"] for d in batch["digests"]],
+            model_in_train_mode=modes[name],
+            seconds=content["seconds"],
+            pictures=kept(content["batches"]),
+        )
+    return RobustnessComparison(reports) if isinstance(model, dict) else reports[""]
+
+
+def _models(model: nn.Module | dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """All models by their names; a single one has none."""
+    models = model if isinstance(model, dict) else {"": model}
+    if not models:
+        raise ValueError("model must be a network, or several by name, got none.")
+    for name, network in models.items():
+        if not isinstance(network, nn.Module) or not isinstance(name, str):
+            of = f" for {name!r}" if isinstance(model, dict) else ""
+            raise TypeError(
+                "model must be a torch.nn.Module, or a dictionary of names and such, got "
+                f"{type(network).__name__}{of}."
+            )
+        if isinstance(model, dict) and not name:
+            raise ValueError("names of models must have letters, got ''.")
+        ranks.check_plain(network)
+    return models
 
 
 def _fill(
-    ledger: Ledger,
+    caches: dict[str, Cache],
     protocol: Protocol,
-    model: nn.Module,
+    models: dict[str, nn.Module],
     physics: Physics,
     dataloader: Iterable,
     device: torch.device,
@@ -214,47 +242,67 @@ def _fill(
     verbose: bool,
 ) -> int:
     """
-    Try every condition on every batch that the ledger does not know yet, and count the batches.
+    Try every condition on every batch, with each network, that the caches do not know yet, and
+    count the batches.
 
-    Of a share (rank, number of ranks), the batches in between are left to other ranks.
+    Of a share (number of this process, of all), the batches in between are left to the others.
     """
-    rank, count_of_ranks = share
+    own, processes = share
     start, count = 0, len(protocol.conditions)
-    total = operator.length_hint(dataloader) * count or None
+    total = operator.length_hint(dataloader) * count * len(models) or None
     with (
         _seeded(protocol.seed, device),
-        tqdm(total=total, disable=not verbose or rank > 0, unit="condition") as bar,
+        # The mean pace of all conditions, as the worst case takes much longer than the others
+        tqdm(
+            total=total,
+            disable=not verbose or own > 0,
+            unit="condition",
+            smoothing=0,
+            # In a log, a line every now and then
+            mininterval=0.1 if sys.stderr.isatty() else 30,
+            maxinterval=30,
+        ) as bar,
     ):
         for index, batch in enumerate(dataloader):
             x, y, params = _unpacked(batch, device)
-            if index % count_of_ranks != rank:
-                bar.update(count)
+            if index % processes != own:
+                bar.update(count * len(models))
                 start += len(x)
                 continue
-            done = ledger.open(index, digests(x, y, params))
-            todo = [c for c in protocol.conditions if c.label not in done]
-            bar.update(count - len(todo))
-            if todo:
+            marks = digests(x, y, params)
+            known = {name: cache.open(index, marks) for name, cache in caches.items()}
+            for name, done in known.items():
+                todo = [c for c in protocol.conditions if c.label not in done]
+                bar.update(count - len(todo))
+                if not todo:
+                    continue
                 if y is None:
                     y = _measured(physics, x, params, protocol.seed, start)
                 physics.update(**params)
+                cache = caches[name]
+                cache.start()
                 with _seeded(seed_of(protocol.seed, "clean", start), device):
-                    bench = Bench(protocol, model, physics, x, y, start)
-                ledger.content["metrics"] = best_values(
+                    bench = Bench(protocol, models[name], physics, x, y, start)
+                cache.content["metrics"] = best_values(
                     bench.metrics, protocol.conditions
                 )
                 point = {
                     name: v.to(device) if isinstance(v, torch.Tensor) else v
-                    for name, v in ledger.content["point"].items()
+                    for name, v in cache.content["point"].items()
                 }
-            for condition in todo:
-                bar.set_description(condition.label)
-                # So that a resumed evaluation of a random model goes on as it would have
-                with _seeded(seed_of(protocol.seed, condition.label, start), device):
-                    done[condition.label] = bench.run(condition, done, point)
-                ledger.content["point"] = point
-                ledger.save()
-                bar.update()
+                for condition in todo:
+                    title = f"{name}: {condition.label}" if name else condition.label
+                    bar.set_description(title, refresh=False)
+                    # So that a resumed evaluation of a random model goes on as it would have
+                    seed = seed_of(protocol.seed, condition.label, start)
+                    with _seeded(seed, device):
+                        columns, images = bench.run(condition, done, point)
+                    done[condition.label] = columns
+                    if len(images["x"]):
+                        cache.batches[index]["pictures"][condition.label] = images
+                    cache.content["point"] = point
+                    cache.save()
+                    bar.update()
             start += len(x)
     if start == 0:
         raise ValueError("dataloader must give at least one batch, got none.")
@@ -262,16 +310,20 @@ def _fill(
 
 
 @contextmanager
-def _untouched(model: nn.Module, physics: Physics) -> Iterator[None]:
-    """Evaluation mode without jitter; mode, physics and its generators come back."""
-    modes = [(module, module.training) for module in model.modules()]
+def _untouched(models: Iterable[nn.Module], physics: Physics) -> Iterator[None]:
+    """Evaluation mode without jitter; modes, physics and its generators come back."""
+    modes = [
+        (module, module.training) for model in models for module in model.modules()
+    ]
     # Physics are updated by replacing tensors: shallow copies bring back what was there, and cost
     # nothing, unlike physics.clone()
     parts = [(m, vars(m).copy(), m._buffers.copy()) for m in modules(physics)]
     states = [(g, g.get_state()) for g in _generators(physics)]
     try:
-        model.eval()
-        with no_jitter(model):
+        with ExitStack() as stack:
+            for model in models:
+                model.eval()
+                stack.enter_context(no_jitter(model))
             yield
     finally:
         for module, training in modes:
@@ -389,9 +441,9 @@ def _conditions(
             f"{type(physics).__name__}."
         )
     conditions = [
-        Condition("clean"),
-        *(Condition("average case", eps) for eps in radii),
-        *(Condition("worst case", eps) for eps in radii),
+        Condition(CLEAN),
+        *(Condition(RANDOM, eps) for eps in radii),
+        *(Condition(WORST, eps) for eps in radii),
         *(Condition(name, shift=shift) for name, shift in shifts.items()),
     ]
     labels = [condition.label for condition in conditions]
@@ -427,7 +479,7 @@ def _checked_metrics(metrics: dict[str, Metric] | None) -> dict[str, Metric] | N
                 f"metrics must be deepinv metrics, got {type(metric).__name__} for {name!r}: wrap "
                 "a function as deepinv.loss.metric.Metric(function)."
             )
-        if name in (ERROR, RECOVERY, OUTSIDE, WORST_DRAW, *UNITS):
+        if name in RESERVED:
             raise ValueError(
                 f"metrics must not be called {name!r}, a column of its own."
             )

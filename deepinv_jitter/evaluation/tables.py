@@ -1,51 +1,214 @@
-r"""Tables as text, Markdown and CSV."""
+r"""Tables as text, Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+import math
+import re
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import median
+from typing import NamedTuple
+
+#: No line of a table is longer, in characters.
+WIDTH = 100
+
+#: Where the first column of a table and a head are wrapped.
+FIRST, HEAD = 30, 22
+
+#: How numbers of one kind are written.
+Write = Callable[[float], str]
+
+#: Both ends of an interval.
+ENDS = ("low", "high")
 
 FORMATS = ("text", "markdown", "csv")
 
+#: How cells that stand out are marked: in text, Markdown and LaTeX.
+MARKS = {"best": "*", "undecided": "~", "": " "}
+BOLD = {"best": "**{}**", "undecided": "*{}*", "": "{}"}
+SHAPES = {"best": r"\textbf{%s}", "undecided": r"\underline{%s}", "": "%s"}
+
+LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"\\": r"\textbackslash{}", "|": r"\textbar{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}"}
+)
+
+
+class Cell(NamedTuple):
+    """A text, and how it stands out: as the best, or as undecided."""
+
+    text: str
+    mark: str = ""
+
+
+@dataclass
+class Table:
+    """A title, the heads of all columns, and rows of cells of which the first is their name."""
+
+    title: str
+    head: list[str]
+    rows: list[list[Cell]]
+
+    def text(self) -> str:
+        """Lines of at most 100 characters; columns that do not fit go below."""
+        title = textwrap.wrap(self.title, WIDTH)
+        marked = any(cell.mark for row in self.rows for cell in row)
+        blocks = []
+        for head, rows in self._blocks(marked):
+            lines = [_above(head), *([_below(row, marked) for row in rows])]
+            widths = [max(map(len, column)) for column in _columns(sum(lines, []))]
+            aligned = [[_aligned(cells, widths) for cells in line] for line in lines]
+            rule = "-" * max(len(line) for group in aligned for line in group)
+            aligned.insert(1, [rule])
+            blocks.append("\n".join(sum(aligned, [])))
+        return "\n".join([*title, "\n\n".join(blocks)])
+
+    def markdown(self) -> str:
+        """The same blocks as pipes and dashes, the best in bold and the undecided in italics."""
+        blocks = []
+        for head, rows in self._blocks(False):
+            cells = [_joined(head), ["---", *["--:"] * (len(head) - 1)]]
+            for row in rows:
+                texts = zip(_joined(cell.text for cell in row), row, strict=True)
+                cells.append([BOLD[cell.mark].format(text) for text, cell in texts])
+            blocks.append("\n".join(f"| {' | '.join(line)} |" for line in cells))
+        return "\n\n".join([f"**{_joined([self.title])[0]}**", *blocks])
+
+    def latex(self) -> str:
+        """A tabular for booktabs, the best in bold and the undecided underlined."""
+        blocks = list(self._blocks(False))
+        most = max(len(head) for head, _ in blocks)
+        lines = [f"% {' '.join(self.title.split())}"]
+        lines += [r"\begin{tabular}{l%s}" % ("r" * (most - 1)), r"\toprule"]
+        for number, (head, rows) in enumerate(blocks):
+            lines += [r"\midrule"] * (number > 0)
+            lines += [_latex_row(line, most) for line in _above(head)] + [r"\midrule"]
+            for row in rows:
+                cells = [SHAPES[cell.mark] % _escaped(cell.text) for cell in row]
+                lines.append(f"{' & '.join(_filled(cells, most))} \\\\")
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+    def _blocks(self, marked: bool) -> Iterable[tuple[list[str], list[list[Cell]]]]:
+        """The table cut so that each part, with the first column, is narrow enough."""
+        lines = _above(self.head) + [c for r in self.rows for c in _below(r, marked)]
+        widths = [max(map(len, column)) for column in _columns(lines)]
+        count = len(widths) - 1
+        fitting = max(1, (WIDTH - widths[0]) // (max(widths[1:]) + 2))
+        if widths[0] + sum(w + 2 for w in widths[1:]) <= WIDTH:
+            fitting = count
+        # As many columns in each part, or one less
+        size = math.ceil(count / math.ceil(count / fitting))
+        for start in range(1, count + 1, size):
+            part = slice(start, start + size)
+            rows = [[row[0], *row[part]] for row in self.rows]
+            yield [self.head[0], *self.head[part]], rows
+
+
+def _columns(lines: list[list[str]]) -> Iterable[tuple[str, ...]]:
+    return zip(*lines, strict=True)
+
+
+def _above(head: list[str]) -> list[list[str]]:
+    """The lines of heads that stand on their last one."""
+    cells = [_wrapped(h, FIRST if i == 0 else HEAD) for i, h in enumerate(head)]
+    height = max(map(len, cells))
+    return [list(t) for t in zip(*([""] * (height - len(c)) + c for c in cells))]
+
+
+def _below(row: list[Cell], marked: bool) -> list[list[str]]:
+    """The lines of a row, whose name may need several."""
+    first, *rest = row
+    texts = [[c.text + MARKS[c.mark] * marked] for c in rest]
+    cells = [_wrapped(first.text, FIRST), *texts]
+    height = max(map(len, cells))
+    return [list(t) for t in zip(*(c + [""] * (height - len(c)) for c in cells))]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return [
+        line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""]
+    ]
+
+
+def _aligned(cells: list[str], widths: list[int]) -> str:
+    first, *numbers = zip(cells, widths, strict=True)
+    line = [first[0].ljust(first[1]), *(n.rjust(w) for n, w in numbers)]
+    return "  ".join(line).rstrip()
+
+
+def _joined(texts: Iterable[str]) -> list[str]:
+    """Each on one line, and bars, as of a norm, no columns."""
+    return [" ".join(text.split()).replace("|", "\\|") for text in texts]
+
+
+def _escaped(text: str) -> str:
+    text = " ".join(text.split()).translate(LATEX)
+    return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)
+
+
+def _filled(cells: list[str], count: int) -> list[str]:
+    return cells + [""] * (count - len(cells))
+
+
+def _latex_row(cells: list[str], count: int) -> str:
+    return f"{' & '.join(_filled(list(map(_escaped, cells)), count))} \\\\"
+
 
 def rendered(
-    rows: list[dict], shown: Callable[[dict], dict[str, str]], format: str
+    tables: list[Table],
+    records: list[dict],
+    above: list[str],
+    below: list[str],
+    format: str,
 ) -> str:
-    """A table for each metric, of the columns shown of each row; all of them for csv."""
+    """Tables between lines of words; the records alone for csv."""
     if format not in FORMATS:
         raise ValueError(f"format must be one of {FORMATS}, got {format!r}.")
     if format == "csv":
         file = io.StringIO()
-        write_csv(file, rows)
+        write_csv(file, records)
         return file.getvalue()
-    tables: dict[str, list[list[str]]] = {}
-    for row in rows:
-        cells = shown(row)
-        table = tables.setdefault(row["metric"], [])
-        if not table:
-            table.append([f"{row['metric']} ({row['better']} is better)", *cells])
-        table.append([row["condition"], *cells.values()])
-    left, between, right = "", "  ", ""
     if format == "markdown":
-        left, between, right = "| ", " | ", " |"
-        for table in tables.values():
-            # The bars of a norm would be columns
-            table[0] = [cell.replace("|", "\\|") for cell in table[0]]
-            table.insert(1, ["---", *["--:"] * (len(table[0]) - 1)])
-    lines = [line for table in tables.values() for line in table]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-
-    def aligned(line: list[str]) -> str:
-        first, *numbers = zip(line, widths, strict=True)
-        cells = [first[0].ljust(first[1]), *(n.rjust(width) for n, width in numbers)]
-        return left + between.join(cells) + right
-
-    return "\n\n".join("\n".join(map(aligned, table)) for table in tables.values())
+        notes = ["\n".join(f"- {line}" for line in lines) for lines in (above, below)]
+        parts = [notes[0], *(table.markdown() for table in tables), notes[1]]
+    else:
+        notes = ["\n".join(map(filled, lines)) for lines in (above, below)]
+        parts = [notes[0], *(table.text() for table in tables), notes[1]]
+    return "\n\n".join(filter(None, parts))
 
 
-def interval(row: dict) -> str:
-    return f"[{row['low']:.4g}, {row['high']:.4g}]"
+def filled(line: str) -> str:
+    """A line of words, wrapped; what goes on is indented."""
+    return textwrap.fill(line, WIDTH, subsequent_indent="  ")
+
+
+def digits(rows: list[dict], ends: tuple[str, str] = ENDS) -> Write:
+    """
+    How to write means, or their differences: to the place that the intervals between these ends
+    leave certain, or three digits of each if they are not of one size.
+    """
+    sizes = [abs(row["mean"]) for row in rows if math.isfinite(row["mean"])]
+    largest = max(sizes, default=0.0) or 1.0
+    halves = [(row[ends[1]] - row[ends[0]]) / 2 for row in rows if ends[0] in row]
+    halves = [half for half in halves if half > 0] or [largest / 100]
+    # The interval 1.7 has one place, .2 and .05 have two
+    places = -math.floor(math.log10(median(halves) / 3))
+    places = max(0, min(places, 4 - math.floor(math.log10(largest))))
+    if places <= 5 and largest < 1e5 and 20 * min(halves) >= median(halves):
+        # Adding 0 makes a rounded minus zero a zero
+        return lambda value: f"{round(value, places) + 0.0:.{places}f}"
+    return lambda value: f"{value:.3g}"
+
+
+def interval(row: dict, write: Write, ends: tuple[str, str] = ENDS) -> str:
+    """Both ends; nothing for a single sample, which has none."""
+    low, high = (row[end] for end in ends)
+    return "" if math.isnan(low) else f"[{write(low)}, {write(high)}]"
 
 
 def write_csv(file: io.TextIOBase, records: list[dict]) -> None:

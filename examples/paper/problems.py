@@ -122,9 +122,17 @@ class Problem(ABC):
         return [{"x": x, "params": masks.step(len(x)) if masks else {}}]
 
     @property
-    def metrics(self) -> dict[str, dinv.metric.Metric] | None:
-        """For :func:`deepinv_jitter.evaluate_robustness`; ``None`` is its choice."""
-        return None
+    def metrics(self) -> dict[str, dinv.metric.Metric]:
+        """For :func:`deepinv_jitter.evaluate_robustness`: the host's and the paper's."""
+        psnr, ssim = (
+            metric(complex_abs=self.complex)
+            for metric in (dinv.metric.PSNR, dinv.metric.SSIM)
+        )
+        metrics = {"PSNR": psnr, "SSIM": ssim, "NMSE": dinv.metric.NMSE()}
+        metrics |= {"PSNR (paper)": dj.PaperPSNR(), "SSIM (paper)": dj.PaperSSIM()}
+        # The window of SSIM is 11 pixels wide
+        wide = min(self.settings.size) >= 11
+        return {name: m for name, m in metrics.items() if wide or "SSIM" not in name}
 
     def tuned(
         self, solver: Callable[[float], torch.nn.Module], weights: Sequence[float]

@@ -171,6 +171,7 @@ class Archive:
             "seed": EVALUATION_SEED,
             "device": self.device,
             "verbose": self.verbose,
+            "pictures": 0,
         }
         report = dj.evaluate_robustness(
             **common,
@@ -223,8 +224,11 @@ def condition(report: dj.RobustnessReport, label: str) -> dict:
     flags = {
         k: int(v.sum()) for k, v in columns.items() if v.dtype == torch.bool and v.any()
     }
+    units = {"eps": "radius", "eps/|noise|": "radius/|noise|"}
     radius = {
-        k: columns[k].mean().item() for k in ("eps", "eps/|noise|") if k in columns
+        name: columns[unit].mean().item()
+        for name, unit in units.items()
+        if unit in columns
     }
     metrics = {
         k: [float(f"{v:.6g}") for v in columns[k].tolist()]

@@ -1,107 +1,37 @@
 import copy
-import csv
 import math
 
 import deepinv as dinv
 import pytest
 import torch
 from deepinv.loss.metric import MAE, PSNR, Metric
+from evaluation_cases import (
+    ERROR,
+    FAST,
+    PROBLEMS,
+    assert_same_values,
+    evaluate,
+    mri,
+    noise,
+    points,
+    sections,
+)
 from properties import assert_global_rng_untouched, assert_same_parameters
 from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
-from deepinv_jitter.evaluation import robustness as evaluation
 from deepinv_jitter.attacks import (
     Attack,
-    PGDAttack,
     FrankWolfeAttack,
+    PGDAttack,
     RandomAttack,
     WorstCase,
 )
 from deepinv_jitter.attacks.balls import L2Ball, LinfBall
-from deepinv_jitter.evaluation.robustness import evaluate_robustness
 from deepinv_jitter.evaluation import conditions
-from deepinv_jitter.evaluation.report import Condition
-from deepinv_jitter.evaluation.statistics import bootstrap_interval
-from deepinv_jitter.evaluation.shifts import Bias, HorizontalLayer, Lesion
-
-ERROR = "squared error"
-FAST = FrankWolfeAttack(L2Ball(1.0), steps=3, checks=False)
-
-
-def noise(sigma=0.1):
-    return dinv.physics.GaussianNoise(sigma)
-
-
-def perturbed(model):
-    """Networks start as zero; these do something."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim:
-                p += 0.1 * torch.randn(p.shape, generator=generator)
-    return model.eval()
-
-
-def points():
-    model = perturbed(dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=3))
-    x = torch.randn(7, 2, generator=torch.Generator().manual_seed(2))
-    return model, x, dinv.physics.Denoising(noise()), [0.01, 0.1], Bias((0.1, 0))
-
-
-def mri():
-    mask = torch.zeros(16)
-    mask[::3], mask[6:10] = 1, 1
-    physics = dj.SingleCoilMRI(mask, img_size=(16, 16), noise_model=noise(0.05))
-    network = dj.UnrolledDnCNN(2, depth=3, width=4)
-    model = perturbed(dj.UnfoldedGD(network, stepsize=0.5, max_iter=2))
-    x = torch.rand(5, 2, 16, 16, generator=torch.Generator().manual_seed(2))
-    return model, x, physics, [0.5, 2.0], Lesion(3, 0.4)
-
-
-def sections():
-    physics = dj.SeismicConvolution(dj.ricker(7, 2.0), noise_model=noise(0.01))
-    network = dj.UnrolledDnCNN(1, depth=3, width=4)
-    model = perturbed(dj.UnfoldedPGD(network, stepsize=0.5, max_iter=2))
-    x = torch.randn(4, 1, 16, 12, generator=torch.Generator().manual_seed(2))
-    return model, x, physics, [0.1, 0.4], HorizontalLayer(0.3, length=4)
-
-
-PROBLEMS = [points, mri, sections]
-
-
-def evaluate(model, data, physics, epsilons=(0.1,), **kwargs):
-    kwargs = {"attacks": FAST, "draws": 3, "verbose": False} | kwargs
-    return evaluate_robustness(model, data, physics, epsilons=epsilons, **kwargs)
-
-
-def assert_same_values(a, b, tolerance=0.0):
-    assert list(a.values) == list(b.values) and a.digests == b.digests
-    assert a.metrics == b.metrics
-    for label, columns in a.values.items():
-        assert list(columns) == list(b.values[label])
-        for name, values in columns.items():
-            other = b.values[label][name]
-            assert values.dtype == other.dtype
-            if tolerance:
-                scale = (
-                    values.abs().max().clamp_min(1) if values.is_floating_point() else 1
-                )
-                assert (
-                    (values.double() - other.double()).abs() <= tolerance * scale
-                ).all()
-            else:
-                assert torch.equal(values.nan_to_num(7.5), other.nan_to_num(7.5)), (
-                    label,
-                    name,
-                )
-
-
-@pytest.fixture(scope="module", params=PROBLEMS, ids=lambda p: p.__name__)
-def case(request):
-    model, x, physics, epsilons, shift = request.param()
-    return evaluate(model, [x[:3], x[3:]], physics, [0.0, *epsilons], shifts=shift)
-
+from deepinv_jitter.evaluation import robustness as evaluation
+from deepinv_jitter.evaluation.robustness import evaluate_robustness
+from deepinv_jitter.evaluation.shifts import Bias, Lesion
 
 # What a report says
 
@@ -118,9 +48,9 @@ def test_the_worst_case_is_worse_than_random_perturbations(case):
     for condition in case.conditions:
         if condition.kind == "worst case" and condition.eps > 0:
             worst = case.values[condition.label]
-            average = case.values[condition.label.replace("worst", "average")]
-            assert (worst[ERROR] > average[ERROR]).all()
-            assert (average["worst draw"] >= average[ERROR]).all()
+            drawn = case.values[condition.label.replace("worst case", "random")]
+            assert (worst[ERROR] > drawn[ERROR]).all()
+            assert (drawn["worst draw"] >= drawn[ERROR]).all()
             assert not worst["random_beats_attack"].any()
 
 
@@ -129,8 +59,8 @@ def test_eps_0_is_clean(case):
     for name in case.metrics:
         if name in clean:
             assert torch.equal(case.values["worst case, eps=0"][name], clean[name])
-            average = case.values["average case, eps=0"][name]
-            assert torch.allclose(average, clean[name], rtol=1e-12)
+            drawn = case.values["random, eps=0"][name]
+            assert torch.allclose(drawn, clean[name], rtol=1e-12)
     assert not case.values["worst case, eps=0"]["|delta|"].any()
 
 
@@ -138,13 +68,13 @@ def test_perturbations_are_as_large_as_they_claim(case):
     for condition in case.conditions:
         columns = case.values[condition.label]
         if condition.kind == "worst case":
-            assert torch.allclose(columns["|delta|"], columns["eps"], rtol=1e-5)
-            assert torch.allclose(columns["|dy|/|y|"], columns["eps/|y|"], rtol=1e-5)
-            # all our physics have an operator norm of 1 at most
-            assert (columns["|A'dy|"] <= columns["|delta|"] * (1 + 1e-5)).all()
+            assert torch.allclose(columns["|delta|"], columns["radius"], rtol=1e-5)
         if condition.eps is not None:
-            expected = torch.full_like(columns["eps"], condition.eps)
-            assert torch.allclose(columns["eps"], expected)
+            assert torch.allclose(columns["|dy|/|y|"], columns["radius/|y|"], rtol=1e-5)
+            # all our physics have an operator norm of 1 at most
+            assert (columns["|A'dy|"] <= columns["radius"] * (1 + 1e-5)).all()
+            assert (columns["eps"] == condition.eps).all()
+            assert torch.allclose(columns["radius"], columns["eps"])
 
 
 def test_shifts_have_detail_scores(case):
@@ -174,8 +104,15 @@ def test_values_by_hand():
     assert report.values["clean"][ERROR].tolist() == pytest.approx([25, 4])
     worst = report.values["worst case, eps=1"]
     assert worst[ERROR].tolist() == pytest.approx([36, 9], rel=1e-5)
-    assert worst["eps/|y|"].tolist() == pytest.approx([0.2, 0.5])
-    assert worst["eps/|noise|"].tolist() == pytest.approx([2**0.5] * 2)
+    assert worst["radius/|y|"].tolist() == pytest.approx([0.2, 0.5])
+    assert worst["radius/|noise|"].tolist() == pytest.approx([2**0.5] * 2)
+    # A' is the identity: the model returns it
+    for columns in report.values.values():
+        references = [columns[f"squared error of {name}"] for name in ("0", "A'y")]
+        assert references[0].tolist() == (
+            [4, 4] if columns is report.values["b"] else [0, 0]
+        )
+        assert torch.allclose(references[1], columns[ERROR])
     # The noise stays: the reconstruction moves with the truth
     shifted = report.values["b"]
     assert shifted[ERROR].tolist() == pytest.approx([25, 4])
@@ -184,22 +121,22 @@ def test_values_by_hand():
     assert shifted["error outside"].tolist() == pytest.approx([4, 2])
 
 
-def test_average_case_takes_the_mean_of_every_metric():
+def test_random_perturbations_give_the_mean_of_every_metric():
     model, x, physics, _, _ = points()
     many = evaluate(model, [x], physics, [0.5], draws=200, metrics={"mae": MAE()})
-    average = many.values["average case, eps=0.5"]
+    drawn = many.values["random, eps=0.5"]
     one = evaluate(model, [x], physics, [0.5], draws=1, metrics={"mae": MAE()})
-    single = one.values["average case, eps=0.5"]
+    single = one.values["random, eps=0.5"]
     assert torch.equal(single[ERROR], single["worst draw"])
-    assert (average["worst draw"] >= single["worst draw"]).all()
-    assert not torch.allclose(average["mae"], single["mae"])
+    assert (drawn["worst draw"] >= single["worst draw"]).all()
+    assert not torch.allclose(drawn["mae"], single["mae"])
 
 
 def test_default_metrics():
     names = {
         points: [ERROR],
-        mri: [ERROR, "PSNR", "SSIM", "NMSE", "PSNR (paper)", "SSIM (paper)"],
-        sections: [ERROR, "PSNR", "SSIM", "NMSE", "PSNR (paper)", "SSIM (paper)"],
+        mri: [ERROR, "PSNR", "SSIM"],
+        sections: [ERROR, "PSNR", "SSIM"],
     }
     for problem, expected in names.items():
         model, x, physics, _, _ = problem()
@@ -233,8 +170,9 @@ def test_radii_in_the_unit_of_the_budget(ball, factor):
     attack = FrankWolfeAttack(ball(5.0, relative_to="noise"), steps=2, checks=False)
     report = evaluate(model, [x], physics, [2.0], attacks=attack)
     columns = report.values["worst case, eps=2"]
-    assert torch.allclose(columns["eps/|noise|"], torch.tensor(2.0).double())
-    assert torch.allclose(columns["|delta|"], columns["eps"], rtol=1e-5)
+    assert torch.allclose(columns["radius/|noise|"], torch.tensor(2.0).double())
+    assert (columns["eps"] == 2).all() and report.description["unit"] == "noise"
+    assert torch.allclose(columns["|delta|"], columns["radius"], rtol=1e-5)
 
 
 def test_image_domain_budgets_and_other_noise_have_no_such_units():
@@ -243,11 +181,13 @@ def test_image_domain_budgets_and_other_noise_have_no_such_units():
     columns = evaluate(model, [x], physics, [2.0], attacks=attack).values[
         "worst case, eps=2"
     ]
-    assert columns["eps/|y|"].isnan().all() and columns["eps/|noise|"].isnan().all()
+    assert columns["radius/|y|"].isnan().all()
+    assert columns["radius/|noise|"].isnan().all()
     assert torch.allclose(columns["|delta|"], torch.tensor(2.0).double())
     physics.noise_model = dinv.physics.UniformNoise(0.1)
     columns = evaluate(model, [x], physics, [2.0]).values["worst case, eps=2"]
-    assert columns["eps/|y|"].isfinite().all() and columns["eps/|noise|"].isnan().all()
+    assert columns["radius/|y|"].isfinite().all()
+    assert columns["radius/|noise|"].isnan().all()
 
 
 @pytest.mark.parametrize("name", ["quick", "standard", "paper"])
@@ -435,7 +375,7 @@ def test_a_weak_attack_is_told_by_the_random_draws():
     attack = Nothing(L2Ball(1.0), samples=1, checks=False)
     report = evaluate(model, [x], physics, [0.5], attacks=attack)
     assert report.flags["random_beats_attack"] == {"worst case, eps=0.5": 7}
-    assert "random_beats_attack: 7 of 7" in report.table()
+    assert "random_beats_attack, worst case at norm 0.5: 7 of 7" in report.table()
 
 
 # Resume
@@ -455,7 +395,7 @@ class Interrupting(Metric):
         return (x_net - x).abs().flatten(1).amax(1)
 
 
-# Calls: clean 1, average 2 + 2, worst 1 + 1, shift 1; for two batches
+# Calls: clean 1, random 2 + 2, worst 1 + 1, shift 1; for two batches
 @pytest.mark.parametrize(
     "problem, fuse",
     [(points, 1), (points, 3), (points, 7), (points, 8), (points, 9), (points, 16)]
@@ -593,221 +533,6 @@ def test_other_files_are_no_states(tmp_path):
         evaluate(model, [x], physics, state=tmp_path / "missing" / "s")
 
 
-# Statistics
-
-DRAWS = {
-    "normal": torch.randn,
-    "uniform": torch.rand,
-    "skewed": lambda *size, generator: -torch.rand(*size, generator=generator).log(),
-}
-MEANS = {"normal": 0.0, "uniform": 0.5, "skewed": 1.0}
-
-
-@pytest.mark.parametrize(
-    "law, count, least",
-    [
-        ("normal", 5, 0.90),
-        ("normal", 10, 0.92),
-        ("normal", 50, 0.92),
-        ("uniform", 10, 0.92),
-        ("uniform", 50, 0.92),
-        ("skewed", 20, 0.88),
-        ("skewed", 100, 0.91),
-    ],
-)
-def test_the_interval_covers_the_mean(law, count, least):
-    """400 data sets; the standard error of the share is 0.011."""
-    data = DRAWS[law](400, count, generator=torch.Generator().manual_seed(0))
-    ends = [bootstrap_interval(values, resamples=1000) for values in data]
-    share = sum(low <= MEANS[law] <= high for low, high in ends) / len(ends)
-    assert least <= share <= 0.985
-
-
-def test_interval_of_special_cases():
-    assert bootstrap_interval(torch.full((9,), 2.5)) == (2.5, 2.5)
-    for values in ([1.0], [1.0, math.nan], [1.0, math.inf]):
-        assert all(math.isnan(end) for end in bootstrap_interval(torch.tensor(values)))
-    low, high = bootstrap_interval(torch.tensor([0.0, 1.0]))
-    assert (low, high) == (0.0, 1.0)
-
-
-def synthetic(values, best=-math.inf):
-    values = torch.as_tensor(values).double()
-    return dj.RobustnessReport(
-        conditions=[Condition("clean")],
-        values={"clean": {"m": values}},
-        metrics={"m": best},
-        description={"model": str(values), "seed": "0"},
-        digests=[str(i) for i in range(len(values))],
-        model_in_train_mode=False,
-        seconds=0.0,
-    )
-
-
-@pytest.mark.parametrize(
-    "best, percentile, worst",
-    [
-        (-math.inf, 95.0, 100.0),
-        (math.inf, 5.0, 0.0),
-        (1.0, 95.0, 100.0),
-        (99.0, 4.0, 0.0),
-    ],
-)
-def test_summary_looks_at_the_bad_side(best, percentile, worst):
-    values = torch.arange(101)[torch.randperm(101)]
-    (row,) = synthetic(values, best).summary()
-    assert row["mean"] == 50 and row["low"] < 50 < row["high"]
-    assert row["worst"] == worst and abs(row["percentile"] - percentile) <= 1
-
-
-def test_a_value_that_is_not_a_number_counts_as_the_worst():
-    (row,) = synthetic([1.0, math.nan, 3.0]).summary()
-    assert math.isnan(row["worst"]) and math.isnan(row["mean"])
-
-
-# difference of the two models' values, best value, verdict for the first
-VERDICTS = [
-    ([-1.0, -1.1, -0.9, -1.0, -1.2, -0.8], -math.inf, "better"),
-    ([1.0, 1.1, 0.9, 1.0, 1.2, 0.8], -math.inf, "worse"),
-    ([1.0, 1.1, 0.9, 1.0, 1.2, 0.8], math.inf, "better"),
-    ([1.0, -1.1, 0.9, -1.0, 1.2, -0.8], math.inf, "undecided"),
-    ([0.0] * 6, -math.inf, "undecided"),
-    ([1.0] * 5, -math.inf, "undecided"),  # the same sign 5 times: 1 in 16
-    ([math.nan] * 6, -math.inf, "undecided"),
-]
-
-
-@pytest.mark.parametrize("difference, best, verdict", VERDICTS)
-def test_compare(difference, best, verdict):
-    other = torch.randn(len(difference)).double()
-    first, second = synthetic(other + torch.tensor(difference), best), synthetic(
-        other, best
-    )
-    there, back = (
-        first.compare(second)["clean", "m"],
-        second.compare(first)["clean", "m"],
-    )
-    assert there["verdict"] == verdict
-    opposite = {"better": "worse", "worse": "better", "undecided": "undecided"}
-    assert back["verdict"] == opposite[verdict]
-    if not math.isnan(difference[0]):
-        assert there["difference"] == pytest.approx(sum(difference) / len(difference))
-        for a, b in (("difference", "difference"), ("low", "high"), ("high", "low")):
-            assert there[a] == pytest.approx(-back[b], abs=1e-12)
-
-
-def test_compare_takes_the_distance_of_the_contrast_recovery_to_1():
-    over, under = [1.5] * 6, [0.9, 0.91, 0.92, 0.9, 0.9, 0.89]
-    row = synthetic(under, 1.0).compare(synthetic(over, 1.0))["clean", "m"]
-    assert row["verdict"] == "better" and row["difference"] < 0
-
-
-def test_compare_models():
-    model, x, physics, epsilons, shift = points()
-    data = [torch.cat([x, -x])]
-    report = evaluate(model, data, physics, epsilons, shifts=shift)
-    same = report.compare(
-        evaluate(copy.deepcopy(model), data, physics, epsilons, shifts=shift)
-    )
-    assert {row["verdict"] for row in same.rows} == {"undecided"}
-    assert all(row["difference"] == row["low"] == row["high"] == 0 for row in same.rows)
-    assert len(same.rows) == len(report.summary())
-    lazy = dj.UnfoldedGD(dj.PointMLP(), stepsize=1e-3, max_iter=1)
-    rows = evaluate(lazy, data, physics, epsilons, shifts=shift).compare(report)
-    assert repr(rows) == f"RobustnessComparison({len(rows.rows)} rows)"
-    assert str(rows).startswith("squared error (lower is better)")
-    with pytest.raises(KeyError):
-        rows["clean", "nothing"]
-
-
-@pytest.mark.parametrize(
-    "change", ["seed", "draws", "attack", "data", "metrics", "physics"]
-)
-def test_only_the_same_can_be_compared(change):
-    model, x, physics, _, _ = points()
-    kwargs = {"data": [x], "physics": physics}
-    report = evaluate(model, **kwargs)
-    other = {
-        "seed": {"seed": 1},
-        "draws": {"draws": 5},
-        "attack": {"attacks": "quick"},
-        "data": {"data": [x + 1]},
-        "metrics": {"metrics": {"mae": MAE()}},
-        "physics": {"physics": dinv.physics.Denoising(noise(0.2))},
-    }[change]
-    with pytest.raises(ValueError, match=f"differ in {change}.*same arguments"):
-        report.compare(evaluate(model, **(kwargs | other)))
-
-
-def test_only_reports_can_be_compared():
-    with pytest.raises(TypeError, match="other must be a RobustnessReport, got dict"):
-        synthetic([1.0]).compare({})
-
-
-# What a report looks like
-
-
-def test_csv_holds_every_digit(tmp_path, case):
-    case.to_csv(tmp_path / "report.csv")
-    with open(tmp_path / "report.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == len(case.conditions) * len(case.digests)
-    for label, columns in case.values.items():
-        mine = [row for row in rows if row["condition"] == label]
-        assert [int(row["sample"]) for row in mine] == list(range(len(case.digests)))
-        for name, values in columns.items():
-            read = torch.tensor([float(row[name]) for row in mine], dtype=torch.float64)
-            assert torch.equal(read.nan_to_num(7.5), values.double().nan_to_num(7.5))
-        for name in set(rows[0]) - set(columns) - {"condition", "sample"}:
-            assert all(row[name] == "" for row in mine)
-
-
-@pytest.mark.parametrize("format", ["text", "markdown", "csv"])
-def test_tables(format, case):
-    table = case.table(format)
-    for name in case.metrics:
-        assert name in table
-    for condition in case.conditions:
-        assert condition.kind in table
-    if format == "csv":
-        rows = list(csv.DictReader(table.splitlines()))
-        assert [float(row["mean"]) for row in rows] == [
-            r["mean"] for r in case.summary()
-        ]
-    else:
-        assert "gradients per sample" in table
-        assert ("no flags raised" in table) == (not case.flags)
-        assert f"torch {torch.__version__}" in table and "FrankWolfeAttack" in table
-    if format == "markdown":
-        lines = [
-            ln.replace(r"\|", "") for ln in table.splitlines() if ln.startswith("|")
-        ]
-        assert {line.count("|") for line in lines} == {9}
-    with pytest.raises(ValueError, match="format must be one of .* got 'html'"):
-        case.table("html")
-    assert str(case) == case.table() and "samples" in repr(case)
-
-
-def test_plot(tmp_path, case):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure = case.plot(tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").stat().st_size > 5000
-    assert len(figure.axes) == (2 if "PSNR" in case.metrics else 1)
-    labels = [line.get_label() for line in figure.axes[0].lines]
-    assert labels == ["random, equal norm", "worst case"]
-    plt.close(figure)
-    with pytest.raises(ValueError, match="metrics must be among .* got"):
-        case.plot(metrics=["sharpness"])
-
-
-def test_plot_needs_radii():
-    with pytest.raises(ValueError, match="plot needs radii: evaluate with epsilons"):
-        synthetic([1.0]).plot(metrics=["m"])
-
-
 def test_progress_is_shown_if_asked_for(capsys):
     model, x, physics, _, _ = points()
     evaluate(model, [x], physics)
@@ -831,7 +556,12 @@ class Pair(torch.nn.Module):
 
 X = torch.zeros(2, 2)
 REFUSED = [
-    ({"model": "net"}, TypeError, "model must be a torch.nn.Module, got str"),
+    ({"model": "net"}, TypeError, "model must be a torch.nn.Module, .* got str"),
+    ({"model": {}}, ValueError, "model must be a network, or several .* got none"),
+    ({"model": {"a": Pair(), "b": 3}}, TypeError, "a dictionary .* got int for 'b'"),
+    ({"model": {1: Pair()}}, TypeError, "a dictionary of names .* got Pair for 1"),
+    ({"model": {"": Pair()}}, ValueError, "names of models must have letters, got ''"),
+    ({"pictures": -1}, ValueError, "pictures must be .* at least 0, got -1"),
     ({"model": Wrong()}, ValueError, r"shape of x, \(2, 2\), got \(2, 1\)"),
     ({"physics": None}, TypeError, "physics must be a deepinv Physics, got NoneType"),
     (

@@ -1,0 +1,314 @@
+r"""Reconstructions side by side: clean, attacked, their errors and where these are largest."""
+
+from __future__ import annotations
+
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import torch
+from deepinv.utils.signals import complex_abs
+
+from .. import checks
+from .plots import COLOURS, MARKERS, save
+from .results import CLEAN, Results
+from .statistics import mean
+from .words import name_of, value
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: The part of an image's side that is enlarged.
+ZOOM = 4
+
+
+def drawn(
+    reports: dict[str, Results],
+    samples: int | Sequence[int] | None,
+    condition: str | None,
+    path: str | os.PathLike | None,
+) -> Figure:
+    """The pictures of the networks, as images or as points."""
+    first = next(iter(reports.values()))
+    label = _condition(first, condition)
+    for name, report in reports.items():
+        if label not in report.pictures or CLEAN not in report.pictures:
+            raise ValueError(
+                f"images needs pictures of {label!r}, but the report {name!r} has none: evaluate "
+                "with pictures of at least 1."
+            )
+    kept = min(len(report.pictures[label]["x"]) for report in reports.values())
+    flat = first.pictures[label]["x"][0].ndim == 1
+    if samples is None:
+        samples = kept if flat else 1
+    if isinstance(samples, Integral):
+        samples = range(checks.number("samples", samples, Integral, 1))
+    samples = [checks.number("samples", i, Integral, 0) for i in samples]
+    if not samples or max(samples) >= kept:
+        raise ValueError(
+            f"samples must be among the {kept} that the evaluation kept, got {list(samples)}: "
+            "evaluate with more pictures."
+        )
+    draw = _points if flat else _images
+    figure = draw(reports, samples, label)
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def _condition(report: Results, label: str | None) -> str:
+    known = [condition.label for condition in report.conditions]
+    if label is None:
+        attacked = report.attacked()
+        return known[-1] if attacked is None else attacked.label
+    if label not in known:
+        raise ValueError(f"condition must be one of {known}, got {label!r}.")
+    return label
+
+
+@dataclass
+class Panel:
+    """A reconstruction, the truth, and what to write above."""
+
+    title: str
+    image: torch.Tensor
+    truth: torch.Tensor
+
+    @property
+    def error(self) -> torch.Tensor:
+        """What differs, of colours their mean; with its sign where images have one."""
+        difference = self.image - self.truth
+        return difference if len(difference) == 1 else difference.abs().mean(0, True)
+
+
+def _images(reports: dict[str, Results], samples: list[int], label: str) -> Figure:
+    """For each sample some rows, and a column for the truth and for each network."""
+    import matplotlib.pyplot as plt
+
+    labels = list(dict.fromkeys([CLEAN, label]))
+    shown = [
+        [[_panel(report, at, i) for report in reports.values()] for at in labels]
+        for i in samples
+    ]
+    panels = [panel for rows in shown for row in rows for panel in row]
+    if len({panel.truth.shape for panel in panels}) > 1:
+        raise ValueError(
+            "samples must be of one size to share their scales, got several."
+        )
+    scales = _scales(panels)
+    height, width = panels[0].truth.shape[1:]
+    lines, columns, side = len(labels) + 2, len(reports) + 1, 1.7
+    tall = side * min(2.0, height / width)
+    figure, axes = plt.subplots(
+        lines * len(samples),
+        columns,
+        figsize=(side * columns + 1.0, len(samples) * (lines * tall + 1.0)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    first = next(iter(reports.values()))
+    known = {c.label: name_of(c, first) for c in first.conditions}
+    texts = [known[at] for at in labels] + ["error of the row above", "enlarged"]
+    for rows, grid in zip(shown, axes.reshape(len(samples), lines, -1), strict=True):
+        for ax, text in zip(grid[:, 0], texts, strict=True):
+            ax.set_ylabel(textwrap.fill(text, 22), fontsize="small")
+        _sample(grid, rows, list(reports), *scales)
+    return figure
+
+
+def _sample(
+    grid, rows: list[list[Panel]], names: list[str], greys: dict, errors: dict
+) -> None:
+    """All networks on one sample: under each condition, the errors under the last, enlarged."""
+    last = rows[-1]
+    for line, row in zip(grid, rows, strict=False):
+        _show(line[0], row[0].truth, "truth", greys)
+        for ax, name, panel in zip(line[1:], names, row, strict=True):
+            head = f"{textwrap.fill(name, 20)}\n" if row is rows[0] else ""
+            image = _show(ax, panel.image, f"{head}{panel.title}".strip(), greys)
+    for ax, panel in zip(grid[-2, 1:], last, strict=True):
+        fault = _show(ax, panel.error, "", errors)
+    _bar(grid[-2, -1], fault, "both" if errors["vmin"] else "max")
+    if len(last[0].image) == 1:
+        _bar(grid[0, -1], image, "neither")
+    # An edit of the truth is what one wants to see, else the largest errors
+    moved = last[0].truth - rows[0][0].truth
+    box = _largest([moved] if moved.any() else [panel.error for panel in last])
+    top, left, tall, wide = box
+    images = [last[0].truth, *(panel.image for panel in last)]
+    for above, ax, image in zip(grid[-3], grid[-1], images, strict=True):
+        above.add_patch(_frame(box))
+        _show(ax, image[:, top : top + tall, left : left + wide], "", greys)
+
+
+def _frame(box: tuple[int, int, int, int]):
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    top, left, tall, wide = box
+    corner = left - 0.5, top - 0.5
+    style = {"fill": False, "edgecolor": COLOURS[1], "linewidth": 1.2}
+    frame = Rectangle(corner, wide, tall, **style)
+    # Seen on any image
+    frame.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
+    return frame
+
+
+def _bar(ax: Axes, image, extend: str) -> None:
+    """The scale, beside a panel."""
+    place = ax.inset_axes([1.05, 0.05, 0.06, 0.9])
+    bar = ax.figure.colorbar(image, cax=place, extend=extend)
+    bar.ax.tick_params(labelsize="small")
+    bar.outline.set_visible(False)
+
+
+def _panel(report: Results, label: str, number: int) -> Panel:
+    metric = report.shown(None)[0]
+    text = value(metric, report.values[label][metric][number].item())
+    pair = report.pictures[label]
+    truth, image = (_displayed(pair[name][number]) for name in ("x", "x_net"))
+    return Panel(text, _centre(image, truth.shape[1:]), truth)
+
+
+def _displayed(sample: torch.Tensor) -> torch.Tensor:
+    """A sample as one channel, or as three of colour."""
+    if sample.ndim == 4:
+        sample = sample[:, sample.shape[1] // 2]
+    if sample.ndim != 3:
+        raise ValueError(
+            "images shows images (B, C, H, W), volumes (B, C, D, H, W) and points (B, 2), got "
+            f"samples of shape {tuple(sample.shape)}."
+        )
+    if sample.is_complex() or len(sample) == 2:
+        sample = complex_abs(sample, dim=0, keepdim=True)
+    if len(sample) not in (1, 3):
+        sample = sample.mean(0, keepdim=True)
+    return sample.float()
+
+
+def _centre(image: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """The middle part, where a reconstruction is larger than the truth."""
+    for dim, n in enumerate(shape, 1):
+        image = image.narrow(dim, max(0, image.shape[dim] - n) // 2, n)
+    return image
+
+
+def _scales(panels: list[Panel]) -> tuple[dict, dict]:
+    """The grey scale of all images, and the colours of all errors."""
+    truth = torch.stack([panel.truth for panel in panels])
+    high = truth.abs().max().item() or 1.0
+    signed = truth.shape[1] == 1 and truth.min() < -0.1 * high
+    # A few pixels far off would darken all others
+    faults = torch.stack([panel.error for panel in panels]).abs().flatten()
+    worst = faults.sort().values[int(0.998 * (len(faults) - 1))].item() or 1.0
+    if signed:
+        # Reflections are few and strong
+        sizes = truth.abs().flatten().sort().values
+        high = sizes[int(0.995 * (len(sizes) - 1))].item() or high
+    greys = {"cmap": "gray", "vmin": -high if signed else 0.0, "vmax": high}
+    if signed:
+        return greys, {"cmap": "RdBu_r", "vmin": -worst, "vmax": worst}
+    return greys, {"cmap": "magma", "vmin": 0.0, "vmax": worst}
+
+
+def _show(ax: Axes, image: torch.Tensor, title: str, style: dict):
+    ax.set_title(title, fontsize="small")
+    if len(image) == 3:
+        image, style = image.clamp(0, 1).movedim(0, -1), {}
+    else:
+        image = image[0] if style["vmin"] < 0 else image[0].abs()
+    return ax.imshow(image.numpy(), interpolation="nearest", **style)
+
+
+def _largest(images: list[torch.Tensor]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the part where all together have the largest squares."""
+    energy = torch.stack(images).square().sum((0, 1))[None]
+    tall, wide = (min(n, max(8, n // ZOOM)) for n in energy.shape[1:])
+    # Of equal ones the middle is the mean place: each pixel of the part counts
+    sums = torch.nn.functional.avg_pool2d(energy, (tall, wide), stride=1)[0]
+    top, left = (
+        (sums >= 0.999 * sums.max()).nonzero().double().mean(0).round().int().tolist()
+    )
+    return top, left, tall, wide
+
+
+def _points(reports: dict[str, Results], samples: list[int], label: str) -> Figure:
+    """A panel for each network: truths, clean and attacked points, and lines for their errors."""
+    import matplotlib.pyplot as plt
+
+    first = next(iter(reports.values()))
+    if len(first.pictures[label]["x"][0]) != 2:
+        got = len(first.pictures[label]["x"][0])
+        raise ValueError(
+            f"images shows points (B, 2) of the plane, got {got} coordinates."
+        )
+    columns = (
+        min(math.ceil(math.sqrt(len(reports))), 3) if len(reports) > 3 else len(reports)
+    )
+    lines = math.ceil(len(reports) / columns)
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(2.6 * columns + 0.6, 2.8 * lines + 0.6),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
+    condition = next(c for c in first.conditions if c.label == label)
+    metric = first.shown(None)[0]
+    clouds = {name: _clouds(report, samples, label) for name, report in reports.items()}
+    every = torch.cat([points for cloud in clouds.values() for points in cloud])
+    low, high = every.amin(0), every.amax(0)
+    middle, half = ((low + high) / 2).tolist(), 0.55 * (high - low).max().item()
+    for ax, (name, report) in zip(axes.flat, reports.items(), strict=False):
+        truth, clean, attacked = clouds[name]
+        # One line, broken between points
+        ends = torch.stack([truth, attacked, torch.full_like(truth, math.nan)], 1)
+        ax.plot(*ends.flatten(0, 1).T.numpy(), color="#999999", linewidth=0.5, zorder=1)
+        for points, text, color, marker, size in (
+            (clean, "clean", COLOURS[0], MARKERS[0], 14),
+            (attacked, name_of(condition, report), COLOURS[1], MARKERS[2], 14),
+            (truth, "truth", "#000000", "+", 60),
+        ):
+            ax.scatter(
+                *points.T.numpy(), size, color, marker=marker, label=text, zorder=2
+            )
+        found = [mean(report.values[at][metric]) for at in (CLEAN, label)]
+        text = f"{value(metric, found[0])} → {found[1]:.3g}"
+        ax.set_title(f"{name}\n{text}".strip(), fontsize="small")
+        ax.set_aspect("equal")
+        for set_limits, centre in zip((ax.set_xlim, ax.set_ylim), middle, strict=True):
+            set_limits(centre - half, centre + half)
+        ax.grid(alpha=0.3, linewidth=0.6)
+        ax.tick_params(labelsize="small")
+    for ax in axes.flat[len(reports) :]:
+        ax.set_axis_off()
+    handles, texts = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        texts,
+        loc="outside lower center",
+        ncol=3,
+        frameon=False,
+        fontsize="small",
+    )
+    return figure
+
+
+def _clouds(
+    report: Results, samples: list[int], label: str
+) -> tuple[torch.Tensor, ...]:
+    """Truths, and reconstructions of clean and of attacked measurements."""
+    return tuple(
+        torch.stack([report.pictures[at][part][i] for i in samples])
+        for at, part in ((label, "x"), (CLEAN, "x_net"), (label, "x_net"))
+    )

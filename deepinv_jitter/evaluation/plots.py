@@ -1,0 +1,133 @@
+r"""Security curves: how metrics fall as perturbations grow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .results import CLEAN, RANDOM, WORST, Results
+from .statistics import bootstrap_interval, mean
+from .words import plural, unit_of, with_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours, which the colour-blind tell apart, and markers for print without colour.
+COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
+MARKERS = "o", "s", "^", "D", "v", "P", "X", "*"
+
+#: Text stays text, which can be edited, searched and read aloud.
+EDITABLE = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+
+#: What the horizontal axis shows, by the unit of the radius.
+AXIS = {
+    "noise": "size of the perturbation, in norms of the noise",
+    "y": "size of the perturbation, in norms of the measurements",
+    "measurement": r"norm $\varepsilon$ of the perturbation of the measurements",
+    "image": r"norm $\varepsilon$ of the perturbation of the image",
+}
+
+
+def curves(
+    reports: dict[str, Results],
+    metrics: str | Sequence[str] | None,
+    path: str | os.PathLike | None,
+    ax: Axes | None,
+) -> Figure:
+    """A pair of axes for each metric, with two lines for each network."""
+    # Matplotlib is an optional extra, and slow to import
+    import matplotlib.pyplot as plt
+
+    first = next(iter(reports.values()))
+    names = first.shown(metrics)[: 1 if metrics is None else None]
+    if all(condition.eps is None for condition in first.conditions):
+        raise ValueError("plot needs radii: evaluate with epsilons, got none.")
+    if ax is None:
+        figure, axes = plt.subplots(
+            1,
+            len(names),
+            figsize=(4.8 * len(names), 3.6),
+            squeeze=False,
+            layout="constrained",
+        )
+        axes = axes[0]
+    elif len(names) == 1:
+        figure, axes = ax.figure, [ax]
+    else:
+        raise ValueError(f"ax is for one metric, got {len(names)} metrics, {names}.")
+    for axis, name in zip(axes, names, strict=True):
+        _draw(axis, reports, name)
+    _legend(axes[0], reports)
+    if ax is None:
+        kind = " of the worst case" if len(reports) > 1 else ""
+        text = f"mean of {plural(len(first.digests), 'sample')}, 95 % interval{kind}"
+        figure.suptitle(text, fontsize="small")
+    if path is not None:
+        save(figure, path)
+    return figure
+
+
+def save(figure: Figure, path: str | os.PathLike) -> None:
+    """Write a figure, with text that stays text in vector graphics."""
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(EDITABLE):
+        figure.savefig(path, dpi=200)
+
+
+def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
+    for number, report in enumerate(reports.values()):
+        color, marker = _style(number)
+        for kind in (RANDOM, WORST):
+            eps, means, low, high = _curve(report, kind, metric)
+            solid = kind == WORST
+            ax.plot(
+                eps,
+                means,
+                color=color,
+                linestyle="-" if solid else (0, (4, 2)),
+                linewidth=1.6 if solid else 1.1,
+                marker=marker,
+                markersize=5 if solid else 4,
+                markerfacecolor=color if solid else "white",
+                zorder=3,
+            )
+            # Of several networks the bands of random perturbations would hide each other
+            if solid or len(reports) == 1:
+                ax.fill_between(eps, low, high, color=color, alpha=0.15, linewidth=0)
+    first = next(iter(reports.values()))
+    ax.set(xlabel=AXIS[unit_of(first)], ylabel=with_unit(metric))
+    ax.margins(x=0.03)
+    ax.grid(alpha=0.3, linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _curve(report: Results, kind: str, metric: str) -> tuple[list[float], ...]:
+    """Radii, and means with both ends of their intervals; without a perturbation it is clean."""
+    labels = {c.eps: c.label for c in report.conditions if c.kind == kind}
+    labels = {0.0: CLEAN} | labels
+    columns = [report.values[label][metric] for label in labels.values()]
+    low, high = zip(*map(bootstrap_interval, columns), strict=True)
+    return list(labels), list(map(mean, columns)), list(low), list(high)
+
+
+def _style(number: int) -> tuple[str, str]:
+    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+
+
+def _legend(ax: Axes, reports: dict[str, Results]) -> None:
+    """The networks by colour and marker, and what solid and dashed lines are."""
+    from matplotlib.lines import Line2D
+
+    entries = []
+    if list(reports) != [""]:
+        for number, name in enumerate(reports):
+            color, marker = _style(number)
+            entries.append(Line2D([], [], color=color, marker=marker, label=name))
+    plain = {"color": "#444444"} if entries else {"color": COLOURS[0]}
+    entries.append(Line2D([], [], **plain, label="worst case"))
+    label = "random, equal norm"
+    entries.append(Line2D([], [], **plain, linestyle=(0, (4, 2)), label=label))
+    ax.legend(handles=entries, frameon=False, fontsize="small")

@@ -1,0 +1,174 @@
+r"""What an evaluation measured of one network: values, flags, pictures and their statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .shifts import Shift
+from .statistics import badness, better, bootstrap_interval, mean
+
+ERROR = "squared error"
+RECOVERY = "contrast recovery"
+OUTSIDE = "error outside"
+WORST_DRAW = "worst draw"
+
+#: The kinds of conditions beside shifts, which have names of their own.
+CLEAN, RANDOM, WORST = "clean", "random", "worst case"
+
+#: The radius in the unit it was given in, as it is, and relative to measurements and noise.
+UNITS = ("eps", "radius", "radius/|y|", "radius/|noise|")
+
+#: What every network should beat: the column of its squared error, and its name.
+REFERENCES = {
+    "squared error of 0": "an all-zero image",
+    "squared error of A'y": "A'y of the same measurements",
+}
+
+#: Columns that no metric may be called like.
+RESERVED = (ERROR, RECOVERY, OUTSIDE, WORST_DRAW, *UNITS, *REFERENCES)
+
+Columns = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to treat all samples: its kind, and the radius or the edit that belongs to it."""
+
+    kind: str
+    eps: float | None = None
+    shift: Shift | None = field(default=None, compare=False)
+
+    @property
+    def label(self) -> str:
+        """The name of the condition, unique in a report."""
+        return self.kind if self.eps is None else f"{self.kind}, eps={self.eps:.12g}"
+
+
+@dataclass(repr=False, eq=False)
+class Results:
+    """The values of every sample under every condition; see :class:`RobustnessReport`."""
+
+    conditions: list[Condition]
+    values: dict[str, Columns]
+    metrics: dict[str, float]
+    description: dict[str, str]
+    digests: list[str]
+    model_in_train_mode: bool
+    seconds: float
+    pictures: dict[str, dict[str, list[torch.Tensor]]] = field(default_factory=dict)
+
+    @property
+    def flags(self) -> dict[str, dict[str, int]]:
+        r"""
+        What should make one doubt the numbers: name to condition to number of samples.
+
+        The names are those of :class:`AttackResult`, of the search that won for a sample; also
+        ``random_beats_attack``, a random perturbation of the same norm harms more than what the
+        attack found, and ``model_in_train_mode``, a warning only, as the model was evaluated in
+        evaluation mode. Only flags that were raised are listed.
+        """
+        raised: dict[str, dict[str, int]] = {}
+        if self.model_in_train_mode:
+            raised["model_in_train_mode"] = {"all": len(self.digests)}
+        for label, columns in self.values.items():
+            for name, values in columns.items():
+                if values.dtype == torch.bool and values.any():
+                    raised.setdefault(name, {})[label] = int(values.sum())
+        return raised
+
+    @property
+    def worse_than(self) -> dict[str, list[str]]:
+        r"""
+        Where no network would be better than this one: reference to labels of conditions.
+
+        The references are an image of zeros, and :math:`A^\top y` of the very measurements that the
+        model got (for linear physics that give images of the shape of the truth); by the mean
+        squared error, and only where the reference is not perfect itself.
+        """
+        found: dict[str, list[str]] = {}
+        for label, columns in self.values.items():
+            for column, name in REFERENCES.items():
+                if column in columns and 0 < mean(columns[column]) < mean(
+                    columns[ERROR]
+                ):
+                    found.setdefault(name, []).append(label)
+        return found
+
+    @property
+    def lower_bound(self) -> bool:
+        """Whether the attack is one that more effort would beat, such as ``"quick"``."""
+        return self.description.get("lower bound") == "True"
+
+    @property
+    def records(self) -> list[dict[str, str | int | float | bool]]:
+        """One dictionary for each condition and sample."""
+        return [
+            {"condition": label, "sample": i}
+            | {name: values[i].item() for name, values in columns.items()}
+            for label, columns in self.values.items()
+            for i in range(len(self.digests))
+        ]
+
+    def shown(self, metrics: str | Sequence[str] | None) -> list[str]:
+        """The names of the metrics that were asked for, by default those that say most."""
+        if metrics is None:
+            detail = (ERROR, RECOVERY, OUTSIDE)
+            return [name for name in self.metrics if name not in detail] or [ERROR]
+        if isinstance(metrics, str):
+            metrics = list(self.metrics) if metrics == "all" else [metrics]
+        if unknown := [name for name in metrics if name not in self.metrics]:
+            raise ValueError(
+                f"metrics must be 'all' or among {list(self.metrics)}, got {unknown[0]!r}."
+            )
+        return list(metrics)
+
+    def attacked(self) -> Condition | None:
+        """The condition that tells most: the worst case nearest to the noise, or the largest."""
+        worst = [c for c in self.conditions if c.kind == WORST and c.eps > 0]
+
+        def distance(condition: Condition) -> float:
+            ratio = self.radius(condition, "radius/|noise|")
+            return abs(math.log(ratio)) if 0 < ratio < math.inf else 0.0
+
+        # Where no noise tells them apart, the first is the largest
+        return min(reversed(worst), key=distance, default=None)
+
+    def radius(self, condition: Condition, unit: str) -> float:
+        """The mean radius of a condition, NaN without such a unit."""
+        columns = self.values[condition.label]
+        return mean(columns[unit]) if unit in columns else math.nan
+
+    def summary(self) -> list[dict[str, str | float]]:
+        r"""
+        The statistics of each metric under each condition.
+
+        ``percentile`` is the value that 5 % of the samples are worse than, ``worst`` the worst, and
+        ``low`` and ``high`` the 95 % bootstrap interval of the mean over the samples: percentiles
+        of 2000 means, expanded for small samples after Hesterberg (The American Statistician 69,
+        2015). For a single sample it is NaN.
+
+        :return: (:class:`list`) of dictionaries with ``metric``, ``condition``, the mean radius in
+            all its units, and the five statistics.
+        """
+        rows = []
+        for name, best in self.metrics.items():
+            for condition in self.conditions:
+                columns = self.values[condition.label]
+                if name not in columns:
+                    continue
+                values = columns[name]
+                order = values[badness(values, best).argsort()]
+                low, high = bootstrap_interval(values)
+                rows.append(
+                    {"metric": name, "better": better(best)}
+                    | {"condition": condition.kind}
+                    | {u: mean(columns[u]) for u in UNITS if u in columns}
+                    | {"mean": mean(values), "low": low, "high": high}
+                    | {"percentile": order[math.ceil(0.95 * (len(order) - 1))].item()}
+                    | {"worst": order[-1].item()}
+                )
+        return rows

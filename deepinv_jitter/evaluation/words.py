@@ -1,0 +1,207 @@
+r"""What tables and pictures say in words: units, conditions, headlines and notes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import deepinv
+
+from .results import CLEAN, RANDOM, WORST, Condition, Results
+from .statistics import better, mean
+from .tables import Cell, Table
+
+#: What the radius is a multiple of, by the unit it is given in.
+MULTIPLES = {"noise": "x noise", "y": "x signal"}
+
+
+def unit_of(results: Results) -> str:
+    """The unit that radii were given in: noise, y, measurement or image."""
+    return results.description.get("unit", "measurement")
+
+
+def size(eps: float, results: Results) -> str:
+    """A radius with its unit."""
+    return sizes([eps], results)
+
+
+def sizes(radii: Sequence[float], results: Results) -> str:
+    """Radii, and their unit once."""
+    texts = ", ".join(f"{eps:.6g}" for eps in radii)
+    unit = unit_of(results)
+    if unit in MULTIPLES:
+        return f"{texts} {MULTIPLES[unit]}"
+    image = "image " if unit == "image" else ""
+    return f"{image}{_norm(results)} {texts}"
+
+
+def _norm(results: Results) -> str:
+    return "max" if results.description.get("norm") == "LinfBall" else "norm"
+
+
+def name_of(condition: Condition, results: Results) -> str:
+    """A condition as tables call it."""
+    if condition.eps is None:
+        return condition.kind
+    return f"{condition.kind}, {size(condition.eps, results)}"
+
+
+def head_of(condition: Condition, results: Results) -> str:
+    """The same as the head of a column."""
+    if condition.eps is None:
+        return condition.kind
+    return f"{condition.kind}\n{size(condition.eps, results)}"
+
+
+def with_unit(metric: str) -> str:
+    """A metric with its unit."""
+    return f"{metric} [dB]" if decibel(metric) else metric
+
+
+def title_of(metric: str, best: float) -> str:
+    """A metric with its unit and direction."""
+    return f"{with_unit(metric)}, {better(best)} is better"
+
+
+def decibel(metric: str) -> bool:
+    """Whether a metric, by its name, is in dB."""
+    return "SNR" in metric
+
+
+def plural(count: int, noun: str) -> str:
+    """A number of things."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def value(metric: str, number: float, sign: str = "") -> str:
+    """A number with its unit or name."""
+    if decibel(metric):
+        return f"{number:{sign}.1f} dB"
+    return f"{metric} {number:{sign}.3g}"
+
+
+def as_large_as(condition: Condition, results: Results) -> str:
+    """How large the perturbations of a condition are."""
+    ratio = results.radius(condition, "radius/|noise|")
+    if math.isfinite(ratio):
+        whole = {"1": "", "0.5": "half ", "2": "twice "}
+        times = f"{ratio:.2g}"
+        return f"{whole.get(times, f'{times} times ')}as large as the noise"
+    if unit_of(results) == "y":
+        return f"{100 * condition.eps:.3g} % as large as the measurements"
+    return f"of {size(condition.eps, results)}"
+
+
+def headline(results: Results) -> str:
+    """One sentence: how good on clean measurements, and how good under attack."""
+    metric = results.shown(None)[0]
+
+    def found(label: str) -> str:
+        number = mean(results.values[label][metric])
+        return f"{number:.1f} dB" if decibel(metric) else f"{number:.3g}"
+
+    start = "" if decibel(metric) else f"{metric}: "
+    text = f"{start}{found(CLEAN)} clean"
+    worst = results.attacked()
+    if worst is None:
+        return f"{text}."
+    drawn = found(Condition(RANDOM, worst.eps).label)
+    where = as_large_as(worst, results)
+    return (
+        f"{text}, {found(worst.label)} under perturbations {where} ({drawn} if random)."
+    )
+
+
+def doubts(reports: dict[str, Results]) -> list[str]:
+    """What a reader must know before the numbers: flags, and networks that are worse than none."""
+    first = next(iter(reports.values()))
+    total = len(first.digests)
+    flags = {name: report.flags for name, report in reports.items()}
+    lines = []
+    for flag in dict.fromkeys(flag for raised in flags.values() for flag in raised):
+        where = {name: raised.get(flag, {}) for name, raised in flags.items()}
+        labels = {label for counts in where.values() for label in counts}
+        for kind, conditions in _kinds(labels, first).items():
+            counts = {
+                name: ", ".join(str(found.get(c.label, 0)) for c in conditions)
+                for name, found in where.items()
+                if any(c.label in found for c in conditions)
+            }
+            each = [f"{name} {n} of {total}".strip() for name, n in counts.items()]
+            place = "" if kind == "all" else f", {_at(conditions, first)}"
+            lines.append(f"FLAG {flag}{place}: {'; '.join(each)}")
+    lines = lines or ["no flags raised"]
+    worse = {name: report.worse_than for name, report in reports.items()}
+    for reference in dict.fromkeys(r for found in worse.values() for r in found):
+        each = []
+        for name, labels in worse.items():
+            if labels := labels.get(reference):
+                kinds = _kinds(set(labels), first).values()
+                every = len(labels) == len(first.conditions)
+                places = [_at(conditions, first) for conditions in kinds]
+                place = "everywhere" if every else ", ".join(places)
+                each.append(f"{name}, {place}" if name else place)
+        lines.append(f"WORSE on average than {reference}: {'; '.join(each)}")
+    return lines
+
+
+def _kinds(labels: set[str], results: Results) -> dict[str, list[Condition]]:
+    """The conditions with these labels, by their kind."""
+    kinds: dict[str, list[Condition]] = {}
+    for condition in [*results.conditions, Condition("all")]:
+        if condition.label in labels:
+            kinds.setdefault(condition.kind, []).append(condition)
+    return kinds
+
+
+def _at(conditions: list[Condition], results: Results) -> str:
+    """Conditions of one kind, with their radii."""
+    kind = conditions[0].kind
+    if conditions[0].eps is None:
+        return kind
+    return f"{kind} at {sizes([c.eps for c in conditions], results)}"
+
+
+def bound(results: Results) -> list[str]:
+    """That the attack is a weak one, if it is."""
+    text = "LOWER BOUND: this attack is a quick one; a thorough one does more harm."
+    return [text] if results.lower_bound else []
+
+
+def basis(results: Results) -> list[str]:
+    """What all numbers rest on."""
+    known = results.description
+    lines = [f"{k}: {known[k]}" for k in ("attack", "draws", "seed") if k in known]
+    return [*lines, f"deepinv {deepinv.__version__}"]
+
+
+def radii(results: Results) -> list[Table]:
+    """The radii in all their units, and what they amount to in the image."""
+    worst = [c for c in results.conditions if c.kind == WORST]
+    found = "|A'dy|"
+    heads = {
+        "radius/|noise|": "x noise",
+        "radius/|y|": "x signal",
+        "radius": _norm(results),
+    }
+    given = {"noise": "radius/|noise|", "y": "radius/|y|"}.get(
+        unit_of(results), "radius"
+    )
+    units = [u for u in heads if u != given]
+    units = [
+        u for u in units if any(math.isfinite(results.radius(c, u)) for c in worst)
+    ]
+    known = [c for c in worst if found in results.values[c.label]]
+    images = {"in image, random": RANDOM, "in image, worst": WORST} if known else {}
+    if not units and not images:
+        return []
+    rows = []
+    for condition in worst:
+        numbers = [results.radius(condition, u) for u in units]
+        for kind in images.values():
+            numbers.append(results.radius(Condition(kind, condition.eps), found))
+        cells = [Cell(f"{number:.3g}") for number in numbers]
+        rows.append([Cell(size(condition.eps, results)), *cells])
+    head = ["as given", *(heads[u] for u in units), *images]
+    title = "The radii in other units; in image: the norm of A'd for a perturbation d"
+    return [Table(title, head, rows)]
