@@ -14,6 +14,7 @@ from torch import nn
 
 from .. import checks as rules
 from .budgets import column, per_sample
+from .memory import forgetful
 
 Objective = str | torch.Tensor | Metric | Callable
 
@@ -81,11 +82,6 @@ class Problem:
             raise TypeError(
                 f"the model must return a torch.Tensor, got {type(x_net).__name__}."
             )
-        if self.target is not None and self.target.shape != x_net.shape:
-            raise ValueError(
-                f"x must have the shape of the model's output, {tuple(x_net.shape)}, got "
-                f"{tuple(self.target.shape)}."
-            )
         loss = self._value(x_net, self.target)
         if not isinstance(loss, torch.Tensor) or loss.shape != self.eps.shape:
             shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else loss
@@ -128,8 +124,9 @@ class Problem:
             else:
                 raise RuntimeError(
                     "the attack needs the gradient of the model's output with respect to y, but "
-                    "there is none: the model runs under no_grad, detaches its input, or is a "
-                    "deepinv algorithm with unfold=False. Build it with unfold=True, or use "
+                    "there is none: the model runs under no_grad, detaches its input, was adapted "
+                    "by a self-supervised loss (then attack what it adapted, its model.model), or "
+                    "is a deepinv algorithm with unfold=False. Build it with unfold=True, or use "
                     "RandomAttack."
                 )
         return loss.detach(), torch.where(self.support, g, 0)
@@ -187,7 +184,10 @@ def _is_fast(dtype: torch.dtype, device: torch.device) -> bool:
 def undisturbed(
     model: nn.Module, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
 ) -> Iterator[None]:
-    """Evaluation mode, frozen parameters, a copy of the global random state; undone after."""
+    """
+    Evaluation mode, frozen parameters, a copy of the global random state; undone after. No call of
+    the model keeps anything for the next.
+    """
     if not isinstance(y, torch.Tensor):
         raise TypeError(
             f"y must be a torch.Tensor, got {type(y).__name__}: attack the parts of a "
@@ -209,7 +209,8 @@ def undisturbed(
         model.eval()
         for p in free:
             p.requires_grad_(False)
-        with torch.random.fork_rng(devices=[y.device] if y.is_cuda else []):
+        devices = [y.device] if y.is_cuda else []
+        with torch.random.fork_rng(devices=devices), forgetful(model):
             yield
     finally:
         for p in free:
@@ -247,6 +248,11 @@ def _squared_error(
     if x is None:
         raise ValueError(
             "objective='error' needs the truth x, got None: or use 'deviation'."
+        )
+    if x_net.shape != x.shape:
+        raise ValueError(
+            f"x must have the shape of the model's output, {tuple(x_net.shape)}, got "
+            f"{tuple(x.shape)}: or give an objective that brings them together."
         )
     squares = (x_net - x).abs().to(
         torch.promote_types(x.abs().dtype, torch.float32)
