@@ -20,6 +20,7 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 :mod:`~deepinv_jitter.attacks`, perturbations of the measurements:
 
 - :mod:`~deepinv_jitter.attacks.budgets`: what an attack may do, the balls and their support.
+- :mod:`~deepinv_jitter.attacks.memory`: what a model keeps between calls, and how not to let it.
 - :mod:`~deepinv_jitter.attacks.problem`: the loss of a batch as a function of the perturbation.
 - :mod:`~deepinv_jitter.attacks.diagnostics`: what casts doubt on a result.
 - :mod:`~deepinv_jitter.attacks.base`: the call, the search, the worst of several.
@@ -64,7 +65,9 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.evaluation.tables`: text, Markdown and CSV.
 - :mod:`~deepinv_jitter.evaluation.comparison`: networks side by side.
 - :mod:`~deepinv_jitter.evaluation.report`: the report of one network.
+- :mod:`~deepinv_jitter.evaluation.batches`: the samples, and the parameters of their physics.
 - :mod:`~deepinv_jitter.evaluation.cache`: what an interrupted evaluation goes on from.
+- :mod:`~deepinv_jitter.evaluation.protocol`: what is done to each sample.
 - :mod:`~deepinv_jitter.evaluation.conditions`: what is done to a batch.
 - :mod:`~deepinv_jitter.evaluation.robustness`: the one call.
 - :mod:`~deepinv_jitter.evaluation.selection`: how to choose a noise level.

@@ -4,60 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
-from random import Random
 
 import torch
-from deepinv.loss.metric import NMSE, PSNR, SSIM, Metric
-from deepinv.physics import GaussianNoise, LinearPhysics, Physics
-from torch import nn
+from deepinv.physics import GaussianNoise, LinearPhysics
+from deepinv.utils.signals import complex_abs
 
-from ..attacks.base import Attack, WorstCase
 from ..attacks.budgets import column
-from .cache import describe, fingerprint
-from .metrics import PaperPSNR, PaperSSIM
-from .report import Columns, Condition, ERROR, UNITS
-from .shifts import Shift, contrast_recovery, error_outside
-
-RECOVERY = "contrast recovery"
-
-
-OUTSIDE = "error outside"
-
-
-WORST_DRAW = "worst draw"
-
-
-@dataclass
-class Protocol:
-    """What is done to each sample."""
-
-    conditions: list[Condition]
-    attack: Attack
-    metrics: dict[str, Metric] | None
-    draws: int
-    seed: int
-
-    def metrics_for(self, x: torch.Tensor) -> dict[str, Metric]:
-        """The metrics, or those that suit the data."""
-        return _default_metrics(x) if self.metrics is None else self.metrics
-
-    def description(
-        self, model: nn.Module, physics: Physics, device: torch.device
-    ) -> dict[str, str]:
-        """Everything that the results depend on except the data, as text."""
-        return {
-            "conditions": ", ".join(condition.label for condition in self.conditions),
-            "shifts": describe([c.shift for c in self.conditions if c.shift]),
-            "attack": attack_names(self.attack),
-            "attack settings": describe(self.attack),
-            "metrics": describe(self.metrics),
-            "draws": str(self.draws),
-            "seed": str(self.seed),
-            "physics": fingerprint(physics),
-            "model": fingerprint(model),
-            "device": device.type,
-        }
+from ..attacks.problem import as_function
+from .batches import seed_of
+from .protocol import OBJECTIVE, OUTSIDE, RECOVERY, WORST_DRAW, peak_of
+from .report import Columns, Condition, ERROR, UNDEFINED, UNITS
+from .shifts import contrast_recovery, error_outside
 
 
 class Bench:
@@ -67,19 +24,46 @@ class Bench:
         self.protocol, self.model, self.physics = protocol, model, physics
         self.x, self.y, self.start = x, y, start
         self.metrics = protocol.metrics_for(x)
+        objective = protocol.attack.objective
+        self.objective, self.against_clean = as_function(objective)
+        self.harm = (
+            ERROR if isinstance(objective, str) and objective == "error" else OBJECTIVE
+        )
         self.x_clean = self.reconstruct(torch.zeros_like(y))
+        shifts = [c for c in protocol.conditions if c.shift is not None]
+        self._check_shape(bool(shifts))
+        # Before any work is lost to an edit that does not fit
+        self.shifts = {c.label: c.shift(x, start=start) for c in shifts}
+        self.undefined = self._undefined(x)
 
     def run(
         self, condition: Condition, done: dict[str, Columns], point: dict
     ) -> Columns:
         """The columns of a condition. The point is the worst so far, and is updated."""
         if condition.shift is not None:
-            return self.shifted(condition.shift)
-        if condition.kind == "average case":
-            return self.average(condition.eps)
-        if condition.kind == "worst case":
-            return self.worst(condition.eps, done, point)
-        return self.score(self.x_clean, self.x)
+            columns = self.shifted(*self.shifts[condition.label])
+        elif condition.kind == "average case":
+            columns = self.average(condition.eps)
+        elif condition.kind == "worst case":
+            columns = self.worst(condition.eps, done, point)
+        else:
+            columns = self.score(self.x_clean, self.x) | self.truths()
+        return {
+            name: values
+            for name, values in columns.items()
+            if not name.endswith(UNDEFINED) or values.any()
+        }
+
+    def truths(self) -> Columns:
+        """What is wrong with the truths themselves."""
+        exceeded = torch.zeros(len(self.x), dtype=torch.bool)
+        for metric in self.metrics.values():
+            peak = peak_of(metric)
+            if isinstance(peak, float) and metric.norm_inputs is None:
+                x = complex_abs(self.x) if metric.complex_abs else self.x
+                x = x.flatten(1).cpu()
+                exceeded |= x.amax(1) - x.amin(1) > (1 + 1e-3) * peak
+        return {"peak_exceeded": exceeded}
 
     def average(self, eps: float) -> Columns:
         budget, seed = self.protocol.attack.budget, self.protocol.seed
@@ -102,8 +86,11 @@ class Bench:
             delta = budget.to_measurement(torch.cat(drawn), self.physics)
             rounds.append(self.score(self.reconstruct(delta), self.x))
         columns = {name: torch.stack([r[name] for r in rounds]) for name in rounds[0]}
-        worst = columns[ERROR].amax(0)
-        means = {name: values.mean(0) for name, values in columns.items()}
+        worst = columns[self.harm].amax(0)
+        means = {
+            name: values.any(0) if values.dtype == torch.bool else values.mean(0)
+            for name, values in columns.items()
+        }
         return means | {WORST_DRAW: worst} | self.units(radii)
 
     def worst(self, eps: float, done: dict[str, Columns], point: dict) -> Columns:
@@ -121,9 +108,9 @@ class Bench:
                 "perturbation": result.perturbation,
                 "delta": result.delta,
                 "x_net": x_net,
-                "error": _squared_error(x_net, self.x),
+                "harm": self.score(x_net, self.x, metrics=False)[self.harm],
             } | {name: flag for name, flag in result.flags.items()}
-            won = found["error"] > point["error"] if point else None
+            won = found["harm"] > point["harm"] if point else None
             for name, value in found.items():
                 old = point.get(name, torch.zeros_like(value))
                 point[name] = value if won is None else _where(won, value, old)
@@ -131,9 +118,9 @@ class Bench:
         columns = self.score(point["x_net"], self.x) | self.units(radii)
         columns["|delta|"] = budget.norm(point["perturbation"]).double().cpu()
         columns |= self.sizes(point["delta"])
-        columns["gradients"] = torch.full_like(columns[ERROR], gradients)
+        columns["gradients"] = torch.full_like(columns[self.harm], gradients)
         rival = done[Condition("average case", eps).label][WORST_DRAW]
-        columns["random_beats_attack"] = rival > columns[ERROR]
+        columns["random_beats_attack"] = rival > columns[self.harm]
         flags = {
             k: v.cpu()
             for k, v in point.items()
@@ -147,19 +134,25 @@ class Bench:
         def norm(v: torch.Tensor) -> torch.Tensor:
             return v.abs().double().flatten(1).norm(dim=1).cpu()
 
-        columns = {"|dy|/|y|": norm(delta) / norm(self.y)}
+        columns = {"|dy|/|y|": _ratio(norm(delta), norm(self.y))}
         if isinstance(self.physics, LinearPhysics):
             columns["|A'dy|"] = norm(self.physics.A_adjoint(delta))
         return columns
 
-    def shifted(self, shift: Shift) -> Columns:
-        x, region = shift(self.x, start=self.start)
+    def shifted(self, x: torch.Tensor, region: torch.Tensor) -> Columns:
         x_net = self.reconstruct(self.physics.A(x - self.x))
         detail = {
             RECOVERY: contrast_recovery(x_net, self.x_clean, x, self.x),
             OUTSIDE: error_outside(x_net, x, region),
         }
-        return self.score(x_net, x) | {n: v.double().cpu() for n, v in detail.items()}
+        columns = self.score(x_net, x) | {
+            n: v.double().cpu() for n, v in detail.items()
+        }
+        # Where the edit changes nothing, or everything
+        changed = (x != self.x).flatten(1).any(1).cpu()
+        columns[f"{RECOVERY}{UNDEFINED}"] = ~changed
+        columns[f"{OUTSIDE}{UNDEFINED}"] = region.flatten(1).all(1).cpu()
+        return columns
 
     def reconstruct(self, delta: torch.Tensor) -> torch.Tensor:
         r""":math:`H(y + \delta)`."""
@@ -168,23 +161,32 @@ class Bench:
             raise TypeError(
                 f"the model must return a torch.Tensor, got {type(x_net).__name__}."
             )
-        if x_net.shape != self.x.shape:
-            raise ValueError(
-                f"the reconstruction must have the shape of x, {tuple(self.x.shape)}, got "
-                f"{tuple(x_net.shape)}."
-            )
         return x_net
 
-    def score(self, x_net: torch.Tensor, x: torch.Tensor) -> Columns:
-        columns = {ERROR: _squared_error(x_net, x)}
-        for name, metric in self.metrics.items():
-            columns[name] = metric(x_net=x_net, x=x)
-            if columns[name].shape != (len(x),):
-                raise ValueError(
-                    f"metric {name!r} must give one value per sample, shape ({len(x)},), got "
-                    f"{tuple(columns[name].shape)}: set reduction=None."
-                )
-        return {name: values.double().cpu() for name, values in columns.items()}
+    def score(
+        self, x_net: torch.Tensor, x: torch.Tensor, metrics: bool = True
+    ) -> Columns:
+        """Squared error, objective and metrics of reconstructions, and where they say nothing."""
+        columns = {}
+        if x_net.shape == x.shape:
+            columns[ERROR] = (x_net - x).abs().double().square().flatten(1).sum(1)
+        if self.harm == OBJECTIVE and (x is self.x or not self.against_clean):
+            target = self.x_clean if self.against_clean else x
+            columns[OBJECTIVE] = _one_each(
+                "the objective", self.objective(x_net, target), x
+            )
+        for name, metric in self.metrics.items() if metrics else ():
+            columns[name] = _one_each(f"metric {name!r}", metric(x_net=x_net, x=x), x)
+        undefined = self.undefined if x is self.x else self._undefined(x)
+        best = self.protocol.best_values(self.metrics, columns)
+        for name in self.metrics if metrics else ():
+            # Of a perfect reconstruction there is no PSNR, either
+            perfect = columns[name] == best[name]
+            columns[f"{name}{UNDEFINED}"] = undefined[name] | perfect
+        return {
+            name: (v if v.dtype == torch.bool else v.double()).cpu()
+            for name, v in columns.items()
+        }
 
     def radii(self, eps: float, **changes) -> torch.Tensor:
         """A radius in the unit of the attack's budget, or in another, as absolute ones."""
@@ -201,51 +203,43 @@ class Bench:
         )
         norm_y = self.radii(1.0, relative_to="y") if in_y else nan
         noise = self.radii(1.0, relative_to="noise") if noisy else nan
-        values = (radii, radii / norm_y, radii / noise)
+        values = (radii, _ratio(radii, norm_y), _ratio(radii, noise))
         return {u: v.double().cpu() for u, v in zip(UNITS, values, strict=True)}
 
+    def _undefined(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Truths for which a metric has no value, whatever the reconstruction; NMSE, if blank."""
+        none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        if self.x_clean.shape != x.shape:
+            return dict.fromkeys(self.metrics, none)
+        return {name: m(x_net=x, x=x).isnan() for name, m in self.metrics.items()}
 
-def attack_names(attack: Attack) -> str:
-    """An attack in one line."""
-    if isinstance(attack, WorstCase):
-        return f"worst of {', '.join(map(attack_names, attack.attacks))}"
-    return str(attack)
-
-
-def _default_metrics(x: torch.Tensor) -> dict[str, Metric]:
-    if x.ndim < 3:
-        return {}
-    magnitude = x.is_complex() or x.shape[1] == 2
-    # The window of SSIM is 11 pixels wide
-    wide = x.ndim == 4 and min(x.shape[-2:]) >= 11
-    return (
-        {"PSNR": PSNR(complex_abs=magnitude)}
-        | ({"SSIM": SSIM(complex_abs=magnitude)} if wide else {})
-        | {"NMSE": NMSE(), "PSNR (paper)": PaperPSNR()}
-        | ({"SSIM (paper)": PaperSSIM()} if wide else {})
-    )
+    def _check_shape(self, shifts: bool) -> None:
+        """Truths of another shape than the reconstruction are for the caller's own metrics."""
+        shape, expected = tuple(self.x_clean.shape), tuple(self.x.shape)
+        own = self.harm == OBJECTIVE and self.protocol.metrics and not shifts
+        if shape != expected and not (own and shape[:1] == expected[:1]):
+            raise ValueError(
+                f"the reconstruction must have the shape of x, {expected}, got {shape}: or give "
+                "metrics, and an attack with an objective, that bring them together, for the same "
+                "samples and without shifts."
+            )
 
 
-def best_values(
-    metrics: dict[str, Metric], conditions: list[Condition]
-) -> dict[str, float]:
-    best = {ERROR: -math.inf}
-    for name, metric in metrics.items():
-        best[name] = -math.inf if metric.lower_better or metric.train_loss else math.inf
-    if any(condition.shift is not None for condition in conditions):
-        best |= {RECOVERY: 1.0, OUTSIDE: -math.inf}
-    return best
+def _one_each(name: str, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    if not isinstance(values, torch.Tensor) or values.shape != (len(x),):
+        got = tuple(values.shape) if isinstance(values, torch.Tensor) else values
+        raise ValueError(
+            f"{name} must give one value per sample, shape ({len(x)},), got {got}: set "
+            "reduction=None."
+        )
+    return values
 
 
-def _squared_error(x_net: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return (x_net - x).abs().double().square().flatten(1).sum(1)
+def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """NaN where the divisor is zero: a blank measurement is no unit."""
+    return torch.where(b == 0, math.nan, a / b)
 
 
 def _where(chosen: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Samples of ``a`` where chosen, else of ``b``."""
     return torch.where(column(chosen, a), a, b)
-
-
-def seed_of(seed: int, purpose: str, number: int) -> int:
-    """A seed for one purpose, unrelated to its neighbours."""
-    return Random(f"{seed}, {purpose}, {number}").getrandbits(62)

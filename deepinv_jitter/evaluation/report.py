@@ -18,6 +18,10 @@ from .tables import interval, rendered, write_csv
 ERROR = "squared error"
 
 
+#: What the name of a column says in which a metric has no value for a sample
+UNDEFINED = " undefined"
+
+
 UNITS = ("eps", "eps/|y|", "eps/|noise|")
 
 
@@ -46,10 +50,11 @@ class RobustnessReport:
     Beside the metrics there are, for radii, columns ``eps``, ``eps/|y|`` and ``eps/|noise|``: the
     radius as it is, relative to the norm of the sample's measurements, and to the expected norm of
     the physics' Gaussian noise on the measured entries (NaN for other noise), all in the norm of
-    the budget. ``worst draw`` is the largest squared error of the average case. Of the perturbation
-    found, ``|delta|`` is the norm, ``|dy|/|y|`` the :math:`\ell_2` norm of what it adds to the
-    measurements, relative to theirs, ``|A'dy|`` the :math:`\ell_2` norm of the image it amounts to
-    (linear physics only), and ``gradients`` how many the search for it took.
+    the budget. ``worst draw`` is what the worst of the random perturbations reached, by what the
+    attack maximises; if that is not the squared error, ``objective`` is its value. Of the
+    perturbation found, ``|delta|`` is the norm, ``|dy|/|y|`` the :math:`\ell_2` norm of what it
+    adds to the measurements, relative to theirs, ``|A'dy|`` the :math:`\ell_2` norm of the image it
+    amounts to (linear physics only), and ``gradients`` how many the search for it took.
 
     Printing a report prints its :meth:`table`.
 
@@ -91,8 +96,10 @@ class RobustnessReport:
 
         The names are those of :class:`AttackResult`, of the search that won for a sample; also
         ``random_beats_attack``, a random perturbation of the average case harms more than what the
-        attack found, and ``model_in_train_mode``, a warning only, as the model was evaluated in
-        evaluation mode. Only flags that were raised are listed.
+        attack found; ``peak_exceeded``, truths whose range is larger than the peak of a metric; the
+        name of a metric with ``undefined``, samples that :meth:`defined` leaves out; and
+        ``model_in_train_mode``, a warning only, as the model was evaluated in evaluation mode. Only
+        flags that were raised are listed.
         """
         raised: dict[str, dict[str, int]] = {}
         if self.model_in_train_mode:
@@ -113,6 +120,21 @@ class RobustnessReport:
             for i in range(len(self.digests))
         ]
 
+    def defined(self, label: str, name: str) -> torch.Tensor:
+        r"""
+        The samples that have a value of a metric.
+
+        Some have none, whatever the network: a blank truth has no NMSE, and a perfect
+        reconstruction no finite PSNR. They are left out of the statistics, and :attr:`flags` count
+        them. A value that is not finite for another reason is the network's, and counts.
+
+        :param str label: label of a condition.
+        :param str name: name of a metric.
+        :return: (:class:`torch.Tensor`) boolean, shape `(N,)`.
+        """
+        whole = torch.zeros(len(self.digests), dtype=torch.bool)
+        return ~self.values[label].get(f"{name}{UNDEFINED}", whole)
+
     def summary(self) -> list[dict[str, str | float]]:
         r"""
         The statistics of each metric under each condition.
@@ -131,13 +153,15 @@ class RobustnessReport:
                 columns = self.values[condition.label]
                 if name not in columns:
                     continue
-                values = columns[name]
+                values = columns[name][self.defined(condition.label, name)]
+                if not len(values):
+                    values = torch.tensor([math.nan])
                 order = values[badness(values, best).argsort()]
                 low, high = bootstrap_interval(values)
                 rows.append(
                     {"metric": name, "better": better(best)}
                     | {"condition": condition.kind}
-                    | {u: mean(columns[u]) for u in UNITS if u in columns}
+                    | {u: columns[u].nanmean().item() for u in UNITS if u in columns}
                     | {"mean": mean(values), "low": low, "high": high}
                     | {"percentile": order[math.ceil(0.95 * (len(order) - 1))].item()}
                     | {"worst": order[-1].item()}
@@ -277,7 +301,8 @@ class RobustnessReport:
         for name, best in self.metrics.items():
             for label, columns in self.values.items():
                 if name in columns:
-                    a, b = columns[name], other.values[label][name]
+                    kept = self.defined(label, name) & other.defined(label, name)
+                    a, b = columns[name][kept], other.values[label][name][kept]
                     row = {"metric": name, "better": better(best), "condition": label}
                     rows.append(row | paired(a, b, best))
         return RobustnessComparison(rows)
@@ -293,7 +318,8 @@ class RobustnessReport:
         notes = [
             f"{count} samples, {self.seconds:.1f} s on {self.description['device']}"
         ]
-        notes += [f"{k}: {self.description[k]}" for k in ("attack", "draws", "seed")]
+        told = ("attack", "objective", "peak", "draws", "seed")
+        notes += [f"{k}: {self.description[k]}" for k in told]
         if cost:
             each = ", ".join(f"{n} ({label})" for label, n in cost.items())
             notes.append(f"gradients per sample: {each}")

@@ -10,38 +10,32 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
-from deepinv.datasets.base import batch_as_dict
 from deepinv.loss.metric import Metric
-from deepinv.physics import LinearPhysics, Physics
+from deepinv.physics import Physics
+from deepinv.physics.generator import PhysicsGenerator
 from torch import nn
 from tqdm import tqdm
 
 from .. import checks
 from ..attacks.apgd import APGDAttack
 from ..attacks.base import Attack, WorstCase
-from ..attacks.budgets import Budget, L2Ball
+from ..attacks.budgets import Budget
 from ..attacks.frank_wolfe import FrankWolfeAttack
+from ..attacks.memory import evaluated
 from ..attacks.pgd import PGDAttack
 from ..attacks.random import RandomAttack
 from ..optim.iterators import no_jitter
-from ..training import distributed as ranks
-from .cache import Ledger, digests, joined, row
-from .conditions import (
-    OUTSIDE,
-    RECOVERY,
-    WORST_DRAW,
-    Bench,
-    Protocol,
-    best_values,
-    seed_of,
-)
-from .report import Condition, ERROR, RobustnessReport, UNITS
+from ..training import distributed as processes
+from .batches import Batch, Source, paired, seed_of, seeded
+from .cache import Cache, joined
+from .conditions import Bench
+from .protocol import Protocol, attack_of, conditions_of, named_metrics, peak_for
+from .report import Columns, RobustnessReport
 from .shifts import Shift
 
 #: The attacks that have a name. The radius is set by the sweep.
@@ -54,18 +48,21 @@ PRESETS: dict[str, Callable[[Budget], Attack]] = {
             RandomAttack(ball),
         ]
     ),
-    "paper": lambda ball: PGDAttack.paper(ball.radius),
+    "paper": lambda ball: PGDAttack(ball, steps=20, rel_step=0.1, keep="last"),
 }
 
 
 def evaluate_robustness(
     model: nn.Module,
-    dataloader: Iterable,
-    physics: Physics,
+    dataloader: Iterable | Sequence[Iterable],
+    physics: Physics | Sequence[Physics],
     *,
-    epsilons: Iterable[float],
+    epsilons: float | Iterable[float],
+    physics_generator: PhysicsGenerator | Sequence[PhysicsGenerator] | None = None,
     attacks: str | Attack | Sequence[Attack] = "standard",
-    metrics: dict[str, Metric] | None = None,
+    relative_to: str | None = None,
+    metrics: Metric | Sequence[Metric] | dict[str, Metric] | None = None,
+    peak: float | str | None = None,
     shifts: Shift | Sequence[Shift] | dict[str, Shift] | None = None,
     draws: int = 32,
     state: str | os.PathLike | None = None,
@@ -86,61 +83,75 @@ def evaluate_robustness(
       averaged over the draws.
     - ``worst case`` for each :math:`\varepsilon`, in increasing order: the attack from its own
       start, and again from what it found at the last :math:`\varepsilon`, rescaled. For each sample
-      the worst of both and of the last perturbation itself is kept, so that the squared error
-      cannot fall as :math:`\varepsilon` grows.
+      the worst of both and of the last perturbation itself is kept, by the attack's objective,
+      which therefore cannot fall as :math:`\varepsilon` grows.
     - each shift: the truth :math:`x` becomes :math:`x + d` and the measurements of the linear
       physics :math:`y + Ad`, with the same mask and the same noise. Two more columns,
       ``contrast recovery`` and ``error outside``, tell whether the detail survived, see
       :func:`contrast_recovery` and :func:`error_outside`.
 
-    Batches without measurements get them from the physics, each sample with noise of its own that
-    follows from ``seed`` and the number of the sample: all models see the same measurements, in
-    batches of any size. The data loader is iterated under ``seed`` too, so that one which shuffles
-    has the same order each time.
+    Batches without measurements get them from the physics, each sample with noise, and parameters
+    of ``physics_generator``, of its own that follow from ``seed`` and the number of the sample: all
+    models see the same measurements, in batches of any size. The data loader is iterated under
+    ``seed`` too, so that one which shuffles has the same order each time.
 
-    The model is evaluated in evaluation mode with jitter silent, mostly without gradients.
-    Afterwards, also after an exception, its mode, the physics and its generators and the global
-    random generators of torch are as before.
+    The model is evaluated in evaluation mode with jitter silent, mostly without gradients, and
+    keeps nothing from one call to the next. Afterwards, also after an exception, its mode, its
+    attributes and buffers, the physics and all generators are as before.
 
     :param torch.nn.Module model: reconstruction network :math:`H`, called as ``model(y, physics)``.
-    :param Iterable dataloader: batches in any of deepinv's formats, with truths ``x``, shape `(B,
-        ...)`, and optionally measurements ``y`` and ``params`` of the physics; a
-        :class:`torch.utils.data.DataLoader` or a list.
-    :param deepinv.physics.Physics physics: forward operator :math:`A` and noise.
-    :param Iterable[float] epsilons: radii, not negative, in the unit of the attack's budget: by
-        default the :math:`\ell_2` norm of the measurements' perturbation.
+    :param Iterable, Sequence[Iterable] dataloader: batches in any of deepinv's formats, with truths
+        ``x``, shape `(B, ...)`, and optionally measurements ``y`` and ``params`` of the physics,
+        one for each sample or one for all; a :class:`torch.utils.data.DataLoader` or a list of
+        batches. With lists of loaders and physics, as a trainer takes them, all samples count.
+    :param Physics, Sequence[Physics] physics: forward operator :math:`A` and noise.
+    :param float, Iterable[float] epsilons: radii, not negative, in the unit of the attack's budget:
+        by default the :math:`\ell_2` norm of the measurements' perturbation.
+    :param PhysicsGenerator, Sequence[PhysicsGenerator], None physics_generator: draws parameters of
+        the physics for each sample, as in a training with it. Default: ``None``, the physics is as
+        it was set.
     :param str, Attack, Sequence[Attack] attacks: ``"quick"``, 10 steps of
         :class:`FrankWolfeAttack`; ``"standard"``, the worst of 100 steps of :class:`APGDAttack`, 20
         of :class:`FrankWolfeAttack` and 100 random perturbations; ``"paper"``,
-        :meth:`PGDAttack.paper` with 20 steps of :math:`\varepsilon/10`; an attack, or several, of
-        which the worst counts. The radius of their budget is replaced, its ``relative_to`` stays.
-        Default: ``"standard"``.
-    :param dict[str, deepinv.loss.metric.Metric], None metrics: names and metrics, each giving one
-        value per sample.
-        Default: ``None``, deepinv's PSNR and SSIM with peak 1 (of the magnitude of complex images)
-        and NMSE, and the paper's definitions as columns of their own, :class:`PaperPSNR` and
+        :meth:`PGDAttack.paper` with 20 steps of :math:`\varepsilon/10`; an attack, or several of
+        one objective, of which the worst counts. The radius of their budget is replaced, its
+        ``relative_to`` stays. Default: ``"standard"``.
+    :param str, None relative_to: unit of the radii of a named attack, see :class:`L2Ball`: ``"y"``,
+        ``"noise"``, or ``None``, absolute. Default: ``None``.
+    :param Metric, Sequence[Metric], dict[str, Metric], None metrics: deepinv metrics, each giving
+        one value per sample, called like their class, or by name. The squared error
+        :math:`\|\hat x - x\|_2^2`, and the attack's objective if it is another, come first. Truths
+        of another shape than the reconstruction, such as smaller ones, are for metrics and an
+        objective that bring them together; there is no squared error then.
+        Default: ``None``, deepinv's PSNR and SSIM (of the magnitude of complex images) and NMSE,
+        and the paper's definitions as columns of their own, :class:`PaperPSNR` and
         :class:`PaperSSIM`; SSIM for images of 11 pixels and more only, and no metric for points,
-        whose norm may be zero. The squared error :math:`\|\hat x - x\|_2^2` always comes first.
+        whose norm may be zero.
+    :param float, str, None peak: range of the truths, largest minus smallest value, for the default
+        PSNR and SSIM: a number, or ``"sample"``, for each truth its own. Default: ``None``, the
+        ``peak`` that the data set declares as an attribute, or 1. Truths of a larger range are
+        flagged ``peak_exceeded``.
     :param Shift, Sequence[Shift], dict[str, Shift], None shifts: edits of the truth, by name or
         not. Default: none.
     :param int draws: random perturbations per sample and radius. Default: 32.
     :param str, os.PathLike, None state: file that keeps the results after every batch and
         condition. A call with the same arguments goes on from there and gives, on the same machine,
         bit for bit what an uninterrupted one gives. Default: ``None``, no file.
-    :param int seed: seed of measurements, random perturbations and the order of the loader.
-        Default: 0.
+    :param int seed: seed of measurements, parameters, random perturbations and the order of the
+        loader. Default: 0.
     :param torch.device, str, None device: where batches are moved to; model and physics must be
         there. Default: ``None``, the device of the model.
-    :param bool distributed: share the batches among the ranks of ``torch.distributed``, all of
+    :param bool distributed: share the batches among the processes of ``torch.distributed``, all of
         which call with the same arguments, a loader that gives all data on each, and get the same
-        report, that of a single process. Each rank keeps a ``state`` of its own, the name with its
+        report, that of a single process. Each keeps a ``state`` of its own, the name with its
         number appended. Default: ``False``, each process by itself.
     :param bool verbose: show progress and the time that remains. Default: ``True``.
     :return: (:class:`RobustnessReport`) all values of all samples.
     :raises TypeError: if an argument is of the wrong type, or shifts meet a physics that is not
         linear.
-    :raises ValueError: if a number is out of range, a preset is unknown, the loader is empty, a
-        batch has no truth, shapes do not match, or ``state`` belongs to another evaluation.
+    :raises ValueError: if a number is out of range, a preset is unknown, a loader is empty, a batch
+        has no truth, shapes do not match, parameters of the physics were never set or fit neither
+        one sample nor the batch, or ``state`` belongs to another evaluation.
 
     |sep|
 
@@ -159,37 +170,36 @@ def evaluate_robustness(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-    ranks.check_plain(model)
-    if not isinstance(physics, Physics):
-        raise TypeError(
-            f"physics must be a deepinv Physics, got {type(physics).__name__}."
-        )
-    if not isinstance(dataloader, Iterable):
-        raise TypeError(
-            f"dataloader must be iterable, got {type(dataloader).__name__}."
-        )
+    processes.check_plain(model)
+    sources = paired(dataloader, physics, physics_generator)
+    metrics = named_metrics(metrics)
     protocol = Protocol(
-        conditions=_conditions(epsilons, shifts, physics),
-        attack=_attack(attacks),
-        metrics=_checked_metrics(metrics),
+        conditions=conditions_of(epsilons, shifts, sources),
+        attack=attack_of(attacks, relative_to, PRESETS),
+        metrics=metrics,
+        peak=peak_for(peak, metrics, sources),
         draws=checks.number("draws", draws, Integral, 1),
         seed=checks.seed("seed", seed),
     )
-    tensors = chain(model.parameters(), physics.buffers(), [torch.empty(0)])
-    device = torch.device(next(tensors).device if device is None else device)
-    share = (ranks.own(), ranks.count()) if distributed else (0, 1)
-    if state is not None and distributed and ranks.count() > 1:
+    if device is None:
+        buffers = chain.from_iterable(source.physics.buffers() for source in sources)
+        device = next(chain(model.parameters(), buffers, [torch.empty(0)])).device
+    device = torch.device(device)
+    share = (processes.own(), processes.count()) if distributed else (0, 1)
+    if state is not None and share[1] > 1:
         state = f"{os.fspath(state)}.{share[0]}of{share[1]}"
-    ledger = Ledger(state, protocol.description(model, physics, device))
+    cache = Cache(state, protocol.description(model, sources, device))
     in_train_mode = model.training
-    with _untouched(model, physics), torch.no_grad():
-        number = _fill(
-            ledger, protocol, model, physics, dataloader, device, share, verbose
-        )
-    content = ledger.complete(number, distributed)
+    try:
+        with no_jitter(model), evaluated(model), torch.no_grad():
+            number = _fill(cache, protocol, model, sources, device, share, verbose)
+    finally:
+        for source in sources:
+            source.memory.restore()
+    content = cache.complete(number, distributed)
     return RobustnessReport(
         conditions=protocol.conditions,
-        values=joined(content["batches"]),
+        values=joined(content["batches"], content["metrics"]),
         metrics=content["metrics"],
         description=content["description"],
         digests=[d for batch in content["batches"] for d in batch["digests"]],
@@ -199,226 +209,79 @@ def evaluate_robustness(
 
 
 def _fill(
-    ledger: Ledger,
+    cache: Cache,
     protocol: Protocol,
     model: nn.Module,
-    physics: Physics,
-    dataloader: Iterable,
+    sources: list[Source],
     device: torch.device,
     share: tuple[int, int],
     verbose: bool,
 ) -> int:
     """
-    Try every condition on every batch that the ledger does not know yet, and count the batches.
+    Try every condition on every batch that the cache does not know yet, and count the batches.
 
-    Of a share (rank, number of ranks), the batches in between are left to other ranks.
+    Of a share (process, number of processes), the batches in between are left to the others.
     """
-    rank, count_of_ranks = share
-    start, count = 0, len(protocol.conditions)
-    total = operator.length_hint(dataloader) * count or None
+    process, count_of_processes = share
+    seed, count = protocol.seed, len(protocol.conditions)
+    total = sum(operator.length_hint(source.loader) for source in sources) * count
+    index = start = 0
     with (
-        _seeded(protocol.seed, device),
-        tqdm(total=total, disable=not verbose or rank > 0, unit="condition") as bar,
+        seeded(seed, device, *(source.loader for source in sources)),
+        tqdm(
+            total=total or None, disable=not verbose or process > 0, unit="condition"
+        ) as bar,
     ):
-        for index, batch in enumerate(dataloader):
-            x, y, params = _unpacked(batch, device)
-            if index % count_of_ranks != rank:
-                bar.update(count)
-                start += len(x)
-                continue
-            done = ledger.open(index, digests(x, y, params))
-            todo = [c for c in protocol.conditions if c.label not in done]
-            bar.update(count - len(todo))
-            if todo:
-                if y is None:
-                    y = _measured(physics, x, params, protocol.seed, start)
-                physics.update(**params)
-                with _seeded(seed_of(protocol.seed, "clean", start), device):
-                    bench = Bench(protocol, model, physics, x, y, start)
-                ledger.content["metrics"] = best_values(
-                    bench.metrics, protocol.conditions
-                )
-                point = {
-                    name: v.to(device) if isinstance(v, torch.Tensor) else v
-                    for name, v in ledger.content["point"].items()
-                }
-            for condition in todo:
-                bar.set_description(condition.label)
-                # So that a resumed evaluation of a random model goes on as it would have
-                with _seeded(seed_of(protocol.seed, condition.label, start), device):
-                    done[condition.label] = bench.run(condition, done, point)
-                ledger.content["point"] = point
-                ledger.save()
-                bar.update()
-            start += len(x)
-    if start == 0:
-        raise ValueError("dataloader must give at least one batch, got none.")
-    return index + 1
+        for source in sources:
+            before = index
+            for data in source.loader:
+                batch = source.batch(data, device, start)
+                if index % count_of_processes == process:
+                    batch.settle(seed)
+                    done = cache.open(index, batch)
+                    _complete(done, batch, protocol, model, cache, bar)
+                else:
+                    bar.update(count)
+                start += len(batch.x)
+                index += 1
+            if index == before:
+                raise ValueError("dataloader must give at least one batch, got none.")
+    return index
 
 
-@contextmanager
-def _untouched(model: nn.Module, physics: Physics) -> Iterator[None]:
-    """Evaluation mode without jitter; mode, physics and its generators come back."""
-    modes = [(module, module.training) for module in model.modules()]
-    # Physics are updated by replacing tensors: shallow copies bring back what was there, and cost
-    # nothing, unlike physics.clone()
-    parts = [(m, vars(m).copy(), m._buffers.copy()) for m in physics.modules()]
-    states = [(g, g.get_state()) for g in _generators(physics)]
-    try:
-        model.eval()
-        with no_jitter(model):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for module, attributes, buffers in parts:
-            vars(module).clear()
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        for generator, before in states:
-            generator.set_state(before)
+def _complete(
+    done: dict[str, Columns],
+    batch: Batch,
+    protocol: Protocol,
+    model: nn.Module,
+    cache: Cache,
+    bar: tqdm,
+) -> None:
+    """Try the conditions of a batch that are not done yet."""
+    todo = [c for c in protocol.conditions if c.label not in done]
+    bar.update(len(protocol.conditions) - len(todo))
+    if not todo:
+        return
+    device, content = batch.x.device, cache.content
 
+    def randomness(purpose: str):
+        # So that a resumed evaluation of a random model goes on as it would have
+        own = seed_of(protocol.seed, purpose, batch.start)
+        return seeded(own, device, model, batch.physics)
 
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The global generators of torch from a seed on, and back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def _measured(
-    physics: Physics, x: torch.Tensor, params: dict, seed: int, start: int
-) -> torch.Tensor:
-    """Measurements, sample by sample, so that noise does not depend on the batch."""
-    measurements = []
-    for i in range(len(x)):
-        physics.update(
-            **{name: row(value, i, len(x)) for name, value in params.items()}
-        )
-        own = seed_of(seed, "noise", start + i)
-        for generator in _generators(physics):
-            generator.manual_seed(own)
-        with _seeded(own, x.device):
-            y = physics(x[i : i + 1])
-        if not isinstance(y, torch.Tensor) or len(y) != 1:
-            got = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
-            raise ValueError(
-                f"the physics must measure samples one by one, as a tensor, got {got} for one "
-                "sample: give its parameters with the batches, as params, or give y."
-            )
-        measurements.append(y)
-    return torch.cat(measurements)
-
-
-def _generators(physics: Physics) -> Iterator[torch.Generator]:
-    for module in physics.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Generator):
-                yield value
-
-
-def _unpacked(
-    batch: object, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor | None, dict]:
-    """Truth, measurements if any, and parameters of the physics."""
-    if not isinstance(batch, (dict, list, tuple, torch.Tensor)):
-        raise TypeError(
-            "every batch must be a dictionary, a tuple or a tensor, got "
-            f"{type(batch).__name__}."
-        )
-    batch = batch_as_dict(batch)
-    x, y, params = batch.get("x"), batch.get("y"), batch.get("params") or {}
-    if x is None:
-        raise ValueError(
-            "every batch needs the truth x, which errors are measured against, got "
-            f"{sorted(batch)}."
-        )
-    # Once per batch: NaN would travel silently into every mean
-    for name, value in {"x": x, "y": x if y is None else y}.items():
-        checks.batch(**{name: value})
-    params = {
-        name: value.to(device) if isinstance(value, torch.Tensor) else value
-        for name, value in params.items()
+    batch.measure(protocol.seed)
+    with randomness("clean"):
+        bench = Bench(protocol, model, batch.physics, batch.x, batch.y, batch.start)
+    point = {
+        name: v.to(device) if isinstance(v, torch.Tensor) else v
+        for name, v in content["point"].items()
     }
-    if y is not None and len(y) != len(x):
-        raise ValueError(
-            f"x and y must have one batch size, got {len(x)} and {len(y)} samples."
-        )
-    return x.to(device), None if y is None else y.to(device), params
-
-
-def _conditions(
-    epsilons: Iterable[float],
-    shifts: Shift | Sequence[Shift] | dict[str, Shift] | None,
-    physics: Physics,
-) -> list[Condition]:
-    """All conditions, in the order in which they are tried."""
-    if isinstance(epsilons, (Real, str)) or not isinstance(epsilons, Iterable):
-        raise TypeError(f"epsilons must be a list of radii, got {epsilons!r}.")
-    # What tensors and arrays hold is a number, too
-    radii = [e.item() if getattr(e, "shape", None) == () else e for e in epsilons]
-    radii = sorted({checks.number("epsilons", eps, Real, 0) for eps in radii})
-    if isinstance(shifts, Shift):
-        shifts = [shifts]
-    if isinstance(shifts, str) or not isinstance(shifts, (Iterable, type(None))):
-        raise TypeError(
-            f"shifts must be a Shift, such as Bias, or several, got {shifts!r}."
-        )
-    if not isinstance(shifts, dict):
-        shifts = {repr(shift): shift for shift in shifts or []}
-    for name, shift in shifts.items():
-        if not isinstance(shift, Shift):
-            raise TypeError(
-                f"shifts must be made of Shifts, such as Bias, got {shift!r} for {name!r}."
-            )
-    if shifts and not isinstance(physics, LinearPhysics):
-        raise TypeError(
-            "shifts need a linear physics, as the noise is kept by y + A(d), got "
-            f"{type(physics).__name__}."
-        )
-    conditions = [
-        Condition("clean"),
-        *(Condition("average case", eps) for eps in radii),
-        *(Condition("worst case", eps) for eps in radii),
-        *(Condition(name, shift=shift) for name, shift in shifts.items()),
-    ]
-    labels = [condition.label for condition in conditions]
-    if len(set(labels)) < len(labels):
-        raise ValueError(
-            f"shifts must not be called like other conditions, got {labels}."
-        )
-    return conditions
-
-
-def _attack(attacks: str | Attack | Sequence[Attack]) -> Attack:
-    if isinstance(attacks, str):
-        if attacks not in PRESETS:
-            raise ValueError(
-                f"attacks must be an attack, a list of them or one of {tuple(PRESETS)}, got "
-                f"{attacks!r}."
-            )
-        return PRESETS[attacks](L2Ball(1.0))
-    return attacks if isinstance(attacks, Attack) else WorstCase(attacks)
-
-
-def _checked_metrics(metrics: dict[str, Metric] | None) -> dict[str, Metric] | None:
-    if metrics is None:
-        return None
-    if not isinstance(metrics, dict):
-        raise TypeError(
-            "metrics must be a dictionary of names and deepinv metrics, got "
-            f"{type(metrics).__name__}."
-        )
-    for name, metric in metrics.items():
-        if not isinstance(metric, Metric):
-            raise TypeError(
-                f"metrics must be deepinv metrics, got {type(metric).__name__} for {name!r}: wrap "
-                "a function as deepinv.loss.metric.Metric(function)."
-            )
-        if name in (ERROR, RECOVERY, OUTSIDE, WORST_DRAW, *UNITS):
-            raise ValueError(
-                f"metrics must not be called {name!r}, a column of its own."
-            )
-    return metrics
+    for condition in todo:
+        bar.set_description(condition.label)
+        with randomness(condition.label):
+            done[condition.label] = bench.run(condition, done, point)
+        columns = done[protocol.conditions[0].label]
+        content["metrics"] |= protocol.best_values(bench.metrics, columns)
+        content["point"] = point
+        cache.save()
+        bar.update()
