@@ -26,7 +26,7 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 
 - :mod:`~deepinv_jitter.attacks.parts`: stacked measurements side by side in one tensor.
 - :mod:`~deepinv_jitter.attacks.samples`: what each sample of a batch has of its own.
-- :mod:`~deepinv_jitter.attacks.state`: what modules remember, brought back after use.
+- :mod:`~deepinv_jitter.attacks.state`: what modules remember, and how to bring it back.
 - :mod:`~deepinv_jitter.attacks.noise`: how large the noise of a physics is.
 - :mod:`~deepinv_jitter.attacks.support`: the entries that a perturbation may touch.
 - :mod:`~deepinv_jitter.attacks.budgets`: what an attack may do.
@@ -88,7 +88,9 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.evaluation.standings`: which network is better, if the data tell.
 - :mod:`~deepinv_jitter.evaluation.comparison`: networks side by side.
 - :mod:`~deepinv_jitter.evaluation.report`: the report of one network.
+- :mod:`~deepinv_jitter.evaluation.batches`: the samples, and the parameters of their physics.
 - :mod:`~deepinv_jitter.evaluation.cache`: what an interrupted evaluation goes on from.
+- :mod:`~deepinv_jitter.evaluation.protocol`: what is done to each sample.
 - :mod:`~deepinv_jitter.evaluation.conditions`: what is done to a batch.
 - :mod:`~deepinv_jitter.evaluation.robustness`: the one call.
 - :mod:`~deepinv_jitter.evaluation.selection`: how to choose a noise level.

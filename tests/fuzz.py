@@ -909,6 +909,11 @@ def evaluation(d):
         "epsilons": d.spoilt(
             [d.number()], [], None, 0.1, "a", [0.1, 0.2], torch.ones(1)
         ),
+        "relative_to": d.spoilt(None, "y", "noise", "x", 1),
+        "peak": d.spoilt(None, 2, "sample", *NUMBERS),
+        "physics_generator": d.spoilt(
+            None, dinv.physics.generator.SigmaGenerator(), {}, [None], [None, None]
+        ),
         "attacks": d.spoilt(
             "quick", "paper", "fast", None, 3, [], dj.RandomAttack(dj.L2Ball(1.0))
         ),

@@ -21,12 +21,13 @@ class Attack(nn.Module, ABC):
     r"""
     What all attacks share: they are called with the model, and keep nothing of it.
 
-    During an attack the model is in evaluation mode (so jitter is silent) and the parameters of
-    model and physics are frozen. Afterwards, also after an exception, these are as they were:
-    modes, ``requires_grad`` and ``.grad``; all buffers, also those that a model writes to in
-    evaluation mode; attributes of modules that were bound anew, such as a counter or where a solver
-    starts from; the global random generators of torch and those held as attributes. Not undone is
-    what a model does to its parameters, inside a list or a dictionary, or outside of itself.
+    During an attack the model is in evaluation mode (so jitter is silent), the parameters of model
+    and physics are frozen, and each call of the model starts without memory of the last.
+    Afterwards, also after an exception, all is as it was: modes, ``requires_grad`` and ``.grad``;
+    buffers and attributes of modules with what lists and dictionaries among them hold, also those
+    that a model writes to in evaluation mode, such as a counter or where a solver starts from; the
+    global random generators of torch and those held as attributes. Not undone is what a model does
+    to its parameters, or outside of itself.
 
     :param Budget budget: the allowed perturbations.
     :param str, torch.Tensor, Callable objective: what the attack maximises, see

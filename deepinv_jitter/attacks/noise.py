@@ -20,7 +20,7 @@ from .samples import column, per_sample
 
 def noise_levels(y: Measurements, physics: Physics) -> torch.Tensor | None:
     """The standard deviation of each entry, in one tensor; nothing if the noise is not Gaussian."""
-    layout, noises = Layout(y), _noise_models(physics)
+    layout, noises = Layout(y), noise_models(physics)
     if not all(isinstance(noise, GaussianNoise) for noise in noises):
         return None
     levels = []
@@ -38,7 +38,7 @@ def noise_levels(y: Measurements, physics: Physics) -> torch.Tensor | None:
 
 def why_no_norm(physics: Physics) -> str:
     """What to say of a physics whose noise has no norm, or a norm of zero."""
-    noises = _noise_models(physics)
+    noises = noise_models(physics)
     names = " and ".join(dict.fromkeys(type(noise).__name__ for noise in noises))
     advice = "give an absolute radius, or one with relative_to='y'"
     if all(isinstance(noise, GaussianNoise) for noise in noises):
@@ -53,6 +53,7 @@ def why_no_norm(physics: Physics) -> str:
     return f"relative_to='noise' multiplies the norm of the noise, got {why}: {advice}."
 
 
-def _noise_models(physics: Physics) -> list[NoiseModel | None]:
+def noise_models(physics: Physics) -> list[NoiseModel | None]:
+    """That of each part."""
     parts = physics.physics_list if isinstance(physics, StackedPhysics) else [physics]
     return [getattr(part, "noise_model", None) for part in parts]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from deepinv.physics import StackedPhysics
 from deepinv.utils import TensorList
 from torch import nn
 
@@ -88,13 +87,28 @@ def named_parts(name: str, y: Measurements) -> dict[str, torch.Tensor]:
     return {name: y}
 
 
-def modules(root: nn.Module) -> Iterator[nn.Module]:
-    """All modules of one, the parts of stacked physics included, which deepinv keeps in a list."""
-    for module in root.modules():
-        yield module
-        if isinstance(module, StackedPhysics):
-            for part in module.physics_list:
-                yield from modules(part)
+def modules(
+    *roots: object, leave: type[nn.Module] | tuple[type[nn.Module], ...] = ()
+) -> Iterator[nn.Module]:
+    """
+    All modules of some, once each, also those in plain lists and dictionaries, where deepinv keeps
+    the parts of stacked physics and the priors of an algorithm. Those of a kind to leave are left
+    out, with all that only they hold.
+    """
+    seen, left = {}, [*reversed(roots)]
+    while left:
+        thing = left.pop()
+        if not isinstance(thing, (nn.Module, dict, list, tuple)) or id(thing) in seen:
+            continue
+        seen[id(thing)] = thing
+        if isinstance(thing, leave):
+            continue
+        if isinstance(thing, nn.Module):
+            yield thing
+            inner = [*thing.children(), *vars(thing).values()]
+        else:
+            inner = thing.values() if isinstance(thing, dict) else thing
+        left += reversed([*inner])
 
 
 def _in_pairs(part: torch.Tensor) -> torch.Tensor:

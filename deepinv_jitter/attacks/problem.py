@@ -15,7 +15,7 @@ from torch import nn
 from .. import checks as rules
 from .parts import Layout, Measurements, modules, named_parts
 from .samples import column, per_sample, where
-from .state import preserved
+from .state import evaluated
 
 Objective = str | torch.Tensor | Metric | Callable
 
@@ -133,8 +133,9 @@ class Problem:
             else:
                 raise RuntimeError(
                     "the attack needs the gradient of the model's output with respect to y, but "
-                    "there is none: the model runs under no_grad, detaches its input, or is a "
-                    "deepinv algorithm with unfold=False. Build it with unfold=True, or use "
+                    "there is none: the model runs under no_grad, detaches its input, was adapted "
+                    "by a self-supervised loss (then attack what it adapted, its model.model), or "
+                    "is a deepinv algorithm with unfold=False. Build it with unfold=True, or use "
                     "RandomAttack."
                 )
         return loss.detach(), torch.where(self.support, g, 0)
@@ -193,7 +194,7 @@ def _is_fast(dtype: torch.dtype, device: torch.device) -> bool:
 def undisturbed(
     model: nn.Module, x: torch.Tensor | None, y: Measurements, physics: Physics
 ) -> Iterator[None]:
-    """Evaluation mode, frozen parameters, a copy of all state; undone after, see `preserved`."""
+    """Evaluation mode, frozen parameters, no memory; afterwards all is as before."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     if torch.is_inference_mode_enabled():
@@ -204,12 +205,10 @@ def undisturbed(
     # Once per attack: a loss that is no number would look like one that cannot be raised
     rules.batch(**({} if x is None else {"x": x}), **named_parts("y", y))
     devices = [part.device for part in named_parts("y", y).values() if part.is_cuda]
-    roots = [m for m in (model, physics) if isinstance(m, nn.Module)]
-    free = [p for r in roots for m in modules(r) for p in m.parameters(recurse=False)]
-    free = [p for p in free if p.requires_grad]
-    with preserved(*roots), torch.random.fork_rng(devices=devices):
+    found = modules(model, physics)
+    free = [p for m in found for p in m.parameters(recurse=False) if p.requires_grad]
+    with evaluated(model, physics), torch.random.fork_rng(devices=devices):
         try:
-            model.eval()
             for p in free:
                 p.requires_grad_(False)
             yield

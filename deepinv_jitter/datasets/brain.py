@@ -62,7 +62,9 @@ class BrainSliceDataset(ImageDataset):
     :raises TypeError: if a number is of the wrong type.
     :raises ValueError: if an argument is unknown or out of range, or no slice is left.
 
-    The attribute ``positions`` holds the position of each sample in mm, shape `(length,)`.
+    The attribute ``positions`` holds the position of each sample in mm, shape `(length,)`, and
+    ``peak``, 1, the range of the values, which PSNR and SSIM refer to in
+    :func:`evaluate_robustness`.
 
     |sep|
 
@@ -75,6 +77,8 @@ class BrainSliceDataset(ImageDataset):
     >>> dataset.positions[:3]
     tensor([35., 34., 33.])
     """
+
+    peak = 1.0
 
     def __init__(
         self,

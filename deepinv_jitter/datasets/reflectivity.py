@@ -58,6 +58,9 @@ class ReflectivityDataset(ImageDataset):
     :raises ValueError: if a number is out of range, dip and fold could turn the layers over, or
         faults and throw need a canvas of more than 2**27 samples.
 
+    The attribute ``peak``, 2, is the range of :math:`[-1, 1]`, which PSNR and SSIM refer to in
+    :func:`evaluate_robustness`.
+
     |sep|
 
     :Examples:
@@ -67,6 +70,8 @@ class ReflectivityDataset(ImageDataset):
     >>> x.shape, x.abs().max()
     (torch.Size([1, 64, 96]), tensor(1.))
     """
+
+    peak = 2.0
 
     def __init__(
         self,

@@ -3,25 +3,26 @@ r"""What an interrupted evaluation goes on from, and how it knows that it may.""
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import time
+from collections.abc import Iterable
 from itertools import chain
 from numbers import Real
 from pathlib import Path
 
 import torch
-from deepinv.physics import StackedPhysics
 from deepinv.utils import TensorList
 from torch import nn
 
 from ..attacks.budgets import Budget
-from ..attacks.parts import Measurements, named_parts
-from ..training import distributed as ranks
+from ..attacks.parts import modules, named_parts
+from ..training import distributed as processes
 from ..training.preemption import replacing
+from .batches import Batch
+from .results import UNDEFINED, Columns
 from .shifts import Shift
-
-Columns = dict[str, torch.Tensor]
 
 
 class Cache:
@@ -49,14 +50,14 @@ class Cache:
         """Data and results of the batches by their number."""
         return self.content["batches"]
 
-    def open(self, index: int, digests: list[str]) -> dict[str, Columns]:
-        """What is known of a batch."""
+    def open(self, index: int, digests: list[str]) -> dict:
+        """What is known of a batch: its digests, results and pictures."""
         if index not in self.batches:
             self.batches[index] = {"digests": digests, "results": {}, "pictures": {}}
             self.content["point"] = {}
         elif self.batches[index]["digests"] != digests:
             raise self.refusal(f"batch {index} holds other samples")
-        return self.batches[index]["results"]
+        return self.batches[index]
 
     def start(self) -> None:
         """Time that went by until now was spent on other networks, or on data."""
@@ -71,15 +72,14 @@ class Cache:
                 torch.save(self.content, draft)
 
     def complete(self, number: int, distributed: bool) -> dict:
-        """The content of so many batches, with those that other ranks did."""
-        parts = ranks.gathered(self.content) if distributed else [self.content]
+        """The content of so many batches, with those that other processes did."""
+        parts = processes.gathered(self.content) if distributed else [self.content]
         batches = {k: batch for part in parts for k, batch in part["batches"].items()}
         if len(batches) > number:
             raise self.refusal(f"are {len(batches)} batches instead of {number}")
         return self.content | {
             "batches": [batches[index] for index in range(number)],
-            # a rank without a batch knows no metrics
-            "metrics": max((part["metrics"] for part in parts), key=len),
+            "metrics": dict(chain.from_iterable(p["metrics"].items() for p in parts)),
             "seconds": max(part["seconds"] for part in parts),
         }
 
@@ -139,21 +139,40 @@ def files(
                 f"called, got {names}."
             )
         places = {name: folder / f"{stem}.pt" for name, stem in stems.items()}
-    if distributed and ranks.count() > 1:
-        end = f".{ranks.own()}of{ranks.count()}"
+    if distributed and processes.count() > 1:
+        end = f".{processes.own()}of{processes.count()}"
         places = {name: Path(f"{path}{end}") for name, path in places.items()}
     return places
 
 
-def joined(batches: list[dict]) -> dict[str, Columns]:
-    """The columns of all conditions, from batch to batch."""
-    return {
-        label: {
-            name: torch.cat([batch["results"][label][name] for batch in batches])
-            for name in columns
+def joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
+    """The columns of all conditions, from batch to batch; metrics that one lacks are undefined."""
+    sizes = [len(batch["digests"]) for batch in batches]
+    values = {}
+    for label in batches[0]["results"]:
+        parts = [batch["results"][label] for batch in batches]
+        scored = [name for part in parts for name in part if name in metrics]
+        for k, size in enumerate(sizes):
+            lacking = [name for name in scored if name not in parts[k]]
+            every = torch.ones(size, dtype=torch.bool)
+            parts[k] = parts[k] | {f"{name}{UNDEFINED}": every for name in lacking}
+        columns = dict(chain.from_iterable(part.items() for part in parts))
+        values[label] = {
+            name: torch.cat(
+                [
+                    part.get(name, _nothing(size, like))
+                    for part, size in zip(parts, sizes, strict=True)
+                ]
+            )
+            for name, like in columns.items()
         }
-        for label, columns in batches[0]["results"].items()
-    }
+    return values
+
+
+def _nothing(size: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.full(
+        (size,), math.nan if like.is_floating_point() else 0, dtype=like.dtype
+    )
 
 
 def pictures(batches: list[dict]) -> dict[str, dict[str, list[torch.Tensor]]]:
@@ -166,22 +185,12 @@ def pictures(batches: list[dict]) -> dict[str, dict[str, list[torch.Tensor]]]:
     return found
 
 
-def row(value: object, i: int, count: int) -> object:
-    """The share of one sample in a parameter of a batch."""
-    batched = isinstance(value, torch.Tensor) and value.ndim and len(value) == count
-    return value[i : i + 1] if batched else value
-
-
-def digests(x: torch.Tensor, y: Measurements | None, params: dict) -> list[str]:
-    """A fingerprint of the data of each sample."""
-    parts = [] if y is None else named_parts("y", y).values()
+def digests(batch: Batch) -> list[str]:
+    """A fingerprint of the data of each sample, and of the parameters of its physics."""
+    data = [batch.x, *(() if batch.y is None else named_parts("y", batch.y).values())]
     return [
-        _digest(
-            x[i],
-            *(part[i] for part in parts),
-            *(row(params[name], i, len(x)) for name in sorted(params)),
-        )
-        for i in range(len(x))
+        _digest(*(d[i] for d in data), *map(batch.row(i).get, sorted(batch.params)))
+        for i in range(len(batch.x))
     ]
 
 
@@ -190,8 +199,9 @@ def _digest(*things: object) -> str:
     for thing in things:
         if isinstance(thing, torch.Tensor):
             sha.update(f"{tuple(thing.shape)} {thing.dtype}".encode())
-            flat = thing.detach().cpu().contiguous().flatten()
-            sha.update(flat.view(torch.uint8).numpy().tobytes())
+            # Views that are conjugate or negative hold other bytes than they show
+            flat = thing.detach().cpu().resolve_conj().resolve_neg().flatten()
+            sha.update(flat.contiguous().view(torch.uint8).numpy().tobytes())
         else:
             sha.update(repr(thing).encode())
     return sha.hexdigest()[:16]
@@ -199,26 +209,19 @@ def _digest(*things: object) -> str:
 
 def fingerprint(module: nn.Module) -> str:
     """The kind of a module and its weights or buffers, as text."""
-    # The host saves where a generator began; here all are seeded anew
-    state = {
-        name: value
-        for name, value in _state_dict(module).items()
-        if not name.endswith("initial_random_state")
-    }
-    pairs = chain.from_iterable(sorted(state.items(), key=lambda item: item[0]))
+    pairs = chain.from_iterable(_state(module).items())
     return f"{type(module).__name__} {_digest(str(module), *pairs)}"
 
 
-def _state_dict(module: nn.Module) -> dict[str, torch.Tensor]:
-    """That of the module and of the parts of a stacked physics, which the host's leaves out."""
-    if not isinstance(module, StackedPhysics):
-        return module.state_dict()
-    parts = [part.state_dict() for part in module.physics_list]
-    return module.state_dict() | {
-        f"{i}.{name}": value
-        for i, part in enumerate(parts)
-        for name, value in part.items()
-    }
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights and buffers, also those that the host's leaves out, of modules in lists."""
+    state, covered = {}, set()
+    for i, part in enumerate(modules(module)):
+        if part not in covered:
+            covered.update(part.modules())
+            state |= {f"{i}.{name}": v for name, v in part.state_dict().items()}
+    # The host saves where a generator began; here all are seeded anew
+    return {k: v for k, v in state.items() if not k.endswith("initial_random_state")}
 
 
 def describe(thing: object) -> str:
@@ -231,9 +234,7 @@ def describe(thing: object) -> str:
         return f"[{', '.join(map(describe, thing))}]"
     if isinstance(thing, nn.Module):
         parts = {k: v for k, v in vars(thing).items() if not k.startswith("_")}
-        parts |= dict(thing.named_children()) | {
-            "state": [*thing.state_dict().values()]
-        }
+        parts |= dict(thing.named_children()) | {"state": [*_state(thing).values()]}
         del parts["training"]
     elif isinstance(thing, (Budget, Shift)):
         parts = vars(thing)

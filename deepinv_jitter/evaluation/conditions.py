@@ -4,69 +4,32 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
-from random import Random
 
 import torch
-from deepinv.loss.metric import PSNR, SSIM, Metric
-from deepinv.physics import LinearPhysics, Physics
-from torch import nn
+from deepinv.physics import LinearPhysics
+from deepinv.utils.signals import complex_abs
 
-from ..attacks.base import Attack, WorstCase
 from ..attacks.parts import Layout
-from ..attacks.samples import column
-from .cache import describe, fingerprint
+from ..attacks.problem import as_function
+from ..attacks.samples import where
+from .batches import seed_of
+from .protocol import peak_of
 from .results import (
     ERROR,
+    OBJECTIVE,
     OUTSIDE,
     RANDOM,
     RECOVERY,
     REFERENCES,
+    SIZES,
+    UNDEFINED,
     UNITS,
     WORST,
     WORST_DRAW,
     Columns,
     Condition,
 )
-from .shifts import Shift, contrast_recovery, error_outside
-
-
-@dataclass
-class Protocol:
-    """What is done to each sample."""
-
-    conditions: list[Condition]
-    attack: Attack
-    metrics: dict[str, Metric] | None
-    draws: int
-    seed: int
-    pictures: int = 0
-
-    def metrics_for(self, x: torch.Tensor) -> dict[str, Metric]:
-        """The metrics, or those that suit the data."""
-        return _default_metrics(x) if self.metrics is None else self.metrics
-
-    def description(
-        self, model: nn.Module, physics: Physics, device: torch.device
-    ) -> dict[str, str]:
-        """Everything that the results depend on except the data, as text."""
-        budget = self.attack.budget
-        return {
-            "conditions": ", ".join(condition.label for condition in self.conditions),
-            "shifts": describe([c.shift for c in self.conditions if c.shift]),
-            "attack": attack_names(self.attack),
-            "attack settings": describe(self.attack),
-            "unit": budget.relative_to or budget.domain,
-            "norm": type(budget).__name__,
-            "lower bound": str(bool(getattr(self.attack, "lower_bound", False))),
-            "metrics": describe(self.metrics),
-            "draws": str(self.draws),
-            "seed": str(self.seed),
-            "pictures": str(self.pictures),
-            "physics": fingerprint(physics),
-            "model": fingerprint(model),
-            "device": device.type,
-        }
+from .shifts import contrast_recovery, error_outside
 
 
 class Bench:
@@ -76,14 +39,22 @@ class Bench:
         self.protocol, self.model, self.physics = protocol, model, physics
         self.x, self.y, self.start = x, y, start
         self.metrics, self.truths = protocol.metrics_for(x), self.kept(x)
+        objective = protocol.attack.objective
+        self.objective, self.against_clean = as_function(objective)
+        by_error = isinstance(objective, str) and objective == "error"
+        self.harm = ERROR if by_error else OBJECTIVE
         # Measurements of several parts are one tensor here, and so are their perturbations
         self.layout = Layout(y)
         self.flat = self.layout.pack(y)
         self.none = torch.zeros_like(self.flat)
         self.x_clean = self.reconstruct(self.none)
-        self.adjoint = (
-            physics.A_adjoint(y) if isinstance(physics, LinearPhysics) else None
-        )
+        linear = isinstance(physics, LinearPhysics)
+        self.adjoint = physics.A_adjoint(y) if linear else None
+        shifts = [c for c in protocol.conditions if c.shift is not None]
+        self._check_shape(bool(shifts))
+        # Before any work is lost to an edit that does not fit
+        self.shifts = {c.label: c.shift(x, start=start) for c in shifts}
+        self.undefined = self._undefined(x)
 
     def run(
         self, condition: Condition, done: dict[str, Columns], point: dict
@@ -94,13 +65,19 @@ class Bench:
         """
         x, x_net = self.x, self.x_clean
         if condition.shift is not None:
-            columns, x, x_net = self.shifted(condition.shift)
+            columns, x, x_net = self.shifted(*self.shifts[condition.label])
         elif condition.kind == RANDOM:
             columns, x_net = self.random(condition.eps)
         elif condition.kind == WORST:
             columns, x_net = self.worst(condition.eps, done, point)
         else:
             columns = self.score(x_net, x) | self.context(x, self.none)
+            columns["peak_exceeded"] = self.peak_exceeded()
+        columns = {
+            name: values
+            for name, values in columns.items()
+            if not name.endswith(UNDEFINED) or values.any()
+        }
         truths = self.truths if x is self.x else self.kept(x)
         return columns, {"x": truths, "x_net": self.kept(x_net)}
 
@@ -110,6 +87,17 @@ class Bench:
         if count and samples.shape[1:] == (2,):
             count = self.start + len(samples)
         return samples[: max(0, count - self.start)].detach().cpu().clone()
+
+    def peak_exceeded(self) -> torch.Tensor:
+        """Truths of a larger range than a metric takes them to have."""
+        exceeded = torch.zeros(len(self.x), dtype=torch.bool)
+        for metric in self.metrics.values():
+            peak = peak_of(metric)
+            if isinstance(peak, float) and metric.norm_inputs is None:
+                x = complex_abs(self.x) if metric.complex_abs else self.x
+                x = x.flatten(1).cpu()
+                exceeded |= x.amax(1) - x.amin(1) > (1 + 1e-3) * peak
+        return exceeded
 
     def random(self, eps: float) -> tuple[Columns, torch.Tensor]:
         """The means over all draws, and the reconstructions of the first."""
@@ -135,13 +123,17 @@ class Bench:
             first = x_net if first is None else first
             rounds.append(self.score(x_net, self.x) | self.context(self.x, delta))
         columns = {name: torch.stack([r[name] for r in rounds]) for name in rounds[0]}
-        worst = columns[ERROR].amax(0)
-        means = {name: values.mean(0) for name, values in columns.items()}
+        worst = columns[self.harm].amax(0)
+        means = {
+            name: values.any(0) if values.dtype == torch.bool else values.mean(0)
+            for name, values in columns.items()
+        }
         return means | {WORST_DRAW: worst} | self.units(eps, radii), first
 
     def worst(
         self, eps: float, done: dict[str, Columns], point: dict
     ) -> tuple[Columns, torch.Tensor]:
+        """The columns and reconstructions of the worst perturbations found so far."""
         budget, radii = self.protocol.attack.budget, self.radii(eps)
         starts, gradients = [None], 0
         if point and point["eps"] > 0:
@@ -153,24 +145,25 @@ class Bench:
             gradients = gradients + result.n_grad
             delta = self.layout.pack(result.delta)
             x_net = self.reconstruct(delta)
+            harm = self.score(x_net, self.x, metrics=False)[self.harm]
             found = {
                 "perturbation": self.layout.pack(result.perturbation),
                 "delta": delta,
                 "x_net": x_net,
-                "error": _squared_error(x_net, self.x),
+                "harm": harm.to(delta.device),
             } | {name: flag for name, flag in result.flags.items()}
-            won = found["error"] > point["error"] if point else None
+            won = found["harm"] > point["harm"] if point else None
             for name, value in found.items():
                 old = point.get(name, torch.zeros_like(value))
-                point[name] = value if won is None else _where(won, value, old)
+                point[name] = value if won is None else where(won, value, old)
         point["eps"] = eps
         columns = self.score(point["x_net"], self.x) | self.units(eps, radii)
         columns["|delta|"] = budget.norm(point["perturbation"]).double().cpu()
         columns |= self.context(self.x, point["delta"])
         # One number, or one per sample, as samples may leave a search early
-        columns["gradients"] = torch.zeros_like(columns[ERROR]) + gradients
+        columns["gradients"] = torch.zeros_like(columns[self.harm]) + gradients
         drawn = done[Condition(RANDOM, eps).label][WORST_DRAW]
-        columns["random_beats_attack"] = drawn > columns[ERROR]
+        columns["random_beats_attack"] = drawn > columns[self.harm]
         flags = {
             k: v.cpu()
             for k, v in point.items()
@@ -187,19 +180,23 @@ class Bench:
         def norm(v: torch.Tensor) -> torch.Tensor:
             return v.abs().double().flatten(1).norm(dim=1)
 
-        columns = {"|dy|/|y|": norm(delta) / norm(self.flat)}
-        references = [torch.zeros_like(x)]
-        if isinstance(self.physics, LinearPhysics):
+        sizes, references = [_ratio(norm(delta), norm(self.flat))], []
+        if self.x_clean.shape == x.shape:
+            references.append(torch.zeros_like(x))
+        if self.adjoint is not None:
             image = self.physics.A_adjoint(self.layout.unpack(delta))
-            columns["|A'dy|"] = norm(image)
-            if image.shape == x.shape:
+            sizes.append(norm(image))
+            if self.x_clean.shape == image.shape == x.shape:
                 references.append(self.adjoint + image)
         errors = (_squared_error(reference, x) for reference in references)
+        columns = dict(zip(SIZES, sizes, strict=False))
         columns |= zip(REFERENCES, errors, strict=False)
         return {name: values.cpu() for name, values in columns.items()}
 
-    def shifted(self, shift: Shift) -> tuple[Columns, torch.Tensor, torch.Tensor]:
-        x, region = shift(self.x, start=self.start)
+    def shifted(
+        self, x: torch.Tensor, region: torch.Tensor
+    ) -> tuple[Columns, torch.Tensor, torch.Tensor]:
+        """The columns, truths and reconstructions of edited truths."""
         delta = self.layout.pack(self.physics.A(x - self.x))
         x_net = self.reconstruct(delta)
         detail = {
@@ -208,6 +205,10 @@ class Bench:
         }
         columns = self.score(x_net, x) | self.context(x, delta)
         columns |= {n: v.double().cpu() for n, v in detail.items()}
+        # Where the edit changes nothing, or everything
+        changed = (x != self.x).flatten(1).any(1).cpu()
+        columns[f"{RECOVERY}{UNDEFINED}"] = ~changed
+        columns[f"{OUTSIDE}{UNDEFINED}"] = region.flatten(1).all(1).cpu()
         return columns, x, x_net
 
     def reconstruct(self, delta: torch.Tensor) -> torch.Tensor:
@@ -217,23 +218,30 @@ class Bench:
             raise TypeError(
                 f"the model must return a torch.Tensor, got {type(x_net).__name__}."
             )
-        if x_net.shape != self.x.shape:
-            raise ValueError(
-                f"the reconstruction must have the shape of x, {tuple(self.x.shape)}, got "
-                f"{tuple(x_net.shape)}."
-            )
         return x_net
 
-    def score(self, x_net: torch.Tensor, x: torch.Tensor) -> Columns:
-        columns = {ERROR: _squared_error(x_net, x)}
-        for name, metric in self.metrics.items():
-            columns[name] = metric(x_net=x_net, x=x)
-            if columns[name].shape != (len(x),):
-                raise ValueError(
-                    f"metric {name!r} must give one value per sample, shape ({len(x)},), got "
-                    f"{tuple(columns[name].shape)}: set reduction=None."
-                )
-        return {name: values.double().cpu() for name, values in columns.items()}
+    def score(
+        self, x_net: torch.Tensor, x: torch.Tensor, metrics: bool = True
+    ) -> Columns:
+        """Squared error, objective and metrics of reconstructions, and where they say nothing."""
+        columns = {}
+        if x_net.shape == x.shape:
+            columns[ERROR] = _squared_error(x_net, x)
+        if self.harm == OBJECTIVE and (x is self.x or not self.against_clean):
+            values = self.objective(x_net, self.x_clean if self.against_clean else x)
+            columns[OBJECTIVE] = _one_each("the objective", values, x)
+        for name, metric in self.metrics.items() if metrics else ():
+            columns[name] = _one_each(f"metric {name!r}", metric(x_net=x_net, x=x), x)
+        undefined = self.undefined if x is self.x else self._undefined(x)
+        best = self.protocol.best_values(self.metrics, columns)
+        for name in self.metrics if metrics else ():
+            # Of a perfect reconstruction there is no PSNR, either
+            perfect = columns[name] == best[name]
+            columns[f"{name}{UNDEFINED}"] = undefined[name] | perfect
+        return {
+            name: (v if v.dtype == torch.bool else v.double()).cpu()
+            for name, v in columns.items()
+        }
 
     def radii(self, eps: float) -> torch.Tensor:
         """A radius in the unit of the attack's budget as absolute ones."""
@@ -248,47 +256,42 @@ class Bench:
         norm_y = budget.norm(self.flat) if budget.domain == "measurement" else nan
         noise = budget.noise_norm(self.y, self.physics)
         given = torch.full_like(radii, eps, dtype=torch.float64)
-        values = (given, radii, radii / norm_y, radii / noise)
+        values = (given, radii, _ratio(radii, norm_y), _ratio(radii, noise))
         return {u: v.double().cpu() for u, v in zip(UNITS, values, strict=True)}
 
+    def _undefined(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Truths for which a metric has no value, whatever the reconstruction; NMSE, if blank."""
+        none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        if self.x_clean.shape != x.shape:
+            return dict.fromkeys(self.metrics, none)
+        return {name: m(x_net=x, x=x).isnan() for name, m in self.metrics.items()}
 
-def attack_names(attack: Attack) -> str:
-    """An attack in one line."""
-    if isinstance(attack, WorstCase):
-        return f"worst of {', '.join(map(attack_names, attack.attacks))}"
-    return str(attack)
-
-
-def _default_metrics(x: torch.Tensor) -> dict[str, Metric]:
-    if x.ndim < 3:
-        return {}
-    magnitude = x.is_complex() or x.shape[1] == 2
-    # The window of SSIM is 11 pixels wide
-    wide = x.ndim == 4 and min(x.shape[-2:]) >= 11
-    metrics = {"PSNR": PSNR(complex_abs=magnitude)}
-    return metrics | ({"SSIM": SSIM(complex_abs=magnitude)} if wide else {})
-
-
-def best_values(
-    metrics: dict[str, Metric], conditions: list[Condition]
-) -> dict[str, float]:
-    best = {ERROR: -math.inf}
-    for name, metric in metrics.items():
-        best[name] = -math.inf if metric.lower_better or metric.train_loss else math.inf
-    if any(condition.shift is not None for condition in conditions):
-        best |= {RECOVERY: 1.0, OUTSIDE: -math.inf}
-    return best
+    def _check_shape(self, shifts: bool) -> None:
+        """Truths of another shape than the reconstruction are for the caller's own metrics."""
+        shape, expected = tuple(self.x_clean.shape), tuple(self.x.shape)
+        own = self.harm == OBJECTIVE and self.protocol.metrics and not shifts
+        if shape != expected and not (own and shape[:1] == expected[:1]):
+            raise ValueError(
+                f"the reconstruction must have the shape of x, {expected}, got {shape}: or give "
+                "metrics, and an attack with an objective, that bring them together, for the same "
+                "samples and without shifts."
+            )
 
 
 def _squared_error(x_net: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return (x_net - x).abs().double().square().flatten(1).sum(1)
 
 
-def _where(chosen: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Samples of ``a`` where chosen, else of ``b``."""
-    return torch.where(column(chosen, a), a, b)
+def _one_each(name: str, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    if not isinstance(values, torch.Tensor) or values.shape != (len(x),):
+        got = tuple(values.shape) if isinstance(values, torch.Tensor) else values
+        raise ValueError(
+            f"{name} must give one value per sample, shape ({len(x)},), got {got}: set "
+            "reduction=None."
+        )
+    return values
 
 
-def seed_of(seed: int, purpose: str, number: int) -> int:
-    """A seed for one purpose, unrelated to its neighbours."""
-    return Random(f"{seed}, {purpose}, {number}").getrandbits(62)
+def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """NaN where the divisor is zero: a blank measurement is no unit."""
+    return torch.where(b == 0, math.nan, a / b)

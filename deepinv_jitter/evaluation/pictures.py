@@ -282,7 +282,7 @@ def _points(reports: dict[str, Results], samples: list[int], label: str) -> Figu
             ax.scatter(
                 *points.T.numpy(), size, color, marker=marker, label=text, zorder=2
             )
-        found = [mean(report.values[at][metric]) for at in (CLEAN, label)]
+        found = [mean(report.scores(at, metric)) for at in (CLEAN, label)]
         text = f"{value(metric, found[0])} → {found[1]:.3g}"
         ax.set_title(f"{name}\n{text}".strip(), fontsize="small")
         ax.set_aspect("equal")

@@ -108,7 +108,7 @@ def _curve(report: Results, kind: str, metric: str) -> tuple[list[float], ...]:
     """Radii, and means with both ends of their intervals; without a perturbation it is clean."""
     labels = {c.eps: c.label for c in report.conditions if c.kind == kind}
     labels = {0.0: CLEAN} | labels
-    columns = [report.values[label][metric] for label in labels.values()]
+    columns = [report.scores(label, metric) for label in labels.values()]
     low, high = zip(*map(bootstrap_interval, columns), strict=True)
     return list(labels), list(map(mean, columns)), list(low), list(high)
 

@@ -29,7 +29,8 @@ class RobustnessReport(Results):
     budget, as it was given; ``radius``, as an absolute one; and ``radius/|y|`` and
     ``radius/|noise|``, relative to the norm of the sample's measurements, and to the expected norm
     of the physics' Gaussian noise on the measured entries (NaN for other noise), all in the norm of
-    the budget. ``worst draw`` is the largest squared error of the random perturbations.
+    the budget. ``worst draw`` is what the worst of the random perturbations reached, by what the
+    attack maximises; if that is not the squared error, ``objective`` is its value.
 
     Of what was added to the measurements, ``|dy|/|y|`` is the :math:`\ell_2` norm relative to
     theirs and ``|A'dy|`` that of the image it amounts to (linear physics only); of the perturbation

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..attacks.diagnostics import FLAGS
 from .shifts import Shift
 from .statistics import badness, better, bootstrap_interval, mean
 
 ERROR = "squared error"
+OBJECTIVE = "objective"
 RECOVERY = "contrast recovery"
 OUTSIDE = "error outside"
 WORST_DRAW = "worst draw"
@@ -28,8 +30,17 @@ REFERENCES = {
     "squared error of A'y": "A'y of the same measurements",
 }
 
+#: What the name of a column ends with that says where a metric has no value.
+UNDEFINED = " undefined"
+
+#: What was added to measurements, there and in the image.
+SIZES = ("|dy|/|y|", "|A'dy|")
+
 #: Columns that no metric may be called like.
-RESERVED = (ERROR, RECOVERY, OUTSIDE, WORST_DRAW, *UNITS, *REFERENCES)
+RESERVED = (
+    *(ERROR, OBJECTIVE, RECOVERY, OUTSIDE, WORST_DRAW, *UNITS, *REFERENCES, *SIZES),
+    *("|delta|", "gradients", *FLAGS, "random_beats_attack", "peak_exceeded"),
+)
 
 Columns = dict[str, torch.Tensor]
 
@@ -68,8 +79,10 @@ class Results:
 
         The names are those of :class:`AttackResult`, of the search that won for a sample; also
         ``random_beats_attack``, a random perturbation of the same norm harms more than what the
-        attack found, and ``model_in_train_mode``, a warning only, as the model was evaluated in
-        evaluation mode. Only flags that were raised are listed.
+        attack found; ``peak_exceeded``, truths whose range is larger than the peak of a metric; the
+        name of a metric with ``undefined``, samples that :meth:`defined` leaves out; and
+        ``model_in_train_mode``, a warning only, as the model was evaluated in evaluation mode. Only
+        flags that were raised are listed.
         """
         raised: dict[str, dict[str, int]] = {}
         if self.model_in_train_mode:
@@ -113,11 +126,34 @@ class Results:
             for i in range(len(self.digests))
         ]
 
+    def defined(self, label: str, name: str) -> torch.Tensor:
+        r"""
+        The samples that have a value of a metric.
+
+        Some have none, whatever the network: a blank truth has no NMSE, and a perfect
+        reconstruction no finite PSNR. They are left out of the statistics, and :attr:`flags` count
+        them. A value that is not finite for another reason is the network's, and counts.
+
+        :param str label: label of a condition.
+        :param str name: name of a metric.
+        :return: (:class:`torch.Tensor`) boolean, shape `(N,)`.
+        """
+        none = torch.zeros(len(self.digests), dtype=torch.bool)
+        return ~self.values[label].get(f"{name}{UNDEFINED}", none)
+
+    def scores(self, label: str, name: str) -> torch.Tensor:
+        """The values of a metric where it is defined; a single NaN if that is nowhere."""
+        values = self.values[label][name][self.defined(label, name)]
+        return values if len(values) else torch.tensor([math.nan])
+
     def shown(self, metrics: str | Sequence[str] | None) -> list[str]:
         """The names of the metrics that were asked for, by default those that say most."""
         if metrics is None:
-            detail = (ERROR, RECOVERY, OUTSIDE)
-            return [name for name in self.metrics if name not in detail] or [ERROR]
+            detail = (ERROR, OBJECTIVE, RECOVERY, OUTSIDE)
+            names = [name for name in self.metrics if name not in detail]
+            names = names or [name for name in self.metrics if name == ERROR]
+            # What the attack maximises, if that is neither a metric nor the error
+            return names + [name for name in self.metrics if name == OBJECTIVE]
         if isinstance(metrics, str):
             metrics = list(self.metrics) if metrics == "all" else [metrics]
         if unknown := [name for name in metrics if name not in self.metrics]:
@@ -140,7 +176,7 @@ class Results:
     def radius(self, condition: Condition, unit: str) -> float:
         """The mean radius of a condition, NaN without such a unit."""
         columns = self.values[condition.label]
-        return mean(columns[unit]) if unit in columns else math.nan
+        return columns[unit].nanmean().item() if unit in columns else math.nan
 
     def summary(self) -> list[dict[str, str | float]]:
         r"""
@@ -160,13 +196,13 @@ class Results:
                 columns = self.values[condition.label]
                 if name not in columns:
                     continue
-                values = columns[name]
+                values = self.scores(condition.label, name)
                 order = values[badness(values, best).argsort()]
                 low, high = bootstrap_interval(values)
                 rows.append(
                     {"metric": name, "better": better(best)}
                     | {"condition": condition.kind}
-                    | {u: mean(columns[u]) for u in UNITS if u in columns}
+                    | {u: self.radius(condition, u) for u in UNITS if u in columns}
                     | {"mean": mean(values), "low": low, "high": high}
                     | {"percentile": order[math.ceil(0.95 * (len(order) - 1))].item()}
                     | {"worst": order[-1].item()}

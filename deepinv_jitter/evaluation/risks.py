@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from torch import nn
 
 from .. import checks
 from ..attacks.balls import L2Ball
+from ..attacks.state import evaluated
 from ..optim.fidelities import TiltedFidelity
 from ..optim.iterators import JitteredIterator, innermost
 from ..optim.jittering import jittered
@@ -441,21 +442,13 @@ def _check_errors(errors: torch.Tensor) -> None:
         )
 
 
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, which silences all jitter; every module's own mode comes back."""
+def _evaluation(model: nn.Module) -> AbstractContextManager:
     if not isinstance(model, nn.Module):
         raise TypeError(
             "model must be a torch.nn.Module, called as model(y, physics), "
             f"got {type(model).__name__}."
         )
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    return evaluated(model)
 
 
 def _error(

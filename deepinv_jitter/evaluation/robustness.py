@@ -11,35 +11,35 @@ from __future__ import annotations
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from itertools import chain
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
-from deepinv.datasets.base import batch_as_dict
 from deepinv.loss.metric import Metric
-from deepinv.physics import LinearPhysics, Physics
-from deepinv.utils import TensorList
+from deepinv.physics import Physics
+from deepinv.physics.generator import PhysicsGenerator
 from torch import nn
 from tqdm import tqdm
 
 from .. import checks
 from ..attacks.apgd import APGDAttack
 from ..attacks.base import Attack, WorstCase
-from ..attacks.balls import L2Ball
 from ..attacks.budgets import Budget
 from ..attacks.frank_wolfe import FrankWolfeAttack
-from ..attacks.parts import Measurements, modules, named_parts
+from ..attacks.parts import modules
 from ..attacks.pgd import PGDAttack
 from ..attacks.random import RandomAttack
+from ..attacks.state import evaluated, preserved
 from ..optim.jittering import no_jitter
-from ..training import distributed as ranks
-from .cache import Cache, digests, files, joined, pictures as kept, row
+from ..training import distributed as processes
+from .batches import Batch, Source, paired, seed_of, seeded
+from .cache import Cache, digests, files, joined, pictures as kept
 from .comparison import RobustnessComparison
-from .conditions import Bench, Protocol, best_values, seed_of
+from .conditions import Bench
+from .protocol import Protocol, attack_of, conditions_of, named_metrics, peak_for
 from .report import RobustnessReport
-from .results import CLEAN, RANDOM, RESERVED, WORST, Condition
 from .shifts import Shift
 
 #: The attacks that have a name. The radius is set by the sweep.
@@ -52,18 +52,21 @@ PRESETS: dict[str, Callable[[Budget], Attack]] = {
             RandomAttack(ball),
         ]
     ),
-    "paper": lambda ball: PGDAttack.paper(ball.radius),
+    "paper": lambda ball: PGDAttack(ball, steps=20, rel_step=0.1, keep="last"),
 }
 
 
 def evaluate_robustness(
     model: nn.Module | dict[str, nn.Module],
-    dataloader: Iterable,
-    physics: Physics,
+    dataloader: Iterable | Sequence[Iterable],
+    physics: Physics | Sequence[Physics],
     *,
-    epsilons: Iterable[float],
+    epsilons: float | Iterable[float],
+    physics_generator: PhysicsGenerator | Sequence[PhysicsGenerator] | None = None,
     attacks: str | Attack | Sequence[Attack] = "standard",
-    metrics: dict[str, Metric] | None = None,
+    relative_to: str | None = None,
+    metrics: Metric | Sequence[Metric] | dict[str, Metric] | None = None,
+    peak: float | str | None = None,
     shifts: Shift | Sequence[Shift] | dict[str, Shift] | None = None,
     draws: int = 32,
     pictures: int = 4,
@@ -85,46 +88,59 @@ def evaluate_robustness(
       averaged over the draws.
     - ``worst case`` for each :math:`\varepsilon`, in increasing order: the attack from its own
       start, and again from what it found at the last :math:`\varepsilon`, rescaled. For each sample
-      the worst of both and of the last perturbation itself is kept, so that the squared error
-      cannot fall as :math:`\varepsilon` grows.
+      the worst of both and of the last perturbation itself is kept, by the attack's objective,
+      which therefore cannot fall as :math:`\varepsilon` grows.
     - each shift: the truth :math:`x` becomes :math:`x + d` and the measurements of the linear
       physics :math:`y + Ad`, with the same mask and the same noise. Two more columns,
       ``contrast recovery`` and ``error outside``, tell whether the detail survived, see
       :func:`contrast_recovery` and :func:`error_outside`.
 
-    Batches without measurements get them from the physics, each sample with noise of its own that
-    follows from ``seed`` and the number of the sample: all models see the same measurements, in
-    batches of any size. The data loader is iterated under ``seed`` too, so that one which shuffles
-    has the same order each time.
+    Batches without measurements get them from the physics, each sample with noise, and parameters
+    of ``physics_generator``, of its own that follow from ``seed`` and the number of the sample: all
+    models see the same measurements, in batches of any size. The data loader is iterated under
+    ``seed`` too, so that one which shuffles has the same order each time.
 
-    The model is evaluated in evaluation mode with jitter silent, mostly without gradients.
-    Afterwards, also after an exception, its mode, the physics and its generators and the global
-    random generators of torch are as before.
+    The model is evaluated in evaluation mode with jitter silent, mostly without gradients, and
+    keeps nothing from one call to the next. Afterwards, also after an exception, its mode, its
+    attributes and buffers, the physics and all generators are as before.
 
     Several networks are given as a dictionary. They see the very same batches and measurements, one
     after the other, and the numbers of each are those of a call of its own.
 
     :param torch.nn.Module, dict[str, torch.nn.Module] model: reconstruction network :math:`H`,
         called as ``model(y, physics)``, or several by their names.
-    :param Iterable dataloader: batches in any of deepinv's formats, with truths ``x``, shape `(B,
-        ...)`, and optionally measurements ``y`` (of stacked physics a
-        :class:`deepinv.utils.TensorList`) and ``params`` of the physics; a
-        :class:`torch.utils.data.DataLoader` or a list.
-    :param deepinv.physics.Physics physics: forward operator :math:`A` and noise.
-    :param Iterable[float] epsilons: radii, not negative, in the unit of the attack's budget: by
-        default the :math:`\ell_2` norm of the measurements' perturbation.
+    :param Iterable, Sequence[Iterable] dataloader: batches in any of deepinv's formats, with truths
+        ``x``, shape `(B, ...)`, and optionally measurements ``y`` (of stacked physics a
+        :class:`deepinv.utils.TensorList`) and ``params`` of the physics, one for each sample or one
+        for all; a :class:`torch.utils.data.DataLoader` or a list of batches. With lists of loaders
+        and physics, as a trainer takes them, all samples count.
+    :param Physics, Sequence[Physics] physics: forward operator :math:`A` and noise.
+    :param float, Iterable[float] epsilons: radii, not negative, in the unit of the attack's budget:
+        by default the :math:`\ell_2` norm of the measurements' perturbation.
+    :param PhysicsGenerator, Sequence[PhysicsGenerator], None physics_generator: draws parameters of
+        the physics for each sample, as in a training with it. Default: ``None``, the physics is as
+        it was set.
     :param str, Attack, Sequence[Attack] attacks: ``"quick"``, 10 steps of
         :class:`FrankWolfeAttack`; ``"standard"``, the worst of 100 steps of :class:`APGDAttack`, 20
         of :class:`FrankWolfeAttack` and 100 random perturbations; ``"paper"``,
-        :meth:`PGDAttack.paper` with 20 steps of :math:`\varepsilon/10`; an attack, or several, of
-        which the worst counts. The radius of their budget is replaced, its ``relative_to`` stays.
-        Default: ``"standard"``.
-    :param dict[str, deepinv.loss.metric.Metric], None metrics: names and metrics, each giving one
-        value per sample.
-        Default: ``None``, deepinv's PSNR and SSIM with peak 1 (of the magnitude of complex images);
-        SSIM for images of 11 pixels and more only, and no metric for points, whose norm may be
-        zero. The squared error :math:`\|\hat x - x\|_2^2` is always measured, and shown where
-        there is no metric. The paper's definitions are :class:`PaperPSNR` and :class:`PaperSSIM`.
+        :meth:`PGDAttack.paper` with 20 steps of :math:`\varepsilon/10`; an attack, or several of
+        one objective, of which the worst counts. The radius of their budget is replaced, its
+        ``relative_to`` stays. Default: ``"standard"``.
+    :param str, None relative_to: unit of the radii of a named attack, see :class:`L2Ball`: ``"y"``,
+        ``"noise"``, or ``None``, absolute. Default: ``None``.
+    :param Metric, Sequence[Metric], dict[str, Metric], None metrics: deepinv metrics, each giving
+        one value per sample, called like their class, or by name. The squared error
+        :math:`\|\hat x - x\|_2^2`, and the attack's objective if it is another, are always
+        measured; the squared error is shown where there is no metric. Truths of another shape than
+        the reconstruction, such as smaller ones, are for metrics and an objective that bring them
+        together; there is no squared error then.
+        Default: ``None``, deepinv's PSNR and SSIM (of the magnitude of complex images); SSIM for
+        images of 11 pixels and more only, and no metric for points, whose norm may be zero. The
+        paper's definitions are :class:`PaperPSNR` and :class:`PaperSSIM`.
+    :param float, str, None peak: range of the truths, largest minus smallest value, for the default
+        PSNR and SSIM: a number, or ``"sample"``, for each truth its own. Default: ``None``, the
+        ``peak`` that the data set declares as an attribute, or 1. Truths of a larger range are
+        flagged ``peak_exceeded``.
     :param Shift, Sequence[Shift], dict[str, Shift], None shifts: edits of the truth, by name or
         not. Default: none.
     :param int draws: random perturbations per sample and radius. Default: 32.
@@ -135,21 +151,22 @@ def evaluate_robustness(
         bit for bit what an uninterrupted one gives. For several networks it is a folder, made if
         there is none, with a file for each, its name and ``.pt``: a call with other networks joins
         those that were measured before. Default: ``None``, nothing is kept.
-    :param int seed: seed of measurements, random perturbations and the order of the loader.
-        Default: 0.
+    :param int seed: seed of measurements, parameters, random perturbations and the order of the
+        loader. Default: 0.
     :param torch.device, str, None device: where batches are moved to; model and physics must be
         there. Default: ``None``, the device of the model.
-    :param bool distributed: share the batches among the ranks of ``torch.distributed``, all of
+    :param bool distributed: share the batches among the processes of ``torch.distributed``, all of
         which call with the same arguments, a loader that gives all data on each, and get the same
-        report, that of a single process. Each rank keeps a ``state`` of its own, the name with its
+        report, that of a single process. Each keeps a ``state`` of its own, the name with its
         number appended. Default: ``False``, each process by itself.
     :param bool verbose: show progress and the time that remains. Default: ``True``.
     :return: (:class:`RobustnessReport`) all values of all samples; for a dictionary of models a
         :class:`RobustnessComparison` of their reports.
     :raises TypeError: if an argument is of the wrong type, or shifts meet a physics that is not
         linear.
-    :raises ValueError: if a number is out of range, a preset is unknown, the loader is empty, a
-        batch has no truth, shapes do not match, or ``state`` belongs to another evaluation.
+    :raises ValueError: if a number is out of range, a preset is unknown, a loader is empty, a batch
+        has no truth, shapes do not match, parameters of the physics were never set or fit neither
+        one sample nor the batch, or ``state`` belongs to another evaluation.
 
     |sep|
 
@@ -167,42 +184,40 @@ def evaluate_robustness(
      'worst case, eps=0.1', 'Bias(value=[0.005, 0.0])']
     """
     models = _models(model)
-    if not isinstance(physics, Physics):
-        raise TypeError(
-            f"physics must be a deepinv Physics, got {type(physics).__name__}."
-        )
-    if not isinstance(dataloader, Iterable):
-        raise TypeError(
-            f"dataloader must be iterable, got {type(dataloader).__name__}."
-        )
+    sources = paired(dataloader, physics, physics_generator)
+    metrics = named_metrics(metrics)
     protocol = Protocol(
-        conditions=_conditions(epsilons, shifts, physics),
-        attack=_attack(attacks),
-        metrics=_checked_metrics(metrics),
+        conditions=conditions_of(epsilons, shifts, sources),
+        attack=attack_of(attacks, relative_to, PRESETS),
+        metrics=metrics,
+        peak=peak_for(peak, metrics, sources),
         draws=checks.number("draws", draws, Integral, 1),
         seed=checks.seed("seed", seed),
         pictures=checks.number("pictures", pictures, Integral, 0),
     )
+    operators = [source.physics for source in sources]
     parameters = chain.from_iterable(m.parameters() for m in models.values())
-    buffers = (b for m in modules(physics) for b in m.buffers(recurse=False))
+    buffers = (b for m in modules(*operators) for b in m.buffers(recurse=False))
     tensors = chain(parameters, buffers, [torch.empty(0)])
     device = torch.device(next(tensors).device if device is None else device)
-    share = (ranks.own(), ranks.count()) if distributed else (0, 1)
+    share = (processes.own(), processes.count()) if distributed else (0, 1)
     caches = {
-        name: Cache(path, protocol.description(models[name], physics, device))
+        name: Cache(path, protocol.description(models[name], sources, device))
         for name, path in files(state, model, distributed).items()
     }
     modes = {name: m.training for name, m in models.items()}
-    with _untouched(models.values(), physics), torch.no_grad():
-        number = _fill(
-            caches, protocol, models, physics, dataloader, device, share, verbose
-        )
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(preserved(*operators))
+        for m in models.values():
+            stack.enter_context(no_jitter(m))
+            stack.enter_context(evaluated(m))
+        number = _fill(caches, protocol, models, sources, device, share, verbose)
     reports = {}
     for name, cache in caches.items():
         content = cache.complete(number, distributed)
         reports[name] = RobustnessReport(
             conditions=protocol.conditions,
-            values=joined(content["batches"]),
+            values=joined(content["batches"], content["metrics"]),
             metrics=content["metrics"],
             description=content["description"],
             digests=[d for batch in content["batches"] for d in batch["digests"]],
@@ -227,7 +242,7 @@ def _models(model: nn.Module | dict[str, nn.Module]) -> dict[str, nn.Module]:
             )
         if isinstance(model, dict) and not name:
             raise ValueError("names of models must have letters, got ''.")
-        ranks.check_plain(network)
+        processes.check_plain(network)
     return models
 
 
@@ -235,8 +250,7 @@ def _fill(
     caches: dict[str, Cache],
     protocol: Protocol,
     models: dict[str, nn.Module],
-    physics: Physics,
-    dataloader: Iterable,
+    sources: list[Source],
     device: torch.device,
     share: tuple[int, int],
     verbose: bool,
@@ -247,15 +261,16 @@ def _fill(
 
     Of a share (number of this process, of all), the batches in between are left to the others.
     """
-    own, processes = share
-    start, count = 0, len(protocol.conditions)
-    total = operator.length_hint(dataloader) * count * len(models) or None
+    process, count_of_processes = share
+    count = len(protocol.conditions)
+    batches = sum(operator.length_hint(source.loader) for source in sources)
+    index = start = 0
     with (
-        _seeded(protocol.seed, device),
+        seeded(protocol.seed, device, *(source.loader for source in sources)),
         # The mean pace of all conditions, as the worst case takes much longer than the others
         tqdm(
-            total=total,
-            disable=not verbose or own > 0,
+            total=batches * count * len(models) or None,
+            disable=not verbose or process > 0,
             unit="condition",
             smoothing=0,
             # In a log, a line every now and then
@@ -263,224 +278,67 @@ def _fill(
             maxinterval=30,
         ) as bar,
     ):
-        for index, batch in enumerate(dataloader):
-            x, y, params = _unpacked(batch, device)
-            if index % processes != own:
-                bar.update(count * len(models))
-                start += len(x)
-                continue
-            marks = digests(x, y, params)
-            known = {name: cache.open(index, marks) for name, cache in caches.items()}
-            for name, done in known.items():
-                todo = [c for c in protocol.conditions if c.label not in done]
-                bar.update(count - len(todo))
-                if not todo:
-                    continue
-                if y is None:
-                    y = _measured(physics, x, params, protocol.seed, start)
-                physics.update(**params)
-                cache = caches[name]
-                cache.start()
-                with _seeded(seed_of(protocol.seed, "clean", start), device):
-                    bench = Bench(protocol, models[name], physics, x, y, start)
-                cache.content["metrics"] = best_values(
-                    bench.metrics, protocol.conditions
-                )
-                point = {
-                    name: v.to(device) if isinstance(v, torch.Tensor) else v
-                    for name, v in cache.content["point"].items()
-                }
-                for condition in todo:
-                    title = f"{name}: {condition.label}" if name else condition.label
-                    bar.set_description(title, refresh=False)
-                    # So that a resumed evaluation of a random model goes on as it would have
-                    seed = seed_of(protocol.seed, condition.label, start)
-                    with _seeded(seed, device):
-                        columns, images = bench.run(condition, done, point)
-                    done[condition.label] = columns
-                    if len(images["x"]):
-                        cache.batches[index]["pictures"][condition.label] = images
-                    cache.content["point"] = point
-                    cache.save()
-                    bar.update()
-            start += len(x)
-    if start == 0:
-        raise ValueError("dataloader must give at least one batch, got none.")
-    return index + 1
+        for source in sources:
+            before = index
+            for data in source.loader:
+                batch = source.batch(data, device, start)
+                if index % count_of_processes == process:
+                    batch.settle(protocol.seed)
+                    marks = digests(batch)
+                    # All of them first, before work is lost to data that do not fit one
+                    entries = {k: c.open(index, marks) for k, c in caches.items()}
+                    for name, entry in entries.items():
+                        cache, network = caches[name], models[name]
+                        _complete(entry, batch, protocol, name, network, cache, bar)
+                else:
+                    bar.update(count * len(models))
+                start += len(batch.x)
+                index += 1
+            if index == before:
+                raise ValueError("dataloader must give at least one batch, got none.")
+    return index
 
 
-@contextmanager
-def _untouched(models: Iterable[nn.Module], physics: Physics) -> Iterator[None]:
-    """Evaluation mode without jitter; modes, physics and its generators come back."""
-    modes = [
-        (module, module.training) for model in models for module in model.modules()
-    ]
-    # Physics are updated by replacing tensors: shallow copies bring back what was there, and cost
-    # nothing, unlike physics.clone()
-    parts = [(m, vars(m).copy(), m._buffers.copy()) for m in modules(physics)]
-    states = [(g, g.get_state()) for g in _generators(physics)]
-    try:
-        with ExitStack() as stack:
-            for model in models:
-                model.eval()
-                stack.enter_context(no_jitter(model))
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for module, attributes, buffers in parts:
-            vars(module).clear()
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-        for generator, before in states:
-            generator.set_state(before)
+def _complete(
+    entry: dict,
+    batch: Batch,
+    protocol: Protocol,
+    name: str,
+    model: nn.Module,
+    cache: Cache,
+    bar: tqdm,
+) -> None:
+    """Try the conditions of a batch that are not done yet."""
+    done, content = entry["results"], cache.content
+    todo = [c for c in protocol.conditions if c.label not in done]
+    bar.update(len(protocol.conditions) - len(todo))
+    if not todo:
+        return
+    device = batch.x.device
 
+    def randomness(purpose: str):
+        # So that a resumed evaluation of a random model goes on as it would have
+        own = seed_of(protocol.seed, purpose, batch.start)
+        return seeded(own, device, model, batch.physics)
 
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The global generators of torch from a seed on, and back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def _measured(
-    physics: Physics, x: torch.Tensor, params: dict, seed: int, start: int
-) -> Measurements:
-    """Measurements, sample by sample, so that noise does not depend on the batch."""
-    measurements = []
-    for i in range(len(x)):
-        physics.update(
-            **{name: row(value, i, len(x)) for name, value in params.items()}
-        )
-        own = seed_of(seed, "noise", start + i)
-        for generator in _generators(physics):
-            generator.manual_seed(own)
-        with _seeded(own, x.device):
-            y = physics(x[i : i + 1])
-        parts = named_parts("y", y).values()
-        tensors = all(isinstance(part, torch.Tensor) for part in parts)
-        if not tensors or any(len(part) != 1 for part in parts):
-            shapes = " and ".join(str(tuple(getattr(p, "shape", ()))) for p in parts)
-            got = shapes if tensors else type(y).__name__
-            raise ValueError(
-                f"the physics must measure samples one by one, as a tensor, got {got} for one "
-                "sample: give its parameters with the batches, as params, or give y."
-            )
-        measurements.append(parts)
-    batch = [torch.cat(part) for part in zip(*measurements, strict=True)]
-    return TensorList(batch) if isinstance(y, TensorList) else batch[0]
-
-
-def _generators(physics: Physics) -> Iterator[torch.Generator]:
-    for module in modules(physics):
-        for value in vars(module).values():
-            if isinstance(value, torch.Generator):
-                yield value
-
-
-def _unpacked(
-    batch: object, device: torch.device
-) -> tuple[torch.Tensor, Measurements | None, dict]:
-    """Truth, measurements if any, and parameters of the physics."""
-    if not isinstance(batch, (dict, list, tuple, torch.Tensor)):
-        raise TypeError(
-            "every batch must be a dictionary, a tuple or a tensor, got "
-            f"{type(batch).__name__}."
-        )
-    batch = batch_as_dict(batch)
-    x, y, params = batch.get("x"), batch.get("y"), batch.get("params") or {}
-    if x is None:
-        raise ValueError(
-            "every batch needs the truth x, which errors are measured against, got "
-            f"{sorted(batch)}."
-        )
-    # Once per batch: NaN would travel silently into every mean
-    for name, value in ({"x": x} | ({} if y is None else named_parts("y", y))).items():
-        checks.batch(**{name: value})
-    params = {
-        name: value.to(device) if isinstance(value, torch.Tensor) else value
-        for name, value in params.items()
+    batch.measure(protocol.seed)
+    cache.start()
+    with randomness("clean"):
+        bench = Bench(protocol, model, batch.physics, batch.x, batch.y, batch.start)
+    point = {
+        k: v.to(device) if isinstance(v, torch.Tensor) else v
+        for k, v in content["point"].items()
     }
-    for name, part in ({} if y is None else named_parts("y", y)).items():
-        if len(part) != len(x):
-            raise ValueError(
-                f"x and {name} must have one batch size, got {len(x)} and {len(part)} samples."
-            )
-    return x.to(device), None if y is None else y.to(device), params
-
-
-def _conditions(
-    epsilons: Iterable[float],
-    shifts: Shift | Sequence[Shift] | dict[str, Shift] | None,
-    physics: Physics,
-) -> list[Condition]:
-    """All conditions, in the order in which they are tried."""
-    if isinstance(epsilons, (Real, str)) or not isinstance(epsilons, Iterable):
-        raise TypeError(f"epsilons must be a list of radii, got {epsilons!r}.")
-    # What tensors and arrays hold is a number, too
-    radii = [e.item() if getattr(e, "shape", None) == () else e for e in epsilons]
-    radii = sorted({checks.number("epsilons", eps, Real, 0) for eps in radii})
-    if isinstance(shifts, Shift):
-        shifts = [shifts]
-    if isinstance(shifts, str) or not isinstance(shifts, (Iterable, type(None))):
-        raise TypeError(
-            f"shifts must be a Shift, such as Bias, or several, got {shifts!r}."
-        )
-    if not isinstance(shifts, dict):
-        shifts = {repr(shift): shift for shift in shifts or []}
-    for name, shift in shifts.items():
-        if not isinstance(shift, Shift):
-            raise TypeError(
-                f"shifts must be made of Shifts, such as Bias, got {shift!r} for {name!r}."
-            )
-    if shifts and not isinstance(physics, LinearPhysics):
-        raise TypeError(
-            "shifts need a linear physics, as the noise is kept by y + A(d), got "
-            f"{type(physics).__name__}."
-        )
-    conditions = [
-        Condition(CLEAN),
-        *(Condition(RANDOM, eps) for eps in radii),
-        *(Condition(WORST, eps) for eps in radii),
-        *(Condition(name, shift=shift) for name, shift in shifts.items()),
-    ]
-    labels = [condition.label for condition in conditions]
-    if len(set(labels)) < len(labels):
-        raise ValueError(
-            f"shifts must not be called like other conditions, got {labels}."
-        )
-    return conditions
-
-
-def _attack(attacks: str | Attack | Sequence[Attack]) -> Attack:
-    if isinstance(attacks, str):
-        if attacks not in PRESETS:
-            raise ValueError(
-                f"attacks must be an attack, a list of them or one of {tuple(PRESETS)}, got "
-                f"{attacks!r}."
-            )
-        return PRESETS[attacks](L2Ball(1.0))
-    return attacks if isinstance(attacks, Attack) else WorstCase(attacks)
-
-
-def _checked_metrics(metrics: dict[str, Metric] | None) -> dict[str, Metric] | None:
-    if metrics is None:
-        return None
-    if not isinstance(metrics, dict):
-        raise TypeError(
-            "metrics must be a dictionary of names and deepinv metrics, got "
-            f"{type(metrics).__name__}."
-        )
-    for name, metric in metrics.items():
-        if not isinstance(metric, Metric):
-            raise TypeError(
-                f"metrics must be deepinv metrics, got {type(metric).__name__} for {name!r}: wrap "
-                "a function as deepinv.loss.metric.Metric(function)."
-            )
-        if name in RESERVED:
-            raise ValueError(
-                f"metrics must not be called {name!r}, a column of its own."
-            )
-    return metrics
+    for condition in todo:
+        title = f"{name}: {condition.label}" if name else condition.label
+        bar.set_description(title, refresh=False)
+        with randomness(condition.label):
+            columns, images = bench.run(condition, done, point)
+        done[condition.label] = columns
+        if len(images["x"]):
+            entry["pictures"][condition.label] = images
+        columns = done[protocol.conditions[0].label]
+        content["metrics"] |= protocol.best_values(bench.metrics, columns)
+        content["point"] = point
+        cache.save()
+        bar.update()

@@ -23,8 +23,12 @@ def difference(
     reports: Reports, network: str, reference: str, label: str, metric: str
 ) -> Row:
     """What a network has more than another, sample by sample, and the verdict on it."""
-    best = reports[network].metrics[metric]
-    a, b = (reports[name].values[label][metric] for name in (network, reference))
+    best, pair = reports[network].metrics[metric], (
+        reports[network],
+        reports[reference],
+    )
+    both = pair[0].defined(label, metric) & pair[1].defined(label, metric)
+    a, b = (report.values[label][metric][both] for report in pair)
     row = {"metric": metric, "better": better(best), "network": network}
     return row | {"condition": label} | paired(a, b, best)
 
@@ -32,7 +36,7 @@ def difference(
 def standings(reports: Reports, label: str, metric: str) -> dict[str, str]:
     """The network with the best mean, and those that may be as good."""
     harm = {
-        name: mean(badness(report.values[label][metric], report.metrics[metric]))
+        name: mean(badness(report.scores(label, metric), report.metrics[metric]))
         for name, report in reports.items()
     }
     harm = {name: value for name, value in harm.items() if not math.isnan(value)}
@@ -63,7 +67,7 @@ def records(
                 continue
             standing = standings(reports, label, metric)
             for name, report in reports.items():
-                values = report.values[label][metric]
+                values = report.scores(label, metric)
                 low, high = bootstrap_interval(values)
                 row = {"metric": metric, "better": better(report.metrics[metric])}
                 row |= {"network": name, "condition": label, "mean": mean(values)}

@@ -97,7 +97,7 @@ def headline(results: Results) -> str:
     metric = results.shown(None)[0]
 
     def found(label: str) -> str:
-        number = mean(results.values[label][metric])
+        number = mean(results.scores(label, metric))
         return f"{number:.1f} dB" if decibel(metric) else f"{number:.3g}"
 
     start = "" if decibel(metric) else f"{metric}: "
@@ -170,8 +170,9 @@ def bound(results: Results) -> list[str]:
 
 def basis(results: Results) -> list[str]:
     """What all numbers rest on."""
-    known = results.description
-    lines = [f"{k}: {known[k]}" for k in ("attack", "draws", "seed") if k in known]
+    told = ("attack", "objective", "peak", "draws", "seed")
+    known = {k: results.description.get(k) for k in told}
+    lines = [f"{k}: {text}" for k, text in known.items() if text]
     return [*lines, f"deepinv {deepinv.__version__}"]
 
 

@@ -14,8 +14,9 @@ from deepinv.utils.tensorlist import TensorList
 from torch import nn
 from torch.amp import GradScaler
 
+from ..attacks.parts import modules
 from . import distributed
-from .snapshot import Snapshot, parts
+from .snapshot import Snapshot
 
 
 @dataclass
@@ -47,7 +48,7 @@ class FiniteTrainer(Trainer):
     def setup_train(self, train: bool = True, **kwargs) -> None:
         """Set up training or testing, see :meth:`deepinv.Trainer.setup_train`."""
         super().setup_train(train=train, **kwargs)
-        self._held = Snapshot([self.model, self.losses], counting=parts(self.losses))
+        self._held = Snapshot([self.model, self.losses], counting=modules(self.losses))
         enabled = self.scaler.is_enabled()
         self.scaler = NoEmptySteps(device=self.device.type, enabled=enabled)
 

@@ -179,6 +179,21 @@ class JitterTrainer(ProgressTrainer):
         """
         return plot_history(self, path, names)
 
+    def model_inference(self, y, physics, x=None, train: bool = True, **kwargs):
+        """
+        The reconstruction, see :meth:`deepinv.Trainer.model_inference`.
+
+        :raises ValueError: if there are more or fewer than truths, which losses would broadcast.
+        """
+        x_net = super().model_inference(y, physics, x=x, train=train, **kwargs)
+        tensors = isinstance(x, torch.Tensor) and isinstance(x_net, torch.Tensor)
+        if tensors and len(x) != len(x_net):
+            raise ValueError(
+                f"there must be one reconstruction for each of {len(x)} truths, got {len(x_net)}: "
+                "give the physics one parameter for each sample of the batch, or one for all."
+            )
+        return x_net
+
     def perturb(
         self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
     ) -> torch.Tensor:

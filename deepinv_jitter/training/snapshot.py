@@ -8,33 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..attacks.parts import modules
 from . import rng
-
-
-def parts(roots: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """Every module below these, also those in plain lists as deepinv's stacked physics has."""
-    seen = set()
-    queue = list(_listed(roots))
-    while queue:
-        for part in queue.pop().modules():
-            if part not in seen:
-                seen.add(part)
-                yield part
-                queue += _listed(vars(part).values())
-
-
-def _listed(values: Iterable) -> Iterator[nn.Module]:
-    for value in values:
-        if isinstance(value, nn.Module):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _listed(value)
 
 
 def tensors(roots: Iterable[nn.Module]) -> dict[str, torch.Tensor]:
     """Buffers, and tensors that are plain attributes, once each, by names that stay the same."""
     found, seen = {}, set()
-    for i, part in enumerate(parts(roots)):
+    for i, part in enumerate(modules(*roots)):
         own = dict(part.named_buffers(recurse=False)) | vars(part)
         for name, value in own.items():
             if isinstance(value, torch.Tensor) and id(value) not in seen:
@@ -57,7 +38,7 @@ class Snapshot:
 
     def __init__(self, roots: Iterable, counting: Iterable[nn.Module] = ()):
         counting = set(counting)
-        found = list(parts(roots))
+        found = list(modules(*roots))
         self.generators = list(rng.generators(found))
         # Generators, too: deepinv's noise models take a new one with every call
         always = (torch.Tensor, torch.Generator, type(None))

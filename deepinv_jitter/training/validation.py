@@ -10,8 +10,9 @@ from deepinv.loss import ReducedResolutionLoss, ScoreLoss, SplittingLoss
 from deepinv.loss.r2r import R2RModel
 from torch import nn
 
+from ..attacks.parts import modules
 from .resume import HISTORIES, ResumingTrainer
-from .snapshot import Snapshot, parts
+from .snapshot import Snapshot
 
 #: What deepinv's self-supervised losses wrap around a network. They split, corrupt or degrade the
 #: measurements, and keep what the loss then needs, in training mode alone.
@@ -108,7 +109,7 @@ class ValidatingTrainer(ResumingTrainer):
     def _unnoticed(self) -> AbstractContextManager:
         if self._held_looking is None:
             roots = [self.model, self.physics, self.losses, self.metrics]
-            counting = [*parts(self.losses), *self._all_adapters()]
+            counting = [*modules(self.losses), *self._all_adapters()]
             self._held_looking = Snapshot(roots, counting)
         # What is drawn differs between batches, while the generators come back to where they were
         return self._held_looking.unnoticed(stream=self._looked_at)

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import warnings
 
 import deepinv as dinv
@@ -387,11 +388,11 @@ class Fragile(nn.Module):
         self.layer = nn.Linear(6, 6)
         self.frozen = nn.Parameter(torch.ones(6), requires_grad=False)
         self.sleeping = nn.Dropout().eval()
-        self.fails, self.calls = fails, 0
+        # A number would be forgotten from call to call
+        self.fails, self.calls = fails, itertools.count(1)
 
     def forward(self, y, physics):
-        self.calls += 1
-        if self.calls == self.fails:
+        if next(self.calls) == self.fails:
             raise ArithmeticError("failed")
         out = self.layer(self.norm(y)) * self.frozen
         return nn.functional.dropout(out, 0.1, training=True)

@@ -255,9 +255,10 @@ def test_a_report_on_stacked_physics(tmp_path):
     halves = dj.evaluate_robustness(model, parts, **kwargs)
     assert whole.digests == halves.digests and len(set(whole.digests)) == 4
     worst = whole.values["worst case, eps=1"]
-    assert torch.allclose(worst["eps/|noise|"], torch.ones(4, dtype=torch.float64))
-    assert torch.allclose(worst["|delta|"], worst["eps"])
-    assert not any(name for name in whole.flags if name != "model_in_train_mode")
+    assert torch.allclose(worst["radius/|noise|"], torch.ones(4, dtype=torch.float64))
+    assert torch.allclose(worst["|delta|"], worst["radius"])
+    # The edit is everywhere: there is no outside
+    assert set(whole.flags) == {"model_in_train_mode", "error outside undefined"}
     for label, columns in whole.values.items():
         for name, values in columns.items():
             assert torch.allclose(
@@ -267,7 +268,7 @@ def test_a_report_on_stacked_physics(tmp_path):
                 equal_nan=True,
             ), (label, name)
     error = worst["squared error"]
-    assert (error > whole.values["average case, eps=1"]["squared error"]).all()
+    assert (error > whole.values["random, eps=1"]["squared error"]).all()
     physics[0].mask.mul_(2)  # a part, which deepinv's state_dict leaves out
     with pytest.raises(ValueError, match="differs in physics"):
         dj.evaluate_robustness(model, [{"x": x, "y": y}], **kwargs, state=state)

@@ -89,14 +89,13 @@ BODIES = {
 class Model(nn.Module):
     def __init__(self, body, fails=None):
         super().__init__()
-        self.body, self.fails = body, fails
+        # A number would be forgotten from call to call
+        self.body, self.fails, self.calls = body, fails, iter(range(1, 100))
 
     def forward(self, y, physics):
         out = self.body(y)
-        if self.fails is not None:
-            self.fails -= 1
-            if self.fails == 0:
-                raise ArithmeticError("failed")
+        if next(self.calls) == self.fails:
+            raise ArithmeticError("failed")
         return out
 
 

@@ -6,6 +6,7 @@ import torch
 import deepinv_jitter as dj
 from deepinv_jitter.attacks import FrankWolfeAttack
 from deepinv_jitter.attacks.balls import L2Ball
+from deepinv_jitter.evaluation.batches import Batch, Source
 from deepinv_jitter.evaluation.robustness import evaluate_robustness
 from deepinv_jitter.evaluation.shifts import Bias, HorizontalLayer, Lesion
 
@@ -52,6 +53,14 @@ def sections():
 
 
 PROBLEMS = [points, mri, sections]
+
+
+def measured(physics, x, params=None, seed=0):
+    """The measurements that an evaluation makes."""
+    batch = Batch(Source([], physics, None), x, None, 0, params or {})
+    batch.settle(seed)
+    batch.measure(seed)
+    return batch.y
 
 
 def evaluate(model, data, physics, epsilons=(0.1,), **kwargs):

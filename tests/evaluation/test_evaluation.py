@@ -11,6 +11,7 @@ from evaluation_cases import (
     PROBLEMS,
     assert_same_values,
     evaluate,
+    measured,
     mri,
     noise,
     points,
@@ -28,8 +29,7 @@ from deepinv_jitter.attacks import (
     WorstCase,
 )
 from deepinv_jitter.attacks.balls import L2Ball, LinfBall
-from deepinv_jitter.evaluation import conditions
-from deepinv_jitter.evaluation import robustness as evaluation
+from deepinv_jitter.evaluation import protocol
 from deepinv_jitter.evaluation.robustness import evaluate_robustness
 from deepinv_jitter.evaluation.shifts import Bias, Lesion
 
@@ -143,11 +143,11 @@ def test_default_metrics():
         report = evaluate(model, [x[:1]], physics, [])
         assert list(report.metrics) == expected
     x_net = torch.zeros_like(x)
-    assert "SSIM" not in conditions._default_metrics(x_net[..., :8])
-    magnitude = conditions._default_metrics(torch.zeros(1, 2, 16, 16))["PSNR"]
+    assert "SSIM" not in protocol._default_metrics(x_net[..., :8])
+    magnitude = protocol._default_metrics(torch.zeros(1, 2, 16, 16))["PSNR"]
     assert (
         magnitude.complex_abs
-        and not conditions._default_metrics(x_net)["PSNR"].complex_abs
+        and not protocol._default_metrics(x_net)["PSNR"].complex_abs
     )
 
 
@@ -159,7 +159,7 @@ def test_own_metrics_and_their_directions():
     assert report.metrics == {ERROR: -inf, "crop": inf, "mae": -inf, "loss": -inf}
     clean = report.values["clean"]
     with torch.no_grad():
-        y = evaluation._measured(physics, x, {}, 0, 0)
+        y = measured(physics, x)
         expected = PSNR(center_crop=8)(model(y, physics), x).double()
     assert torch.allclose(clean["crop"], expected)
 
@@ -200,7 +200,7 @@ def test_presets(name):
 
 def test_the_paper_preset_is_the_papers_attack():
     model, x, physics, _, _ = mri()
-    y = evaluation._measured(physics, x, {}, 0, 0)
+    y = measured(physics, x)
     report = evaluate(model, [(x, y)], physics, [1.0], attacks="paper")
     delta = PGDAttack.paper(1.0)(model, x, y, physics)
     with torch.no_grad():
@@ -221,7 +221,7 @@ def test_several_attacks_count_as_their_worst():
 
 def test_all_formats_of_data_give_the_same():
     model, x, physics, epsilons, _ = mri()
-    y = evaluation._measured(physics, x, {}, 0, 0)
+    y = measured(physics, x)
     sets = dinv.datasets.TensorDataset(x=x, y=y, use_dict_output=True)
     reports = [
         evaluate(model, data, physics, epsilons)
@@ -597,15 +597,13 @@ REFUSED = [
     ),
     ({"shifts": "bias"}, TypeError, "shifts must be a Shift, .* got 'bias'"),
     ({"shifts": 3}, TypeError, "shifts must be a Shift, .* got 3"),
-    ({"epsilons": 0.5}, TypeError, "epsilons must be a list of radii, got 0.5"),
+    ({"epsilons": "0.5"}, TypeError, "epsilons must be a radius or several, got '0.5'"),
+    ({"epsilons": None}, TypeError, "epsilons must be a radius or several, got None"),
     ({"attacks": "strong"}, ValueError, "one of .*'standard'.* got 'strong'"),
     ({"attacks": []}, ValueError, "attacks must hold at least one attack"),
     ({"attacks": [1]}, TypeError, "attacks must hold attacks, got int"),
-    (
-        {"metrics": [MAE()]},
-        TypeError,
-        "dictionary of names and deepinv metrics, got list",
-    ),
+    ({"metrics": "PSNR"}, TypeError, "in a list or a dictionary of names, got str"),
+    ({"metrics": [abs]}, TypeError, "deepinv metrics, got builtin_function_or_method"),
     (
         {"metrics": {"m": abs}},
         TypeError,
@@ -671,7 +669,7 @@ def test_model_without_gradient_is_refused_by_the_attack():
 def test_on_the_device_of_the_model(device):
     model, x, physics, epsilons, shift = mri()
     reference = evaluate(model, [x], physics, epsilons, shifts=shift)
-    y = evaluation._measured(physics, x, {}, 0, 0)
+    y = measured(physics, x)
     report = evaluate(
         model.to(device), [(x, y)], physics.to(device), epsilons, shifts=shift
     )

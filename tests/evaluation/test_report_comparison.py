@@ -341,7 +341,9 @@ def test_reports_must_fit_each_other():
     model, x, physics, _, _ = points()
     report = evaluate(model, [x], physics)
     other = evaluate(model, [x], physics, metrics={"mae": MAE()})
-    with pytest.raises(ValueError, match="'b' and 'a' differ in metrics: .*same arg"):
+    with pytest.raises(
+        ValueError, match="'b' and 'a' differ in metrics, peak: .*same arg"
+    ):
         dj.RobustnessComparison({"a": report, "b": other})
     fewer = evaluate(model, [x], physics, pictures=1)
     assert dj.RobustnessComparison({"a": report, "b": fewer})

@@ -3,11 +3,19 @@
 import deepinv as dinv
 import pytest
 import torch
-from evaluation_cases import PROBLEMS, evaluate, mri, noise, perturbed, points, sections
+from evaluation_cases import (
+    PROBLEMS,
+    evaluate,
+    measured,
+    mri,
+    noise,
+    perturbed,
+    points,
+    sections,
+)
 
 import deepinv_jitter as dj
 from deepinv_jitter.evaluation import pictures
-from deepinv_jitter.evaluation import robustness as evaluation
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -30,7 +38,7 @@ def test_pictures_are_outputs_of_the_model(problem):
     count = len(x) if problem is points else 2
     report = evaluate(model, [x], physics, epsilons, shifts={"d": shift}, pictures=2)
     assert list(report.pictures) == [c.label for c in report.conditions]
-    y = evaluation._measured(physics, x, {}, 0, 0)
+    y = measured(physics, x)
     moved, _ = shift(x)
     with torch.no_grad():
         expected = {

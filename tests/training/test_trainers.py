@@ -270,6 +270,36 @@ def test_uneven_batches_are_averaged_right(tmp_path):
     assert trainer.logs_losses_eval[0].avg == pytest.approx(0.8)
 
 
+@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("trainer", ["jitter", "input", "attack"])
+def test_masks_of_other_samples_are_refused(online, trainer):
+    """
+    Three masks for a last batch of one image would make three measurements of it: of deepinv's
+    physics, as ours refuses them.
+    """
+    data = dinv.datasets.TensorDataset(x=torch.rand(4, 2, 8, 8), use_dict_output=True)
+
+    def collate(items):
+        x = torch.stack([item["x"] for item in items])
+        masks = {"mask": torch.ones(3, 1, 8, 8)}
+        return {"x": x, "params": masks} | ({} if online else {"y": x})
+
+    model = dj.UnfoldedGD(dj.UnrolledDnCNN(2, depth=3, width=4), max_iter=1)
+    build, options = {
+        "jitter": (dj.JitterTrainer, {}),
+        "input": (dj.InputJitterTrainer, {"sigma": 0.1}),
+        "attack": (dj.AttackTrainer, {"attack": attack()}),
+    }[trainer]
+    run = build(
+        model, dinv.physics.MRI(img_size=(8, 8)), torch.optim.Adam(model.parameters()),
+        DataLoader(data, 3, collate_fn=collate), epochs=1, device="cpu", save_path=None,
+        online_measurements=online, metrics=None, verbose=False, **options,
+    )  # fmt: skip
+    message = r"one reconstruction for each of 1 truths, got 3|x must have the shape of"
+    with pytest.raises(ValueError, match=f"{message}|one batch size, got 1 and 3"):
+        run.train()
+
+
 @pytest.mark.parametrize("which", ["train_dataloader", "eval_dataloader", "test"])
 def test_drop_last_is_refused(tmp_path, which):
     loader = DataLoader(NoisyPoints(torch.Generator()), 6, drop_last=True)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
 from deepinv_jitter.training import rng
-from deepinv_jitter.training.snapshot import parts
+from deepinv_jitter.attacks.parts import modules
 
 SIZE = (1, 8, 8)
 
@@ -114,7 +114,7 @@ def everything(trainer):
     """What a training is made of: weights, running means, counters, learned levels, generators."""
     end = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     end["global"] = torch.get_rng_state()
-    found = parts([trainer.model, trainer.physics, trainer.losses])
+    found = modules(trainer.model, trainer.physics, trainer.losses)
     for i, generator in enumerate(rng.generators([*found, *trainer.train_dataloader])):
         end[f"generator {i}"] = generator.get_state()
     for owner, name in [(trainer.losses[0], "sigma2"), (trainer.model, "counter")]:

@@ -1,0 +1,306 @@
+r"""The samples of an evaluation: truths, measurements, and the parameters of their physics."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, combinations
+from random import Random
+
+import numpy as np
+import torch
+from deepinv.datasets.base import batch_as_dict
+from deepinv.physics import LinearPhysics, NoiseModel, Physics
+from deepinv.physics.generator import PhysicsGenerator
+from deepinv.utils import TensorList
+from torch.utils.data import DataLoader
+
+from .. import checks
+from ..attacks.noise import noise_models
+from ..attacks.parts import Measurements, modules, named_parts
+from ..attacks.state import Memory
+from ..training import rng
+
+
+@dataclass
+class Source:
+    """A loader with the physics of its samples, and the generator of their parameters, if any."""
+
+    loader: Iterable
+    physics: Physics
+    generator: PhysicsGenerator | None
+
+    @cached_property
+    def memory(self) -> Memory:
+        """The physics as it is before any batch, which updates it by replacing tensors."""
+        return Memory(modules(self.physics))
+
+    def batch(self, data: object, device: torch.device, start: int) -> Batch:
+        """What the loader gave, checked."""
+        x, y, params = _unpacked(data, device)
+        if self.generator is not None and (y is not None or params):
+            raise ValueError(
+                "physics_generator draws the parameters that samples are measured with, but "
+                f"batches bring {'params' if y is None else 'y'}, too: leave one of them out."
+            )
+        return Batch(self, x, y, start, params)
+
+
+@dataclass
+class Batch:
+    """Samples and what they are measured with; the first is number ``start`` of all."""
+
+    source: Source
+    x: torch.Tensor
+    y: Measurements | None
+    start: int
+    params: dict
+    own: frozenset[str] = frozenset()  # the parameters with one value per sample
+
+    @property
+    def physics(self) -> Physics:
+        """The physics, of whatever parameters it has at the moment."""
+        return self.source.physics
+
+    def row(self, i: int) -> dict:
+        """The parameters of one sample: its own, and those that all share."""
+        return {k: v[i : i + 1] if k in self.own else v for k, v in self.params.items()}
+
+    def settle(self, seed: int) -> None:
+        """Draw the parameters, or tell which of those given are the samples' own; check them."""
+        candidates = [n for n, v in self.params.items() if _length(v) == len(self.x)]
+        if self.source.generator is not None:
+            self._draw(seed)
+        with seeded(seed_of(seed, "first", self.start), self.x.device, self.physics):
+            if candidates and len(self.x) > 1:
+                self._tell_apart(candidates)
+            else:
+                self._check_first()
+
+    def measure(self, seed: int) -> None:
+        """Measure samples without measurements one by one: noise depends on no other sample."""
+        if self.y is None:
+            measurements = []
+            for i in range(len(self.x)):
+                self._set(self.row(i))
+                own = seed_of(seed, "noise", self.start + i)
+                with seeded(own, self.x.device, self.physics):
+                    measurements.append(self.physics(self.x[i : i + 1]))
+            self.y = _joined(measurements)
+        self._set(self.params)
+
+    def _set(self, params: dict) -> None:
+        """Give the physics these parameters, and nothing that an earlier batch has set."""
+        self.source.memory.restore()
+        self.physics.update(**params)
+
+    def _draw(self, seed: int) -> None:
+        """Parameters for each sample, which follow from its number."""
+        generator, device, own, rows = self.source.generator, self.x.device, set(), []
+        for number in range(self.start, self.start + len(self.x)):
+            seed_here = seed_of(seed, "physics", number)
+            with seeded(seed_here, device, generator):
+                rows.append(generator.step(batch_size=1, seed=seed_here))
+        for name in dict.fromkeys(chain.from_iterable(rows)):
+            values = [row.get(name) for row in rows]
+            first, shapes = values[0], {tuple(getattr(v, "shape", ())) for v in values}
+            if isinstance(first, torch.Tensor):
+                fits = len(shapes) == 1 and first.shape[:1] == (1,)
+            else:
+                fits = all(isinstance(v, list) or v == first for v in values)
+            if not fits:
+                raise ValueError(
+                    f"physics_generator must draw {name!r} in one shape (1, ...) for all samples "
+                    f"of a batch, got {sorted(shapes)}: use batches of one sample."
+                )
+            if isinstance(first, torch.Tensor):
+                own.add(name)
+                self.params[name] = torch.cat(values).to(device)
+            elif isinstance(first, list):
+                own.add(name)
+                self.params[name] = list(chain.from_iterable(values))
+            else:
+                self.params[name] = first
+        self.own = frozenset(own)
+
+    def _tell_apart(self, candidates: list[str]) -> None:
+        """
+        Which parameters have one value per sample: those without which the first is not measured.
+
+        Their length does not tell: a wavelet of 5 samples may meet 5 sections. The physics does.
+        """
+        failure = None
+        for count in range(len(candidates) + 1):
+            for own in combinations(candidates, count):
+                self.own = frozenset(own)
+                try:
+                    return self._check_first()
+                except Exception as error:
+                    failure = error
+        raise failure
+
+    def _check_first(self) -> None:
+        """Refuse parameters with which one sample is not measured as one, or not at all."""
+        try:
+            self._set(self.row(0))
+            made = self._made_of_first()
+        except Exception as error:
+            buffers = chain.from_iterable(
+                part._buffers.items() for part in modules(self.physics)
+            )
+            unset = [name for name, buffer in buffers if buffer is None]
+            if not unset:
+                raise
+            raise ValueError(
+                f"the physics cannot measure a sample ({error}), and its {', '.join(unset)} was "
+                "never set: give physics_generator, or parameters with the batches, as params, or "
+                "set them by update."
+            ) from error
+        for thing in made:
+            parts = named_parts("y", thing).values()
+            tensors = all(isinstance(part, torch.Tensor) for part in parts)
+            if not tensors or any(len(part) != 1 for part in parts):
+                got = " and ".join(str(tuple(getattr(p, "shape", ()))) for p in parts)
+                raise ValueError(
+                    "the physics must measure samples one by one, as a tensor, got "
+                    f"{got if tensors else type(thing).__name__} for one sample: give its "
+                    "parameters with the batches, as params, for each sample or for all, or give "
+                    "physics_generator."
+                )
+
+    def _made_of_first(self) -> list[Measurements]:
+        """What the physics makes of the first sample alone, by all of its parameters."""
+        if self.y is None:
+            return [self.physics(self.x[:1])]
+        y, made = _first(self.y), []
+        for noise, part in zip(
+            noise_models(self.physics), named_parts("y", y).values(), strict=True
+        ):
+            if isinstance(noise, NoiseModel):
+                # Of ones, which every noise can be added to
+                made.append(noise(torch.ones_like(part)))
+        if isinstance(self.physics, LinearPhysics):
+            made.append(self.physics.A_adjoint(y))
+        elif self.params:
+            made.append(self.physics.A(self.x[:1]))
+        return made
+
+
+def paired(
+    dataloader: Iterable,
+    physics: Physics | list[Physics],
+    generator: PhysicsGenerator | list[PhysicsGenerator] | None,
+) -> list[Source]:
+    """Loaders with their physics and generators, as deepinv's Trainer pairs lists of them."""
+    loaders, several = [dataloader], isinstance(physics, (list, tuple))
+    if isinstance(dataloader, (list, tuple)) and dataloader:
+        # A list may also be one loader, made of batches
+        if several or all(isinstance(loader, DataLoader) for loader in dataloader):
+            loaders = dataloader
+    physics = physics if several else [physics] * len(loaders)
+    if not isinstance(generator, (list, tuple)):
+        generator = [generator] * len(physics)
+    if not len(loaders) == len(physics) == len(generator):
+        raise ValueError(
+            "dataloader, physics and physics_generator must be one each or lists of one length, "
+            f"got {len(loaders)}, {len(physics)} and {len(generator)}."
+        )
+    for loader in loaders:
+        if not isinstance(loader, Iterable):
+            raise TypeError(
+                f"dataloader must be iterable, got {type(loader).__name__}."
+            )
+    for p in physics:
+        if not isinstance(p, Physics):
+            raise TypeError(
+                f"physics must be a deepinv Physics, got {type(p).__name__}."
+            )
+    for g in generator:
+        if g is not None and not isinstance(g, PhysicsGenerator):
+            raise TypeError(
+                "physics_generator must be a deepinv PhysicsGenerator, got "
+                f"{type(g).__name__}."
+            )
+    return [Source(*parts) for parts in zip(loaders, physics, generator, strict=True)]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device, *owners: object) -> Iterator[None]:
+    """The global generators and those of the owners from a seed on, and back."""
+    own = list(_generators(owners))
+    states = [generator.get_state() for generator in own]
+    others = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            for generator in own:
+                generator.manual_seed(seed)
+            yield
+    finally:
+        for generator, state in zip(own, states, strict=True):
+            generator.set_state(state)
+        np.random.set_state(others[0])
+        random.setstate(others[1])
+
+
+def seed_of(seed: int, purpose: str, number: int) -> int:
+    """A seed for one purpose, unrelated to its neighbours."""
+    return Random(f"{seed}, {purpose}, {number}").getrandbits(62)
+
+
+def _generators(owners: Iterable[object]) -> Iterator[torch.Generator]:
+    return rng.generators(chain(owners, modules(*owners)))
+
+
+def _first(y: Measurements) -> Measurements:
+    return TensorList([part[:1] for part in y]) if isinstance(y, TensorList) else y[:1]
+
+
+def _joined(measurements: list[Measurements]) -> Measurements:
+    """Those of single samples as a batch."""
+    if not isinstance(measurements[0], TensorList):
+        return torch.cat(measurements)
+    return TensorList([torch.cat(part) for part in zip(*measurements, strict=True)])
+
+
+def _length(value: object) -> int | None:
+    """Of what could be values for several samples, how many."""
+    sized = isinstance(value, (torch.Tensor, list, tuple))
+    return len(value) if sized and getattr(value, "ndim", 1) else None
+
+
+def _unpacked(
+    data: object, device: torch.device
+) -> tuple[torch.Tensor, Measurements | None, dict]:
+    """Truth, measurements if any, and parameters of the physics."""
+    if not isinstance(data, (dict, list, tuple, torch.Tensor)):
+        raise TypeError(
+            "every batch must be a dictionary, a tuple or a tensor, got "
+            f"{type(data).__name__}."
+        )
+    data = batch_as_dict(data)
+    x, y, params = data.get("x"), data.get("y"), data.get("params") or {}
+    if x is None:
+        raise ValueError(
+            "every batch needs the truth x, which errors are measured against, got "
+            f"{sorted(data)}."
+        )
+    parts = {} if y is None else named_parts("y", y)
+    # Once per batch: NaN would travel silently into every mean
+    for name, value in ({"x": x} | parts).items():
+        checks.batch(**{name: value})
+    params = {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
+        for name, value in params.items()
+    }
+    for name, part in parts.items():
+        if len(part) != len(x):
+            raise ValueError(
+                f"x and {name} must have one batch size, got {len(x)} and {len(part)} samples."
+            )
+    return x.to(device), None if y is None else y.to(device), params

@@ -1,0 +1,277 @@
+r"""What an evaluation does to each sample, as the caller asked for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from deepinv.loss.metric import PSNR, SSIM, Metric
+from deepinv.physics import LinearPhysics
+from torch import nn
+
+from .. import checks
+from ..attacks.balls import L2Ball
+from ..attacks.base import Attack, WorstCase
+from ..attacks.budgets import Budget
+from ..attacks.problem import Objective
+from .batches import Source
+from .cache import describe, fingerprint
+from .metrics import PaperSSIM, WINDOW
+from .results import (
+    CLEAN,
+    ERROR,
+    OBJECTIVE,
+    OUTSIDE,
+    RANDOM,
+    RECOVERY,
+    RESERVED,
+    UNDEFINED,
+    WORST,
+    Condition,
+)
+from .shifts import Shift
+
+
+@dataclass
+class Protocol:
+    """What is done to each sample."""
+
+    conditions: list[Condition]
+    attack: Attack
+    metrics: dict[str, Metric] | None
+    peak: float | str
+    draws: int
+    seed: int
+    pictures: int = 0
+
+    def metrics_for(self, x: torch.Tensor) -> dict[str, Metric]:
+        """The metrics, or those that suit the data."""
+        return _default_metrics(x, self.peak) if self.metrics is None else self.metrics
+
+    def best_values(
+        self, metrics: dict[str, Metric], columns: Iterable[str]
+    ) -> dict[str, float]:
+        """What is best for each score among the columns, which the squared error leads."""
+        best = {ERROR: -math.inf, OBJECTIVE: -math.inf}
+        best = {name: value for name, value in best.items() if name in columns}
+        for name, metric in metrics.items():
+            lower = metric.lower_better or metric.train_loss
+            best[name] = -math.inf if lower else math.inf
+        if any(condition.shift is not None for condition in self.conditions):
+            best |= {RECOVERY: 1.0, OUTSIDE: -math.inf}
+        return best
+
+    def description(
+        self, model: nn.Module, sources: Sequence[Source], device: torch.device
+    ) -> dict[str, str]:
+        """Everything that the results depend on except the data, as text."""
+        peaks = {name: peak_of(m) for name, m in (self.metrics or {}).items()}
+        peaks = ", ".join(f"{p} ({name})" for name, p in peaks.items() if p is not None)
+        budget = self.attack.budget
+        return {
+            "conditions": ", ".join(condition.label for condition in self.conditions),
+            "shifts": describe([c.shift for c in self.conditions if c.shift]),
+            "attack": attack_names(self.attack),
+            "attack settings": describe(self.attack),
+            "objective": objective_name(self.attack.objective),
+            "unit": budget.relative_to or budget.domain,
+            "norm": type(budget).__name__,
+            "lower bound": str(bool(getattr(self.attack, "lower_bound", False))),
+            "metrics": describe(self.metrics),
+            "peak": str(self.peak) if self.metrics is None else peaks,
+            "draws": str(self.draws),
+            "seed": str(self.seed),
+            "pictures": str(self.pictures),
+            "physics": ", ".join(fingerprint(source.physics) for source in sources),
+            "physics generator": describe([source.generator for source in sources]),
+            "model": fingerprint(model),
+            "device": device.type,
+        }
+
+
+def conditions_of(
+    epsilons: float | Iterable[float],
+    shifts: Shift | Sequence[Shift] | dict[str, Shift] | None,
+    sources: Sequence[Source],
+) -> list[Condition]:
+    """All conditions, in the order in which they are tried."""
+    single = isinstance(epsilons, Real) or getattr(epsilons, "shape", None) == ()
+    if isinstance(epsilons, str) or not (single or isinstance(epsilons, Iterable)):
+        raise TypeError(f"epsilons must be a radius or several, got {epsilons!r}.")
+    radii = [epsilons] if single else epsilons
+    # What tensors and arrays hold is a number, too
+    radii = [e.item() if getattr(e, "shape", None) == () else e for e in radii]
+    radii = sorted({checks.number("epsilons", eps, Real, 0) for eps in radii})
+    if isinstance(shifts, Shift):
+        shifts = [shifts]
+    if isinstance(shifts, str) or not isinstance(shifts, (Iterable, type(None))):
+        raise TypeError(
+            f"shifts must be a Shift, such as Bias, or several, got {shifts!r}."
+        )
+    if not isinstance(shifts, dict):
+        shifts = {repr(shift): shift for shift in shifts or []}
+    for name, shift in shifts.items():
+        if not isinstance(shift, Shift):
+            raise TypeError(
+                f"shifts must be made of Shifts, such as Bias, got {shift!r} for {name!r}."
+            )
+    for physics in (source.physics for source in sources):
+        if shifts and not isinstance(physics, LinearPhysics):
+            raise TypeError(
+                "shifts need a linear physics, as the noise is kept by y + A(d), got "
+                f"{type(physics).__name__}."
+            )
+    conditions = [
+        Condition(CLEAN),
+        *(Condition(RANDOM, eps) for eps in radii),
+        *(Condition(WORST, eps) for eps in radii),
+        *(Condition(name, shift=shift) for name, shift in shifts.items()),
+    ]
+    labels = [condition.label for condition in conditions]
+    if len(set(labels)) < len(labels):
+        raise ValueError(
+            f"shifts must not be called like other conditions, got {labels}."
+        )
+    return conditions
+
+
+def attack_of(
+    attacks: str | Attack | Sequence[Attack],
+    relative_to: str | None,
+    presets: dict[str, Callable[[Budget], Attack]],
+) -> Attack:
+    """The attack of any radius, by its name or from several."""
+    if isinstance(attacks, str):
+        if attacks not in presets:
+            raise ValueError(
+                f"attacks must be an attack, a list of them or one of {tuple(presets)}, got "
+                f"{attacks!r}."
+            )
+        return presets[attacks](L2Ball(1.0, relative_to=relative_to))
+    if relative_to is not None:
+        raise ValueError(
+            f"relative_to is for attacks that are named, {tuple(presets)}, got {relative_to!r} "
+            "beside attacks with budgets of their own: L2Ball(1.0, relative_to=...) there."
+        )
+    if isinstance(attacks, Attack):
+        return attacks
+    worst = WorstCase(attacks)
+    first, *others = (attack.objective for attack in worst.attacks)
+    if any(o is not first and (not isinstance(o, str) or o != first) for o in others):
+        raise ValueError(
+            "attacks must have one objective, by which the worst is chosen: give "
+            "WorstCase(attacks, objective=...), got different ones."
+        )
+    return WorstCase(worst.attacks, objective=first)
+
+
+def named_metrics(
+    metrics: Metric | Sequence[Metric] | dict[str, Metric] | None,
+) -> dict[str, Metric] | None:
+    """Metrics by name, which is that of their class unless the caller gives one."""
+    if metrics is None:
+        return None
+    if isinstance(metrics, Metric):
+        metrics = [metrics]
+    if isinstance(metrics, (list, tuple)):
+        named: dict[str, Metric] = {}
+        for metric in metrics:
+            name = first = type(metric).__name__
+            while name in named:
+                name = f"{first} {int(name.removeprefix(first) or 1) + 1}"
+            named[name] = metric
+        metrics = named
+    if not isinstance(metrics, dict):
+        raise TypeError(
+            "metrics must be deepinv metrics, in a list or a dictionary of names, got "
+            f"{type(metrics).__name__}."
+        )
+    for name, metric in metrics.items():
+        if not isinstance(metric, Metric):
+            raise TypeError(
+                f"metrics must be deepinv metrics, got {type(metric).__name__} for {name!r}: wrap "
+                "a function as deepinv.loss.metric.Metric(function)."
+            )
+        if name in RESERVED or name.endswith(UNDEFINED):
+            raise ValueError(
+                f"metrics must not be called {name!r}, a column of its own."
+            )
+    return metrics
+
+
+def peak_for(
+    peak: float | str | None,
+    metrics: dict[str, Metric] | None,
+    sources: Sequence[Source],
+) -> float | str:
+    """The range of the truths: as the caller says, or else as the data sets do, or else 1."""
+    if peak is not None and metrics is not None:
+        raise ValueError(
+            f"peak is for the default metrics, got peak={peak!r} beside metrics: give each of them "
+            "its max_pixel and min_pixel."
+        )
+    if peak == "sample":
+        return peak
+    if isinstance(peak, str):
+        raise ValueError(f"peak must be positive, None or 'sample', got {peak!r}.")
+    if peak is not None:
+        return checks.positive("peak", peak)
+    declared = {p for source in sources for p in _declared_peaks(source.loader)}
+    if len(declared) > 1:
+        raise ValueError(
+            f"the data sets declare different peaks, {sorted(declared)}: give peak, the one that "
+            "all samples are measured by."
+        )
+    return declared.pop() if declared else 1.0
+
+
+def peak_of(metric: Metric) -> float | str | None:
+    """The range that a metric takes truths to have; ``"sample"`` for each its own."""
+    # The paper's cut images to [0, 1]
+    if isinstance(metric, PaperSSIM) or not hasattr(metric, "max_pixel"):
+        return None
+    if metric.max_pixel is None or metric.min_pixel is None:
+        return "sample"
+    return float(metric.max_pixel - metric.min_pixel)
+
+
+def attack_names(attack: Attack) -> str:
+    """An attack in one line."""
+    if isinstance(attack, WorstCase):
+        return f"worst of {', '.join(map(attack_names, attack.attacks))}"
+    return str(attack)
+
+
+def objective_name(objective: Objective) -> str:
+    """What an attack maximises, in a word or two."""
+    if isinstance(objective, str):
+        return "squared error" if objective == "error" else objective
+    if isinstance(objective, torch.Tensor):
+        return "weighted squared error"
+    if isinstance(objective, Metric):
+        sign = "" if objective.lower_better or objective.train_loss else "-"
+        return sign + type(objective).__name__
+    return getattr(objective, "__name__", type(objective).__name__)
+
+
+def _declared_peaks(data: object) -> Iterable[float]:
+    """What a data set says, or those that it, or a loader, is made of."""
+    peak = getattr(data, "peak", None)
+    if isinstance(peak, Real):
+        return [float(peak)]
+    parts = [getattr(data, "dataset", None), *(getattr(data, "datasets", None) or [])]
+    return [p for part in parts if part is not None for p in _declared_peaks(part)]
+
+
+def _default_metrics(x: torch.Tensor, peak: float | str = 1.0) -> dict[str, Metric]:
+    if x.ndim < 3:
+        return {}
+    pixels = {"max_pixel": peak, "min_pixel": 0.0}
+    if peak == "sample":
+        pixels = {"max_pixel": None, "min_pixel": None}
+    pixels["complex_abs"] = x.is_complex() or x.shape[1] == 2
+    wide = x.ndim == 4 and min(x.shape[-2:]) >= WINDOW
+    return {"PSNR": PSNR(**pixels)} | ({"SSIM": SSIM(**pixels)} if wide else {})
