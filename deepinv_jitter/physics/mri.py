@@ -188,12 +188,14 @@ def _owned_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
             f"img_size must end in its H, W, got a mask {shape} and img_size {size}: several masks "
             "(B, H, W) need a dimension for the channel, mask[:, None], and columns need img_size."
         )
-    binary = not mask.is_complex() and ((mask == 0) | (mask == 1)).all()
+    binary = ((mask == 0) | (mask == 1)).all()
     mask = mask.reshape((1,) * (4 - mask.ndim) + shape).expand(-1, 2, *size).clone()
-    if not binary or not mask.flatten(1).any(1).all():
+    # One look at the values of a good mask, for which a GPU waits
+    if mask.is_complex() or not binary & mask.flatten(1).any(1).all():
+        zero = binary and not mask.is_complex()
         raise ValueError(
             "mask must be made of zeros and ones and sample something of every image, "
-            f"got {'only zeros for an image' if binary else 'other values'}: threshold the "
+            f"got {'only zeros for an image' if zero else 'other values'}: threshold the "
             "mask, or draw it again."
         )
     if len(shape) == 3 and not torch.equal(mask[:, 0], mask[:, 1]):

@@ -40,10 +40,12 @@ class OwnParameters(LinearPhysics):
             # What can be called is a method or a part, not a parameter
             known = not all(callable(getattr(m, name, len)) for m in (self, noise))
             if not known and name not in inspect.signature(call).parameters:
+                there = {path.rpartition(".")[2] for path in self.state_dict()}
                 raise TypeError(
                     f"there is no parameter {name!r} of {type(self).__name__} or of its noise "
-                    f"model, {type(noise).__name__}: give one of {sorted(self.state_dict())}, or "
-                    "another noise_model to begin with."
+                    f"model, {type(noise).__name__}: give one of "
+                    f"{sorted(there - {'initial_random_state'})}, or another noise_model to begin "
+                    "with."
                 )
         super().update_parameters(**parameters)
 

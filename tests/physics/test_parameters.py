@@ -111,6 +111,15 @@ def test_unknown_parameters_are_refused(build, name):
     assert torch.equal(physics(x), before)
 
 
+def test_what_there_is_instead_is_named(build):
+    physics, _ = build(noise_model=noise())
+    own = "mask" if build is mri else "wavelet"
+    names = sorted([own, "sigma"])
+    message = rf"GaussianNoise: give one of \['{names[0]}', '{names[1]}'\]"
+    with pytest.raises(TypeError, match=message):
+        physics.update(sigmas=torch.ones(3))
+
+
 def test_parameters_of_the_noise_model_are_known(build):
     physics, x = build(noise_model=noise())
     first = physics(x, sigma=torch.tensor(0.3), seed=5)
