@@ -949,6 +949,7 @@ def training(d):
         [dj.JitterTrainer, dj.InputJitterTrainer, dj.AttackTrainer, dj.RobustTrainer]
     )
     options = {"on_non_finite": d.spoilt("raise", "skip", "skip", None, 3)}
+    options["ema"] = d.spoilt(d.choice([None, d.number(0.1, 0.999)]), 0, 1)
     if issubclass(scheme, dj.InputJitterTrainer):
         options[d.choice(["sigma", "eps"])] = d.number(0, 0.2)
     if issubclass(scheme, dj.AttackTrainer):

@@ -11,6 +11,7 @@ from torch import nn
 
 from .averaging import AveragingTrainer
 from .history import steps_from_sizes
+from .resume import _loaded as loaded
 
 
 @dataclass
@@ -31,6 +32,7 @@ class ProgressTrainer(AveragingTrainer):
         if train:
             unit = "training batch" if self.log_train_batch else "epoch"
             self.history_steps = {"losses": [], "evaluations": [], "unit": unit}
+            self._go_on_logging()
         shown = self.show_progress_bar
         # The host warns that the bars slow down a GPU, also where there is none
         self.show_progress_bar &= self.device.type == "cuda"
@@ -116,6 +118,17 @@ class ProgressTrainer(AveragingTrainer):
         step = (train_ite if self.log_train_batch else epoch) + 1
         if step not in self.history_steps[kind][-1:]:
             self.history_steps[kind].append(step)
+
+    def _go_on_logging(self) -> None:
+        """In the run that wandb and mlflow know; the host begins another before it loads which."""
+        if self.ckpt_pretrained is None or not (self.wandb_vis or self.mlflow_vis):
+            return
+        saved = loaded(self.ckpt_pretrained)
+        if "wandb_id" in saved:
+            known = {"id": saved["wandb_id"], "resume": "allow"}
+            self.wandb_setup = known | self.wandb_setup
+        if "mlflow_id" in saved:
+            self.mlflow_setup = {"run_id": saved["mlflow_id"]} | self.mlflow_setup
 
     @contextmanager
     def _bars_or_lines(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import deepinv as dinv
 import pytest
+import torch
 from deepinv.loss.metric import MSE, PSNR
 from test_trainers import build, last_checkpoint
 
@@ -284,3 +285,134 @@ def test_matplotlib_is_imported_when_it_is_needed():
         [sys.executable, "-c", script], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+# ---- wandb and mlflow
+
+
+class Recorded:
+    """As much of wandb or mlflow as the host uses, which notes what it is told."""
+
+    def __init__(self):
+        self.starts, self.logs, self.ends, self.run = [], [], 0, None
+
+    def begin(self, **setup):
+        self.starts.append(setup)
+        number = setup.get("id") or setup.get("run_id") or f"run {len(self.starts)}"
+        info = SimpleNamespace(run_id=number)
+        self.run = SimpleNamespace(id=number, info=info)
+
+    def finish(self):
+        self.ends, self.run = self.ends + 1, None
+
+    def log(self, values, step):
+        self.logs.append((dict(values), step))
+
+    def active_run(self):
+        return self.run
+
+    init = start_run = begin
+    end_run = finish
+    log_metrics = log
+
+
+@pytest.fixture
+def loggers(monkeypatch):
+    found = {name: Recorded() for name in ("wandb", "mlflow")}
+    for name, recorded in found.items():
+        monkeypatch.setitem(sys.modules, name, recorded)
+    return found.values()
+
+
+LOGGED = {"wandb_vis": True, "mlflow_vis": True, "metrics": PSNR(max_pixel=1.0)}
+BALL = dj.L2Ball(0.1)
+TRAINERS = {
+    "jitter": {"ema": 0.9},
+    "input jitter": {"trainer": dj.InputJitterTrainer, "sigma": 0.1},
+    "attack": {
+        "trainer": dj.AttackTrainer,
+        "attack": dj.FrankWolfeAttack(BALL, steps=1),
+    },
+}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_loggers_are_told_of_every_epoch(tmp_path, loggers, name):
+    options = LOGGED | TRAINERS[name]
+    setups = {"wandb_setup": {"project": "p"}, "mlflow_setup": {"run_name": "r"}}
+    run = build(tmp_path / "a", 2, **options, **setups)
+    run.train()
+    psnr = run.eval_metrics_history["PSNR"]
+    for recorded, setup in zip(loggers, setups.values(), strict=True):
+        assert recorded.starts == [setup] and recorded.ends == 1
+        assert [step for _, step in recorded.logs] == [0, 0, 1, 1]
+        assert "TotalLoss" in recorded.logs[0][0]
+        assert [values["Eval PSNR"] for values, _ in recorded.logs[1::2]] == psnr
+    run.test(run.eval_dataloader)  # which is no training
+    assert all(len(recorded.logs) == 4 for recorded in loggers)
+
+
+def test_a_resumed_run_goes_on_in_its_loggers(tmp_path, loggers):
+    """And in another one, if the user says so."""
+    part = build(tmp_path / "a", 2, **LOGGED)
+    part.train()
+    path = last_checkpoint(part, 1)
+    for setup in ({}, {"id": "other", "run_id": "other"}):
+        wandb_setup = {k: v for k, v in setup.items() if k == "id"}
+        mlflow_setup = {k: v for k, v in setup.items() if k == "run_id"}
+        run = build(
+            tmp_path / "b",
+            4,
+            wandb_setup=wandb_setup,
+            mlflow_setup=mlflow_setup,
+            ckpt_pretrained=path,
+            **LOGGED,
+        )
+        run.train()
+        expected = "other" if setup else "run 1"
+        wandb, mlflow = loggers
+        assert wandb.starts[-1] == {"id": expected, "resume": "allow"}
+        assert mlflow.starts[-1] == {"run_id": expected}
+        assert [step for _, step in wandb.logs[-4:]] == [2, 2, 3, 3]
+        saved = torch.load(last_checkpoint(run, 3), weights_only=True)
+        assert saved["wandb_id"] == saved["mlflow_id"] == expected
+
+
+def test_mlflow_itself(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri(f"file:{tmp_path / 'mlruns'}")
+    options = {"mlflow_vis": True, "metrics": PSNR(max_pixel=1.0), "ema": 0.9}
+    part = build(tmp_path / "a", 2, **options)
+    part.train()
+    path = last_checkpoint(part, 1)
+    run = build(tmp_path / "b", 4, ckpt_pretrained=path, **options)
+    run.train()
+    number = torch.load(path, weights_only=True)["mlflow_id"]
+    client = mlflow.tracking.MlflowClient()
+    told = client.get_metric_history(number, "Eval PSNR")
+    assert [entry.step for entry in told] == [0, 1, 2, 3]
+    assert [entry.value for entry in told] == run.eval_metrics_history["PSNR"]
+    assert client.get_run(number).info.status == "FINISHED"
+
+
+def test_wandb_itself(tmp_path, monkeypatch):
+    """Offline, where a run has a folder for every time that it is gone on with."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    setup = {"project": "p", "dir": str(tmp_path)}
+    options = {"wandb_vis": True, "metrics": PSNR(max_pixel=1.0), "ema": 0.9}
+    part = build(tmp_path / "a", 2, wandb_setup=setup, **options)
+    part.train()
+    path = last_checkpoint(part, 1)
+    run = build(
+        tmp_path / "b", 4, wandb_setup=dict(setup), ckpt_pretrained=path, **options
+    )
+    run.train()
+    numbers = [
+        torch.load(checkpoint, weights_only=True)["wandb_id"]
+        for checkpoint in (path, last_checkpoint(run, 3))
+    ]
+    folders = list((tmp_path / "wandb").glob(f"offline-run-*-{numbers[0]}"))
+    assert numbers[0] == numbers[1] and folders
