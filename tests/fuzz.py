@@ -901,7 +901,9 @@ def bound(d):
 
 def evaluation(d):
     physics, model, shape = problem(d)
-    model, physics = d.spoilt(model, None, len), d.spoilt(physics, None, "physics")
+    models = d.spoilt({"a": model, "b": model}, {}, {"": model}, {1: model}, {"a": 3})
+    model = d.choice([d.spoilt(model, None, len), models])
+    physics = d.spoilt(physics, None, "physics")
     batch = {"x": d.tensor(3, *shape)} | d.choice([{}, {"y": d.tensor(3, *shape)}])
     loader = d.spoilt([batch], [], [{}], None, 3, [None])
     edit = dj.Bias(0.1)
@@ -916,6 +918,7 @@ def evaluation(d):
             None, edit, [edit], {"a": edit}, {"clean": edit}, "bias", 3, [3]
         ),
         "draws": d.spoilt(2, *NUMBERS),
+        "pictures": d.spoilt(2, *NUMBERS),
         "seed": d.any_seed(),
     }
     not_too_large(options["draws"])
@@ -923,10 +926,15 @@ def evaluation(d):
     def call():
         return dj.evaluate_robustness(model, loader, physics, verbose=False, **options)
 
-    def check(report):
-        for name, columns in report.values.items():
-            assert columns["squared error"].shape == (len(batch["x"]),), name
-            assert not columns["squared error"].isnan().any(), name
+    def check(result):
+        for report in getattr(result, "reports", {"": result}).values():
+            for name, columns in report.values.items():
+                assert columns["squared error"].shape == (len(batch["x"]),), name
+                assert not columns["squared error"].isnan().any(), name
+        for compare_to in {None, *getattr(result, "reports", ())}:
+            options = {"compare_to": compare_to} if compare_to else {}
+            text = result.table(metrics="all", **options)
+            assert max(map(len, text.splitlines())) <= 100
 
     return call, check
 

@@ -222,6 +222,11 @@ class Bench:
                 f"the reconstruction must have the shape of x, {tuple(self.x.shape)}, got "
                 f"{tuple(x_net.shape)}."
             )
+        if x_net.is_complex() != self.x.is_complex():
+            raise TypeError(
+                "the reconstruction must be complex if x is, and only then, got "
+                f"{x_net.dtype} for x of {self.x.dtype}."
+            )
         return x_net
 
     def score(self, x_net: torch.Tensor, x: torch.Tensor) -> Columns:

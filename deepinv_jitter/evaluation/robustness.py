@@ -287,8 +287,8 @@ def _fill(
                     bench.metrics, protocol.conditions
                 )
                 point = {
-                    name: v.to(device) if isinstance(v, torch.Tensor) else v
-                    for name, v in cache.content["point"].items()
+                    part: v.to(device) if isinstance(v, torch.Tensor) else v
+                    for part, v in cache.content["point"].items()
                 }
                 for condition in todo:
                     title = f"{name}: {condition.label}" if name else condition.label
