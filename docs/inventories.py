@@ -45,7 +45,11 @@ PROJECTS = {
         "library/{module}.html",
         {},
     ),
-    "matplotlib": (["matplotlib.figure"], "api/figure_api.html", {}),
+    "matplotlib": (
+        ["matplotlib.figure", "matplotlib.axes"],
+        "api/figure_api.html",
+        {"matplotlib.axes.Axes": "api/_as_gen/matplotlib.axes.Axes.html"},
+    ),
 }
 
 

@@ -901,7 +901,9 @@ def bound(d):
 
 def evaluation(d):
     physics, model, shape = problem(d)
-    model, physics = d.spoilt(model, None, len), d.spoilt(physics, None, "physics")
+    models = d.spoilt({"a": model, "b": model}, {}, {"": model}, {1: model}, {"a": 3})
+    model = d.choice([d.spoilt(model, None, len), models])
+    physics = d.spoilt(physics, None, "physics")
     batch = {"x": d.tensor(3, *shape)} | d.choice([{}, {"y": d.tensor(3, *shape)}])
     loader = d.spoilt([batch], [], [{}], None, 3, [None])
     edit = dj.Bias(0.1)
@@ -921,6 +923,7 @@ def evaluation(d):
             None, edit, [edit], {"a": edit}, {"clean": edit}, "bias", 3, [3]
         ),
         "draws": d.spoilt(2, *NUMBERS),
+        "pictures": d.spoilt(2, *NUMBERS),
         "seed": d.any_seed(),
     }
     not_too_large(options["draws"])
@@ -928,10 +931,15 @@ def evaluation(d):
     def call():
         return dj.evaluate_robustness(model, loader, physics, verbose=False, **options)
 
-    def check(report):
-        for name, columns in report.values.items():
-            assert columns["squared error"].shape == (len(batch["x"]),), name
-            assert not columns["squared error"].isnan().any(), name
+    def check(result):
+        for report in getattr(result, "reports", {"": result}).values():
+            for name, columns in report.values.items():
+                assert columns["squared error"].shape == (len(batch["x"]),), name
+                assert not columns["squared error"].isnan().any(), name
+        for compare_to in {None, *getattr(result, "reports", ())}:
+            options = {"compare_to": compare_to} if compare_to else {}
+            text = result.table(metrics="all", **options)
+            assert max(map(len, text.splitlines())) <= 100
 
     return call, check
 
@@ -954,6 +962,7 @@ def training(d):
         [dj.JitterTrainer, dj.InputJitterTrainer, dj.AttackTrainer, dj.RobustTrainer]
     )
     options = {"on_non_finite": d.spoilt("raise", "skip", "skip", None, 3)}
+    options["ema"] = d.spoilt(d.choice([None, d.number(0.1, 0.999)]), 0, 1)
     if issubclass(scheme, dj.InputJitterTrainer):
         options[d.choice(["sigma", "eps"])] = d.number(0, 0.2)
     if issubclass(scheme, dj.AttackTrainer):

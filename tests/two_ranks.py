@@ -75,7 +75,6 @@ def build(folder, trainer=dj.JitterTrainer, *, jitter=None, seed=0, count=12, **
         "device": "cpu",
         "save_path": folder,
         "verbose": False,
-        "ddp_options": {},  # all parameters are in use
     } | kwargs
     physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -182,6 +181,74 @@ def from_one(folder):
     trainer = build(folder / "two", epochs=3, jitter=0.1, ckpt_pretrained=path)
     trainer.train()
     return {"weights": weights(trainer), "loss": trainer.loss_history["SupLoss"]}
+
+
+class Normalised(torch.nn.Module):
+    """A network with running means; and with a parameter that is without use, or not."""
+
+    def __init__(self, unused=False):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 8)
+        )
+        self.idle = torch.nn.Parameter(torch.zeros(3)) if unused else None
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def with_network(network, folder, **options):
+    trainer = build(folder, **options)
+    trainer.model.prior[0].network = network
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+    return trainer
+
+
+def averaged(folder):
+    """Averaged weights: four epochs at once; two and two; and cut off amid the second."""
+
+    class Told(dj.JitterTrainer):
+        def perturb(self, x, y, physics):
+            if self._place == (1, 1) and ranks.own() == 0 and self.epochs == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return y
+
+    def run(name, epochs, **options):
+        torch.manual_seed(0)
+        trainer = with_network(
+            Normalised(), folder / name, trainer=Told, ema=0.9, epochs=epochs, **options
+        )
+        try:
+            trainer.train()
+        except SystemExit:
+            return weights(trainer)
+        last = torch.load(dj.latest_checkpoint(folder / name), weights_only=True)
+        raw = {f"raw {k}": v for k, v in last["ema"]["raw"].items()}
+        return weights(trainer) | raw | {"steps": torch.tensor(last["ema"]["steps"])}
+
+    whole, _, cut = run("whole", 4), run("part", 2), run("cut", 5)
+    return {
+        "whole": whole,
+        "resumed": run(
+            "after", 4, ckpt_pretrained=dj.latest_checkpoint(folder / "part")
+        ),
+        "cut": cut,
+        "cut and resumed": run(
+            "on", 4, ckpt_pretrained=dj.latest_checkpoint(folder / "cut")
+        ),
+    }
+
+
+def unused(folder):
+    """Whether DistributedDataParallel looks for parameters without use."""
+    looks = {}
+    for name, idle in {"idle": True, "busy": False}.items():
+        trainer = with_network(Normalised(idle), folder / name)
+        trainer.optimizer.register_step_pre_hook(
+            lambda *_: looks.__setitem__(name, trainer._parallel.find_unused_parameters)
+        )
+        trainer.train()
+    return looks
 
 
 def epochs(folder):
@@ -330,7 +397,7 @@ def fails(folder):
 
 
 SCENARIOS = [gradients, noise, resumed, from_one, epochs, tested, robustness, left_out]
-SCENARIOS += [interrupted, refused, split]
+SCENARIOS += [interrupted, refused, split, averaged, unused]
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])

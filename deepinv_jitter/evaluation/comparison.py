@@ -293,7 +293,8 @@ class RobustnessComparison:
             f"{best} best mean; {unsure} not told apart from it: the 95 % interval of the paired "
             "difference holds 0, or there are fewer than 6 samples"
         )
-        return above, [legend, *words.basis(self._any)]
+        legends = [legend] if len(self.reports) > 1 else []
+        return above, legends + words.basis(self._any)
 
     def __str__(self) -> str:
         return self.table()

@@ -181,12 +181,12 @@ class Bench:
             return v.abs().double().flatten(1).norm(dim=1)
 
         sizes, references = [_ratio(norm(delta), norm(self.flat))], []
-        if self.x_clean.shape == x.shape:
+        if _alike(self.x_clean, x):
             references.append(torch.zeros_like(x))
         if self.adjoint is not None:
             image = self.physics.A_adjoint(self.layout.unpack(delta))
             sizes.append(norm(image))
-            if self.x_clean.shape == image.shape == x.shape:
+            if _alike(self.x_clean, x) and image.shape == x.shape:
                 references.append(self.adjoint + image)
         errors = (_squared_error(reference, x) for reference in references)
         columns = dict(zip(SIZES, sizes, strict=False))
@@ -225,7 +225,7 @@ class Bench:
     ) -> Columns:
         """Squared error, objective and metrics of reconstructions, and where they say nothing."""
         columns = {}
-        if x_net.shape == x.shape:
+        if _alike(x_net, x):
             columns[ERROR] = _squared_error(x_net, x)
         if self.harm == OBJECTIVE and (x is self.x or not self.against_clean):
             values = self.objective(x_net, self.x_clean if self.against_clean else x)
@@ -262,7 +262,7 @@ class Bench:
     def _undefined(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Truths for which a metric has no value, whatever the reconstruction; NMSE, if blank."""
         none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        if self.x_clean.shape != x.shape:
+        if not _alike(self.x_clean, x):
             return dict.fromkeys(self.metrics, none)
         return {name: m(x_net=x, x=x).isnan() for name, m in self.metrics.items()}
 
@@ -276,10 +276,20 @@ class Bench:
                 "metrics, and an attack with an objective, that bring them together, for the same "
                 "samples and without shifts."
             )
+        if self.x_clean.is_complex() != self.x.is_complex() and not own:
+            raise TypeError(
+                "the reconstruction must be complex if x is, and only then, got "
+                f"{self.x_clean.dtype} for x of {self.x.dtype}."
+            )
 
 
 def _squared_error(x_net: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return (x_net - x).abs().double().square().flatten(1).sum(1)
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Of one shape, and both real or both complex."""
+    return a.shape == b.shape and a.is_complex() == b.is_complex()
 
 
 def _one_each(name: str, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -39,8 +39,8 @@ def drawn(
     for name, report in reports.items():
         if label not in report.pictures or CLEAN not in report.pictures:
             raise ValueError(
-                f"images needs pictures of {label!r}, but the report {name!r} has none: evaluate "
-                "with pictures of at least 1."
+                f"images needs pictures of {label!r}, but {name or 'the report'!r} has none: "
+                "evaluate with pictures of at least 1."
             )
     kept = min(len(report.pictures[label]["x"]) for report in reports.values())
     flat = first.pictures[label]["x"][0].ndim == 1
@@ -135,7 +135,8 @@ def _sample(
             head = f"{textwrap.fill(name, 20)}\n" if row is rows[0] else ""
             image = _show(ax, panel.image, f"{head}{panel.title}".strip(), greys)
     for ax, panel in zip(grid[-2, 1:], last, strict=True):
-        fault = _show(ax, panel.error, "", errors)
+        error = panel.error if errors["vmin"] else panel.error.abs()
+        fault = _show(ax, error, "", errors)
     _bar(grid[-2, -1], fault, "both" if errors["vmin"] else "max")
     if len(last[0].image) == 1:
         _bar(grid[0, -1], image, "neither")
@@ -207,16 +208,20 @@ def _scales(panels: list[Panel]) -> tuple[dict, dict]:
     high = truth.abs().max().item() or 1.0
     signed = truth.shape[1] == 1 and truth.min() < -0.1 * high
     # A few pixels far off would darken all others
-    faults = torch.stack([panel.error for panel in panels]).abs().flatten()
-    worst = faults.sort().values[int(0.998 * (len(faults) - 1))].item() or 1.0
+    worst = _size(torch.stack([panel.error for panel in panels]), 0.998) or 1.0
     if signed:
         # Reflections are few and strong
-        sizes = truth.abs().flatten().sort().values
-        high = sizes[int(0.995 * (len(sizes) - 1))].item() or high
+        high = _size(truth, 0.995) or high
     greys = {"cmap": "gray", "vmin": -high if signed else 0.0, "vmax": high}
     if signed:
         return greys, {"cmap": "RdBu_r", "vmin": -worst, "vmax": worst}
     return greys, {"cmap": "magma", "vmin": 0.0, "vmax": worst}
+
+
+def _size(images: torch.Tensor, share: float) -> float:
+    """The magnitude that this share of the finite pixels does not exceed."""
+    sizes = images[images.isfinite()].abs().sort().values
+    return sizes[int(share * (len(sizes) - 1))].item() if len(sizes) else 0.0
 
 
 def _show(ax: Axes, image: torch.Tensor, title: str, style: dict):
@@ -224,13 +229,14 @@ def _show(ax: Axes, image: torch.Tensor, title: str, style: dict):
     if len(image) == 3:
         image, style = image.clamp(0, 1).movedim(0, -1), {}
     else:
-        image = image[0] if style["vmin"] < 0 else image[0].abs()
+        image = image[0]
     return ax.imshow(image.numpy(), interpolation="nearest", **style)
 
 
 def _largest(images: list[torch.Tensor]) -> tuple[int, int, int, int]:
     """Top, left, height and width of the part where all together have the largest squares."""
     energy = torch.stack(images).square().sum((0, 1))[None]
+    energy = energy.nan_to_num(0.0, posinf=0.0)
     tall, wide = (min(n, max(8, n // ZOOM)) for n in energy.shape[1:])
     # Of equal ones the middle is the mean place: each pixel of the part counts
     sums = torch.nn.functional.avg_pool2d(energy, (tall, wide), stride=1)[0]

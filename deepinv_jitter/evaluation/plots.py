@@ -41,9 +41,15 @@ def curves(
     import matplotlib.pyplot as plt
 
     first = next(iter(reports.values()))
-    names = first.shown(metrics)[: 1 if metrics is None else None]
     if all(condition.eps is None for condition in first.conditions):
         raise ValueError("plot needs radii: evaluate with epsilons, got none.")
+    # Scores of shifts have no radius
+    asked = first.shown(metrics)[: 1 if metrics is None else None]
+    names = [name for name in asked if name in first.values[CLEAN]]
+    if not names or metrics != "all" and names != asked:
+        raise ValueError(
+            f"metrics must be measured at every radius, got {asked}: scores of shifts are not."
+        )
     if ax is None:
         figure, axes = plt.subplots(
             1,

@@ -147,7 +147,14 @@ class Results:
         return values if len(values) else torch.tensor([math.nan])
 
     def shown(self, metrics: str | Sequence[str] | None) -> list[str]:
-        """The names of the metrics that were asked for, by default those that say most."""
+        r"""
+        The names of the metrics that a table shows.
+
+        :param str, Sequence[str], None metrics: names, or ``"all"``; ``None`` for those of the
+            evaluation, or the squared error where there are none.
+        :return: (:class:`list`) of names.
+        :raises ValueError: if one is unknown.
+        """
         if metrics is None:
             detail = (ERROR, OBJECTIVE, RECOVERY, OUTSIDE)
             names = [name for name in self.metrics if name not in detail]
@@ -163,7 +170,12 @@ class Results:
         return list(metrics)
 
     def attacked(self) -> Condition | None:
-        """The condition that tells most: the worst case nearest to the noise, or the largest."""
+        r"""
+        The condition that tells most.
+
+        :return: the worst case of the radius nearest to the noise, or of the largest where there is
+            no such unit; ``None`` if no radius was evaluated.
+        """
         worst = [c for c in self.conditions if c.kind == WORST and c.eps > 0]
 
         def distance(condition: Condition) -> float:
@@ -174,7 +186,13 @@ class Results:
         return min(reversed(worst), key=distance, default=None)
 
     def radius(self, condition: Condition, unit: str) -> float:
-        """The mean radius of a condition, NaN without such a unit."""
+        r"""
+        The mean radius of a condition.
+
+        :param Condition condition: one of the conditions.
+        :param str unit: ``"eps"``, ``"radius"``, ``"radius/|y|"`` or ``"radius/|noise|"``.
+        :return: (:class:`float`) the radius; NaN without such a unit.
+        """
         columns = self.values[condition.label]
         return columns[unit].nanmean().item() if unit in columns else math.nan
 

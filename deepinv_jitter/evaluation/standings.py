@@ -107,7 +107,7 @@ def tables(reports: Reports, rows: list[Row]) -> list[Table]:
         made.append(Table(f"{title}: mean [95 % interval]", head, list(means.values())))
         lines = [cells for cells in differences.values() if len(cells) > 1]
         if lines:
-            other = own[-1].get("compared with") or own[0]["compared with"]
+            other = next(row["compared with"] for row in own if "verdict" in row)
             text = f"{title}: difference to {other}, paired [95 % interval]"
             made.append(Table(text, head, lines))
     return made

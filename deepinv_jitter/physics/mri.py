@@ -166,8 +166,13 @@ class SingleCoilMRI(OwnParameters, MRI):
     def A_dagger(
         self, y: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
-        r"""The pseudoinverse, which for a mask of zeros and ones is the adjoint."""
-        return self.A_adjoint(y, mask, **kwargs)
+        r"""
+        The pseudoinverse: for a mask of zeros and ones the adjoint, whatever the solver.
+
+        Arguments, shapes and errors are those of :meth:`A_adjoint`; others, of solvers, are for
+        nothing.
+        """
+        return self.A_adjoint(y, mask)
 
 
 def _owned_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
@@ -180,14 +185,17 @@ def _owned_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     if not fits:
         raise ValueError(
             "mask must have shape (W,), (H, W), (C, H, W) or (B, C, H, W) with C = 1 or 2 and "
-            f"img_size must end in its H, W, got a mask {shape} and img_size {size}."
+            f"img_size must end in its H, W, got a mask {shape} and img_size {size}: several masks "
+            "(B, H, W) need a dimension for the channel, mask[:, None], and columns need img_size."
         )
-    binary = not mask.is_complex() and ((mask == 0) | (mask == 1)).all()
+    binary = ((mask == 0) | (mask == 1)).all()
     mask = mask.reshape((1,) * (4 - mask.ndim) + shape).expand(-1, 2, *size).clone()
-    if not binary or not mask.flatten(1).any(1).all():
+    # One look at the values of a good mask, for which a GPU waits
+    if mask.is_complex() or not binary & mask.flatten(1).any(1).all():
+        zero = binary and not mask.is_complex()
         raise ValueError(
             "mask must be made of zeros and ones and sample something of every image, "
-            f"got {'only zeros for an image' if binary else 'other values'}: threshold the "
+            f"got {'only zeros for an image' if zero else 'other values'}: threshold the "
             "mask, or draw it again."
         )
     if len(shape) == 3 and not torch.equal(mask[:, 0], mask[:, 1]):
@@ -233,6 +241,8 @@ def _advice(x: torch.Tensor) -> str:
         return "give real images an imaginary part of zeros as second channel"
     if x.ndim == 3 and len(x) == 2:
         return "add the dimension of the batch, x[None]"
+    if x.ndim == 5:
+        return "for several coils take deepinv.physics.MultiCoilMRI"
     return "crop the images, or give img_size to SingleCoilMRI"
 
 

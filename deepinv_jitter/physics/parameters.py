@@ -3,7 +3,8 @@ r"""Parameters of a physics: numbers, known by name, one for all images or one f
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -20,19 +21,6 @@ class OwnParameters(LinearPhysics):
     word, broadcasts the second and keeps the caller's own noise levels.
     """
 
-    def forward(self, x: torch.Tensor, **parameters) -> torch.Tensor:
-        r"""
-        Measure: the operator, then the noise.
-
-        :param torch.Tensor x: images.
-        :param parameters: new ones, see :meth:`update`; or what the noise model takes, such as
-            ``seed``.
-        :return: (:class:`torch.Tensor`) measurements.
-        :raises TypeError: if there is no parameter of that name.
-        """
-        self._check_names(parameters)
-        return super().forward(x, **parameters)
-
     def update(self, **parameters) -> None:
         r"""
         Replace parameters of the operator or of its noise model for good, by copies.
@@ -42,8 +30,24 @@ class OwnParameters(LinearPhysics):
 
         Other errors are those of ``update_parameters``.
         """
-        self._check_names(parameters)
         super().update(**_copied(parameters))
+
+    def update_parameters(self, **parameters) -> None:
+        r"""Replace parameters of the operator; those of the noise model are passed over."""
+        noise = self.noise_model
+        call = getattr(noise, "forward", noise)
+        for name in parameters:
+            # What can be called is a method or a part, not a parameter
+            known = not all(callable(getattr(m, name, len)) for m in (self, noise))
+            if not known and name not in inspect.signature(call).parameters:
+                there = {path.rpartition(".")[2] for path in self.state_dict()}
+                raise TypeError(
+                    f"there is no parameter {name!r} of {type(self).__name__} or of its noise "
+                    f"model, {type(noise).__name__}: give one of "
+                    f"{sorted(there - {'initial_random_state'})}, or another noise_model to begin "
+                    "with."
+                )
+        super().update_parameters(**parameters)
 
     def noise(self, x: torch.Tensor, **parameters) -> torch.Tensor:
         r"""
@@ -66,18 +70,6 @@ class OwnParameters(LinearPhysics):
             )
         return y
 
-    def _check_names(self, parameters: dict) -> None:
-        noise = self.noise_model
-        call = getattr(noise, "forward", noise)
-        for name in parameters:
-            known = hasattr(self, name) or hasattr(noise, name)
-            if not known and name not in inspect.signature(call).parameters:
-                raise TypeError(
-                    f"there is no parameter {name!r} of {type(self).__name__} or of its noise "
-                    f"model, {type(noise).__name__}: give one of {sorted(self.state_dict())}, or "
-                    "another noise_model to begin with."
-                )
-
 
 def checked_noise(model: NoiseModel | None) -> NoiseModel:
     """The noise model, by default none of its own: the host's is one object for every physics."""
@@ -96,7 +88,8 @@ def check_count(name: str, parameter: torch.Tensor, x: torch.Tensor) -> None:
     if len(parameter) not in (1, len(x)):
         raise ValueError(
             f"there must be one {name} for all or one for each of the {len(x)} images, got "
-            f"{len(parameter)} {name}s: give new ones, for example by update({name}={name})."
+            f"{len(parameter)} {name}s: give new ones, by update({name}={name}) or with the "
+            "batches, as params."
         )
 
 
@@ -112,8 +105,13 @@ def as_tensor(name: str, values) -> torch.Tensor:
             return tensor.to(torch.get_default_dtype()) if floating else tensor
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
+        advice = "give its numbers"
+        if isinstance(values, Mapping):
+            advice = "unpack it, as in update(**params)"
+        elif hasattr(values, "step"):
+            advice = "draw from it, as in update(**generator.step(batch_size))"
         raise TypeError(
-            f"{name} must be a tensor or an array of numbers, got {values!r}."
+            f"{name} must be a tensor or an array of numbers, got {reprlib.repr(values)}: {advice}."
         ) from error
 
 

@@ -3,6 +3,7 @@ r"""Wavelets: the Ricker wavelet, and what a wavelet must be."""
 from __future__ import annotations
 
 import math
+import warnings
 from numbers import Integral
 
 import torch
@@ -29,8 +30,8 @@ def ricker(
     published code.
 
     :param int points: length in samples, odd. Default: 51.
-    :param float a: width in samples, from the centre to the zero crossings. Default: 4, if there is
-        no ``frequency``.
+    :param float a: width in samples, from the centre to the zero crossings; a warning says where
+        ``points`` cut it off before twice that. Default: 4, if there is no ``frequency``.
     :param float frequency: peak frequency in Hz, instead of ``a``; below half of the sampling rate.
     :param float dt: sampling interval in ms, together with ``frequency``.
     :param torch.dtype dtype: real type. Default: torch's default type.
@@ -63,7 +64,13 @@ def ricker(
             f"a={a}, frequency={frequency} and dt={dt}."
         )
     if frequency is None:
-        a = checks.positive("a", 4.0 if a is None else a)
+        given, a = a is not None, checks.positive("a", 4.0 if a is None else a)
+        if given and 1 < points < 4 * a:
+            warnings.warn(
+                f"the wavelet is cut off: {points} points hold less than two widths of a={a:g} "
+                "samples on either side. A frequency in Hz is given as frequency, with dt in ms.",
+                stacklevel=2,
+            )
     else:
         a = _width(frequency, dt, points)
     if dtype is not None and not (
@@ -110,10 +117,18 @@ def checked_wavelet(wavelet: torch.Tensor) -> torch.Tensor:
         fault = shape, "add a zero at the end nearer to its peak"
     elif not wavelet.is_floating_point():
         fault = shape, "take its real part" if wavelet.is_complex() else "give numbers"
-    elif not wavelet.isfinite().all() or not wavelet.any():
-        fault = "zeros only, or values that are not finite", "ricker(51, 4.0) is one"
-    elif not peak_gain(wavelet).square().isfinite():
-        fault = "values whose sums overflow when squared", "divide it by its maximum"
+    # One look at the values of a good wavelet, for which a GPU waits
+    elif not peak_gain(wavelet).square().isfinite() & wavelet.any():
+        if wavelet.isfinite().all() and wavelet.any():
+            fault = (
+                "values whose sums overflow when squared",
+                "divide it by its maximum",
+            )
+        else:
+            fault = (
+                "zeros only, or values that are not finite",
+                "ricker(51, 4.0) is one",
+            )
     if fault:
         raise ValueError(
             "wavelet must be 1-D, real, of odd length, finite and not all zero, "

@@ -87,20 +87,20 @@ def plot_history(
     )
     if not panels:
         raise ValueError("runs must hold a whole epoch, got none: train first.")
-    if unknown := [name for name in names or [] if name not in panels]:
-        raise ValueError(f"names must be among {panels}, got {', '.join(unknown)}.")
+    names = panels if names is None else list(names)
+    if not names or not set(names) <= set(panels):
+        raise ValueError(f"names must be among {panels}, got {names}.")
 
     # Matplotlib is an optional extra, and slow to import
     import matplotlib.pyplot as plt
 
-    panels = panels if names is None else list(names)
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
     size = 4.4 * columns, 3.4 * rows
     figure, axes = plt.subplots(
         rows, columns, figsize=size, squeeze=False, layout="constrained"
     )
-    for ax, name in zip(axes.flat, panels, strict=False):
+    for ax, name in zip(axes.flat, names, strict=False):
         for i, (label, curves) in enumerate(found.items()):
             for curve in curves:
                 if curve.name == name:
@@ -108,11 +108,15 @@ def plot_history(
                     _draw(ax, curve, label, colour, MARKERS[i % len(MARKERS)])
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
-    for ax in axes.flat[len(panels) :]:
+    for ax in axes.flat[len(names) :]:
         ax.remove()
     lines = {line.get_label(): line for ax in figure.axes for line in ax.get_lines()}
-    place = {"loc": "outside upper center", "ncols": 2 if columns < 3 else 4}
+    place = {
+        "loc": "outside upper center",
+        "ncols": min(max(len(found), 2), columns + 1),
+    }
     figure.legend(lines.values(), lines.keys(), frameon=False, **place)
+    figure.get_layout_engine().set(w_pad=0.12)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
@@ -160,6 +164,8 @@ def _curves(run: Run) -> list[Curve]:
         ("eval_metrics", "validation", "evaluations"),
     ):
         for name, values in found.get(key, {}).items():
+            if not values:
+                continue
             # A history begins anew where a run goes on with another loss or metric
             at = steps[taken][-len(values) :]
             if len(at) != len(values):
@@ -168,9 +174,8 @@ def _curves(run: Run) -> list[Curve]:
                     f"{len(at)} {taken}: two losses or metrics of one class share one history, so "
                     "derive a class for each; deepinv's own trainer tells with eval_interval=1."
                 )
-            if values:
-                loss = key in ("loss", "eval_loss")
-                curves.append(Curve(name, loss, part, at, values, steps["unit"]))
+            loss = key in ("loss", "eval_loss")
+            curves.append(Curve(name, loss, part, at, values, steps["unit"]))
     return curves
 
 

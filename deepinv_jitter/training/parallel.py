@@ -85,10 +85,10 @@ class ParallelTrainer(FiniteTrainer):
         if not (train and torch.is_grad_enabled() and self._shares):
             return super().model_inference(y, physics, x=x, train=train, **kwargs)
         if self._parallel is None:
-            options = {"find_unused_parameters": self._has_unused(y, physics, x)}
-            self._parallel = distributed.parallel(
-                self.model, self.device, options | self.ddp_options
-            )
+            options = dict(self.ddp_options)
+            if not options.keys() & {"find_unused_parameters", "static_graph"}:
+                options["find_unused_parameters"] = self._has_unused(y, physics, x)
+            self._parallel = distributed.parallel(self.model, self.device, options)
         # For this pass alone: evaluation and attacks, of which ranks have unequally many, and
         # checkpoints are with the plain model
         plain, self.model = self.model, self._parallel

@@ -11,6 +11,7 @@ from torch import nn
 
 from .averaging import AveragingTrainer
 from .history import steps_from_sizes
+from .resume import _loaded as loaded
 
 
 @dataclass
@@ -31,6 +32,7 @@ class ProgressTrainer(AveragingTrainer):
         if train:
             unit = "training batch" if self.log_train_batch else "epoch"
             self.history_steps = {"losses": [], "evaluations": [], "unit": unit}
+            self._go_on_logging()
         shown = self.show_progress_bar
         # The host warns that the bars slow down a GPU, also where there is none
         self.show_progress_bar &= self.device.type == "cuda"
@@ -74,13 +76,13 @@ class ProgressTrainer(AveragingTrainer):
         finally:
             self.show_progress_bar &= not self._lines
         if train and (last_batch or self.log_train_batch):
-            self.history_steps["losses"].append(self._step_number(epoch, train_ite))
+            self._note("losses", epoch, train_ite)
         if self._lines and last_batch and self._running:
             self._add_to_line(epoch, train)
 
     def save_best_model(self, epoch, train_ite, **kwargs) -> None:
         """Save the best model, see :meth:`deepinv.Trainer.save_best_model`; after evaluations."""
-        self.history_steps["evaluations"].append(self._step_number(epoch, train_ite))
+        self._note("evaluations", epoch, train_ite)
         super().save_best_model(epoch, train_ite, **kwargs)
 
     def reset_metrics(self) -> None:
@@ -90,17 +92,43 @@ class ProgressTrainer(AveragingTrainer):
 
     def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
         """Save a checkpoint, see :meth:`deepinv.Trainer.save_model`."""
-        steps = {"history_steps": self.history_steps}
+        # Within an epoch its own is not in the histories that are saved
+        steps = {k: self.history_steps[k][:n] for k, n in self._lengths_of_histories()}
+        steps = {"history_steps": self.history_steps | steps}
         super().save_model(filename, epoch, (state or {}) | steps)
 
     def _restore(self, checkpoint: dict) -> None:
-        saved = checkpoint.get("history_steps") or steps_from_sizes(checkpoint)
-        self.history_steps |= {k: list(saved[k]) for k in ("losses", "evaluations")}
         super()._restore(checkpoint)
+        saved = checkpoint.get("history_steps") or steps_from_sizes(checkpoint)
+        for kind, length in self._lengths_of_histories():
+            if length == len(saved[kind]):  # else they begin anew, with others
+                self.history_steps[kind] = list(saved[kind])
 
-    def _step_number(self, epoch: int, train_ite: int) -> int:
-        """As the bar counts epochs."""
-        return (train_ite if self.log_train_batch else epoch) + 1
+    def _lengths_of_histories(self) -> Iterator[tuple[str, int]]:
+        evaluations = self.eval_loss_history, self.eval_metrics_history
+        for kind, histories in {
+            "losses": [self.loss_history],
+            "evaluations": evaluations,
+        }.items():
+            lengths = [len(values) for own in histories for values in own.values()]
+            yield kind, max(lengths, default=0)
+
+    def _note(self, kind: str, epoch: int, train_ite: int) -> None:
+        """The epoch as the bar counts it; once, as a resumed run passes over known batches."""
+        step = (train_ite if self.log_train_batch else epoch) + 1
+        if step not in self.history_steps[kind][-1:]:
+            self.history_steps[kind].append(step)
+
+    def _go_on_logging(self) -> None:
+        """In the run that wandb and mlflow know; the host begins another before it loads which."""
+        if self.ckpt_pretrained is None or not (self.wandb_vis or self.mlflow_vis):
+            return
+        saved = loaded(self.ckpt_pretrained)
+        if "wandb_id" in saved:
+            known = {"id": saved["wandb_id"], "resume": "allow"}
+            self.wandb_setup = known | self.wandb_setup
+        if "mlflow_id" in saved:
+            self.mlflow_setup = {"run_id": saved["mlflow_id"]} | self.mlflow_setup
 
     @contextmanager
     def _bars_or_lines(self) -> Iterator[None]:
@@ -115,10 +143,12 @@ class ProgressTrainer(AveragingTrainer):
 
     def _add_to_line(self, epoch: int, train: bool) -> None:
         kind = "train" if train else "eval"
-        meters = {"loss": getattr(self, f"logs_total_loss_{kind}")}
-        names = [type(metric).__name__ for metric in self.metrics]
-        meters |= zip(names, getattr(self, f"logs_metrics_{kind}"), strict=True)
-        said = [f"{name} {m.avg:.4g}" for name, m in meters.items() if m.count]
+        meters = getattr(self, f"logs_losses_{kind}") + getattr(
+            self, f"logs_metrics_{kind}"
+        )
+        names = [type(part).__name__ for part in [*self.losses, *self.metrics]]
+        pairs = zip(names, meters, strict=True)
+        said = [f"{name} {meter.avg:.4g}" for name, meter in pairs if meter.count]
         if train:
             self._line = f"Epoch {epoch + 1}/{self.epochs}: {', '.join(said)}"
         elif self._line:  # else amid an epoch, with log_train_batch

@@ -549,6 +549,11 @@ class Wrong(torch.nn.Module):
         return y[:, :1]
 
 
+class Real(torch.nn.Module):
+    def forward(self, y, physics):
+        return y.real
+
+
 class Pair(torch.nn.Module):
     def forward(self, y, physics):
         return y, y
@@ -562,6 +567,11 @@ REFUSED = [
     ({"model": {1: Pair()}}, TypeError, "a dictionary of names .* got Pair for 1"),
     ({"model": {"": Pair()}}, ValueError, "names of models must have letters, got ''"),
     ({"pictures": -1}, ValueError, "pictures must be .* at least 0, got -1"),
+    (
+        {"model": Real(), "dataloader": [(X + 0j, X + 0j)]},
+        TypeError,
+        "must be complex if x is, .* got torch.float32 for x of torch.complex64",
+    ),
     ({"model": Wrong()}, ValueError, r"shape of x, \(2, 2\), got \(2, 1\)"),
     ({"physics": None}, TypeError, "physics must be a deepinv Physics, got NoneType"),
     (

@@ -477,6 +477,27 @@ def test_truths_of_another_shape_need_all_of_it(changes):
         evaluate([batch], model, **(options | changes))
 
 
+def test_complex_reconstructions_of_real_truths():
+    """For an objective and metrics that take the magnitude; no squared error then."""
+
+    class Phase(nn.Module):
+        def forward(self, y, physics):
+            return torch.polar(y, y)
+
+    class Error(Metric):
+        def metric(self, x_net, x, *args, **kwargs):
+            return (x_net.abs() - x).square().flatten(1).mean(1)
+
+    x = images(3, 1, 4, 4)
+    with pytest.raises(TypeError, match="must be complex if x is, and only then"):
+        evaluate([x], Phase())
+    attack = dj.RandomAttack(dj.L2Ball(1.0), samples=3, objective=Error())
+    report = evaluate([(x, x)], Phase(), attacks=attack, metrics=Error(), epsilons=0.5)
+    assert list(report.metrics) == ["objective", "Error"]
+    assert report.values["clean"]["Error"].abs().max() < 1e-9
+    assert (report.values["worst case, eps=0.5"]["Error"] > 1e-3).all()
+
+
 # Models that a self-supervised loss has adapted
 
 LOSSES = {

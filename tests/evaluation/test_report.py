@@ -16,7 +16,7 @@ import deepinv_jitter as dj
 from deepinv_jitter.attacks import FrankWolfeAttack
 from deepinv_jitter.attacks.balls import L2Ball, LinfBall
 from deepinv_jitter.evaluation.results import Condition
-from deepinv_jitter.evaluation.statistics import bootstrap_interval
+from deepinv_jitter.evaluation.statistics import bootstrap_interval, paired
 
 # Statistics
 
@@ -46,6 +46,19 @@ def test_the_interval_covers_the_mean(law, count, least):
     ends = [bootstrap_interval(values, resamples=1000) for values in data]
     share = sum(low <= MEANS[law] <= high for low, high in ends) / len(ends)
     assert least <= share <= 0.985
+
+
+@pytest.mark.parametrize("count", [6, 20])
+def test_equal_networks_are_seldom_told_apart(count):
+    """300 pairs of equal quality; the standard error of the share is 0.013."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(300, 2, count, generator=generator).double()
+    verdicts = [paired(a, b, math.inf)["verdict"] for a, b in data]
+    assert 0.01 <= 1 - verdicts.count("undecided") / len(verdicts) <= 0.09
+    # and one standard deviation of the differences is seen
+    better = [paired(a + 2, b, math.inf)["verdict"] for a, b in data]
+    assert better.count("better") >= (0.6 if count == 6 else 0.98) * len(data)
+    assert "worse" not in better
 
 
 def test_interval_of_special_cases():
@@ -437,6 +450,10 @@ def test_plot(tmp_path, case, pyplot):
     assert len(both.axes) == 2
     with pytest.raises(ValueError, match="metrics must be 'all' or among .* got"):
         case.plot(metrics=["sharpness"])
+    with pytest.raises(ValueError, match="metrics must be measured at every radius"):
+        case.plot(metrics=[ERROR, "error outside"])
+    every = [name for name in case.metrics if name in case.values["clean"]]
+    assert len(case.plot(metrics="all").axes) == len(every)
 
 
 AXES = {

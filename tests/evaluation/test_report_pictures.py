@@ -198,6 +198,32 @@ def test_colours_and_volumes():
     assert torch.equal(middle, x[0, :, 2].norm(dim=0))
 
 
+def test_a_network_that_diverges_does_not_spoil_the_scales():
+    class Diverging(torch.nn.Module):
+        def forward(self, y, physics):
+            image = physics.A_adjoint(y)
+            image[:, :, 3, 4] = torch.nan
+            return image
+
+    model, x, physics, _, _ = sections()
+    both = evaluate({"fine": model, "broken": Diverging()}, [x], physics, [])
+    figure = both.images()
+    limits = [ax.images[0].get_clim() for ax in figure.axes if ax.images]
+    assert all(low == -high and 0 < high < 10 for low, high in limits)
+
+
+def test_what_is_negative_is_black_in_images_that_are_not():
+    class Negative(torch.nn.Module):
+        def forward(self, y, physics):
+            return -1.0 * y
+
+    x = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0)) + 0.1
+    physics = dinv.physics.Denoising(noise(0.0))
+    arrays = shown(evaluate(Negative(), [x], physics, [], metrics={}).images())
+    assert torch.equal(torch.as_tensor(arrays[1].data), -x[0, 0])
+    assert torch.equal(torch.as_tensor(arrays[2].data), 2 * x[0, 0])
+
+
 def test_points_are_scattered():
     comparison = compared(points)
     figure = comparison.images()
@@ -246,7 +272,7 @@ def test_refused(arguments, message):
 
 
 def test_refused_shapes():
-    with pytest.raises(ValueError, match="report 'first' has none: evaluate with pict"):
+    with pytest.raises(ValueError, match="'first' has none: evaluate with pictures"):
         compared(mri, pictures=0).images()
     physics = dinv.physics.Denoising(noise())
     for shape, message in (

@@ -1,6 +1,8 @@
 """Parameters: known by name, one for all images or one for each, the physics' own; wavelets."""
 
+import functools
 import math
+import warnings
 
 import deepinv as dinv
 import numpy as np
@@ -98,14 +100,24 @@ def test_two_masks_are_not_two_channels():
 # Known by name
 
 
-@pytest.mark.parametrize("name", ["msk", "filter", "sigma"])
+@pytest.mark.parametrize("name", ["msk", "filter", "sigma", "rss"])
 def test_unknown_parameters_are_refused(build, name):
     physics, x = build()
     before = physics(x)
-    for call in (physics.update, lambda **kwargs: physics(x, **kwargs)):
+    calls = [physics, physics.A, physics.A_adjoint, physics.A_adjoint_A]
+    for call in (physics.update, *(functools.partial(call, x) for call in calls)):
         with pytest.raises(TypeError, match=f"no parameter '{name}'.*model, ZeroNoise"):
             call(**{name: torch.ones(5)})
     assert torch.equal(physics(x), before)
+
+
+def test_what_there_is_instead_is_named(build):
+    physics, _ = build(noise_model=noise())
+    own = "mask" if build is mri else "wavelet"
+    names = sorted([own, "sigma"])
+    message = rf"GaussianNoise: give one of \['{names[0]}', '{names[1]}'\]"
+    with pytest.raises(TypeError, match=message):
+        physics.update(sigmas=torch.ones(3))
 
 
 def test_parameters_of_the_noise_model_are_known(build):
@@ -201,6 +213,7 @@ ADVICE = {
     "one section": (seismic, SECTION[0, 0], r"for example x\[None, None\]"),
     "no channel": (seismic, SECTION[:, 0], r"for example x\[:, None\]"),
     "channels": (seismic, SECTION.movedim(0, 1), "as one image of one channel"),
+    "coils": (mri, X[:, :, None], "for several coils take deepinv.physics.MultiCoil"),
 }
 
 
@@ -209,6 +222,27 @@ def test_advice_fits_the_fault(case):
     make, x, message = ADVICE[case]
     with pytest.raises((TypeError, ValueError), match=message):
         make()[0](x)
+
+
+NO_NUMBERS = {
+    "parameters": ({"mask": X}, r"unpack it, as in update\(\*\*params\)"),
+    "generator": (dj.FastMRIMaskGenerator((64, 64), seed=0), r"draw from it, as in up"),
+    "text": ("ricker" * 100, "'rickerric.*': give its numbers"),
+}
+
+
+@pytest.mark.parametrize("case", NO_NUMBERS)
+def test_what_is_made_of_no_numbers_is_named_in_short(case):
+    values, message = NO_NUMBERS[case]
+    for physics in (dj.SingleCoilMRI, dj.SeismicConvolution):
+        with pytest.raises(TypeError, match=message) as caught:
+            physics(values)
+        assert len(str(caught.value)) < 200
+
+
+def test_masks_without_channel_are_explained():
+    with pytest.raises(ValueError, match=r"need a dimension .*, mask\[:, None\]"):
+        dj.SingleCoilMRI(torch.ones(4, 8, 8))
 
 
 def test_three_dimensions_are_refused():
@@ -287,3 +321,14 @@ def test_ricker_that_fits_is_not_cut_off():
 def test_ricker_takes_types_of_torch(dtype):
     with pytest.raises(TypeError, match="dtype must be a real type, got"):
         dj.ricker(dtype=dtype)
+
+
+def test_ricker_that_is_cut_off_says_so():
+    for points, a in ((51, 25.0), (101, 30), (3, 1.0)):
+        with pytest.warns(UserWarning, match="cut off.* in Hz is given as freq") as w:
+            dj.ricker(points, a)
+        assert w[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for points, a in ((51, 4.0), (5, 1.0), (25, 2.0), (1, 4.0)):
+            dj.ricker(points, a)

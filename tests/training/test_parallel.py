@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 import deepinv_jitter as dj
 from deepinv_jitter.training import rng
 from deepinv_jitter.training import distributed as ranks
+from deepinv_jitter.training.snapshot import parts
 
 SCRIPT = Path(two_ranks.__file__)
 
@@ -40,6 +41,7 @@ def folder(tmp_path_factory):
     two_ranks.build(folder / "from_one", jitter=0.1).train()
     done = torchrun(folder)
     assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "said").write_text(done.stdout + done.stderr)
     return folder
 
 
@@ -141,6 +143,42 @@ def test_checkpoints_go_from_one_process_to_two(found, folder):
     assert len(first["loss"]) == 3
     for name, value in first["weights"].items():
         assert torch.equal(value, second["weights"][name])
+
+
+@pytest.mark.parametrize("after", ["resumed", "cut and resumed"])
+def test_averaged_weights_are_resumed_exactly(found, after):
+    """Those of the model, of the training and the statistics of batch normalisation, on both."""
+    first = found[0]["averaged"]["whole"]
+    for rank in found:
+        for name, value in rank["averaged"]["whole"].items():
+            assert torch.equal(value, first[name]), name
+            assert torch.equal(rank["averaged"][after][name], value), name
+    name = "prior.0.network.layers.0.weight"
+    assert not torch.equal(first[name], first[f"raw {name}"])
+    assert first["steps"] == 4 * 3
+
+
+def test_unused_parameters_are_looked_for_where_there_are_any(found, folder):
+    """Which costs time elsewhere, of which torch warns."""
+    for rank in found:
+        assert rank["unused"] == {"idle": True, "busy": False}
+    assert "find_unused_parameters" not in (folder / "said").read_text()
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_to_look_for_unused_parameters_leaves_no_trace(tmp_path, idle):
+    trainer = two_ranks.with_network(two_ranks.Normalised(idle), tmp_path, jitter=0.1)
+    trainer.setup_train()
+    before = two_ranks.weights(trainer)
+    y, physics = torch.randn(4, 8), trainer.physics[0]
+    found = list(rng.generators(parts([trainer.model, physics])))
+    states = [torch.get_rng_state(), *(g.get_state() for g in found)]
+    assert trainer._has_unused(y, physics, None) == idle
+    assert all(p.grad is None for p in trainer.model.parameters())
+    for name, value in before.items():
+        assert torch.equal(value, trainer.model.state_dict()[name])
+    after = [torch.get_rng_state(), *(g.get_state() for g in found)]
+    assert len(found) == 1 and all(map(torch.equal, states, after))
 
 
 def test_every_epoch_has_its_own_order(found):

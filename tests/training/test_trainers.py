@@ -86,6 +86,7 @@ SCHEMES = {
         "persistent": True,
         "monitor": attack(0.2),
     },
+    "averaged": {"trainer": dj.AttackTrainer, "attack": attack(), "ema": 0.9},
     "robust": {
         "trainer": dj.RobustTrainer,
         "attack": attack(),
