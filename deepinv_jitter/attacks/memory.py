@@ -5,13 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import CellType, FunctionType
 
 import torch
 from deepinv.physics import Physics
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 #: What every module has
 OWN = frozenset(vars(nn.Module()))
+
+#: What modules are found in
+HOLDERS = (nn.Module, dict, list, tuple, FunctionType)
 
 
 class Memory:
@@ -26,7 +31,7 @@ class Memory:
     """
 
     def __init__(self, *modules: nn.Module):
-        self.held = _held(modules)
+        self.held = held(*modules)
         self.own = [
             (vars(m), {k: v for k, v in vars(m).items() if k not in OWN})
             for m in self.held
@@ -109,22 +114,39 @@ def evaluated(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _held(roots: tuple[nn.Module, ...]) -> list[nn.Module]:
+def held(*roots: nn.Module) -> list[nn.Module]:
     """
-    The modules with those they hold, also in containers, once each.
+    The modules with those they hold, also in containers and closures, once each.
 
-    But a physics in a model has the parameters that its batches give it, and what torch compiled to
-    its own language has none of python's attributes.
+    But a physics in a model has the parameters that its batches give it, what torch compiled to its
+    own language has none of python's attributes, and its wrappers for many GPUs have their own.
+
+    :param torch.nn.Module roots: the modules.
     """
     seen, left = {}, [*roots]
     while left:
         thing = left.pop()
         if isinstance(thing, (Physics, torch.jit.ScriptModule)) and thing not in roots:
             continue
-        if isinstance(thing, (nn.Module, dict, list, tuple)) and id(thing) not in seen:
+        if isinstance(thing, (DataParallel, DistributedDataParallel)):
+            thing = thing.module
+        if isinstance(thing, HOLDERS) and id(thing) not in seen:
             seen[id(thing)] = thing
-            if isinstance(thing, nn.Module):
-                left.append(vars(thing))
-            else:
-                left += thing.values() if isinstance(thing, dict) else thing
+            left += _parts(thing)
     return [thing for thing in seen.values() if isinstance(thing, nn.Module)]
+
+
+def _parts(thing: object) -> list:
+    if isinstance(thing, nn.Module):
+        return [vars(thing)]
+    if isinstance(thing, FunctionType):
+        return [cell.cell_contents for cell in thing.__closure__ or () if _filled(cell)]
+    return list(thing.values() if isinstance(thing, dict) else thing)
+
+
+def _filled(cell: CellType) -> bool:
+    try:
+        cell.cell_contents
+    except ValueError:  # of a name that has no value yet
+        return False
+    return True
