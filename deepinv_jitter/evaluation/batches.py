@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .. import checks
-from ..attacks.memory import Memory
+from ..attacks.memory import Memory, held
 from ..training import rng
 
 
@@ -43,6 +43,46 @@ class Source:
                 f"batches bring {'params' if y is None else 'y'}, too: leave one of them out."
             )
         return Batch(self, x, y, start, params)
+
+    def drawn(
+        self, numbers: Iterable[int], device: torch.device, seed: int
+    ) -> tuple[dict, frozenset[str]]:
+        """Parameters that follow from the numbers of the samples, and which differ by sample."""
+        rows, params, own = [], {}, set()
+        for number in numbers:
+            seed_here = seed_of(seed, "physics", number)
+            with seeded(seed_here, device, self.generator):
+                rows.append(self.generator.step(batch_size=1, seed=seed_here))
+        for name in dict.fromkeys(chain.from_iterable(rows)):
+            values = [row.get(name) for row in rows]
+            first, shapes = values[0], {tuple(getattr(v, "shape", ())) for v in values}
+            if isinstance(first, torch.Tensor):
+                fits = len(shapes) == 1 and first.shape[:1] == (1,)
+            else:
+                fits = all(isinstance(v, list) or v == first for v in values)
+            if not fits:
+                raise ValueError(
+                    f"physics_generator must draw {name!r} in one shape (1, ...) for all samples "
+                    f"of a batch, got {sorted(shapes)}: use batches of one sample."
+                )
+            params[name] = first
+            if isinstance(first, torch.Tensor):
+                own.add(name)
+                params[name] = torch.cat(values).to(device)
+            elif isinstance(first, list):
+                own.add(name)
+                params[name] = list(chain.from_iterable(values))
+        return params, frozenset(own)
+
+    @contextmanager
+    def of_first_sample(self, device: torch.device, seed: int) -> Iterator[Physics]:
+        """The physics as it begins: what a training has left of drawn parameters is no part."""
+        try:
+            if self.generator is not None:
+                self.physics.update(**self.drawn([0], device, seed)[0])
+            yield self.physics
+        finally:
+            self.memory.restore()
 
 
 @dataclass
@@ -69,7 +109,15 @@ class Batch:
         """Draw the parameters, or tell which of those given are the samples' own; check them."""
         candidates = [n for n, v in self.params.items() if _length(v) == len(self.x)]
         if self.source.generator is not None:
-            self._draw(seed)
+            numbers = range(self.start, self.start + len(self.x))
+            self.params, self.own = self.source.drawn(numbers, self.x.device, seed)
+        parts = self.source.memory.held
+        known = [n for n in self.params if any(hasattr(part, n) for part in parts)]
+        if self.params and not known and self.y is None:
+            raise ValueError(
+                f"the physics has none of the parameters {sorted(self.params)}, which would be "
+                "ignored: set, for example, a noise model that has them."
+            )
         with seeded(seed_of(seed, "first", self.start), self.x.device, self.physics):
             if candidates and len(self.x) > 1:
                 self._tell_apart(candidates)
@@ -93,35 +141,6 @@ class Batch:
         self.source.memory.restore()
         self.physics.update(**params)
 
-    def _draw(self, seed: int) -> None:
-        """Parameters for each sample, which follow from its number."""
-        generator, device, own, rows = self.source.generator, self.x.device, set(), []
-        for number in range(self.start, self.start + len(self.x)):
-            seed_here = seed_of(seed, "physics", number)
-            with seeded(seed_here, device, generator):
-                rows.append(generator.step(batch_size=1, seed=seed_here))
-        for name in dict.fromkeys(chain.from_iterable(rows)):
-            values = [row.get(name) for row in rows]
-            first, shapes = values[0], {tuple(getattr(v, "shape", ())) for v in values}
-            if isinstance(first, torch.Tensor):
-                fits = len(shapes) == 1 and first.shape[:1] == (1,)
-            else:
-                fits = all(isinstance(v, list) or v == first for v in values)
-            if not fits:
-                raise ValueError(
-                    f"physics_generator must draw {name!r} in one shape (1, ...) for all samples "
-                    f"of a batch, got {sorted(shapes)}: use batches of one sample."
-                )
-            if isinstance(first, torch.Tensor):
-                own.add(name)
-                self.params[name] = torch.cat(values).to(device)
-            elif isinstance(first, list):
-                own.add(name)
-                self.params[name] = list(chain.from_iterable(values))
-            else:
-                self.params[name] = first
-        self.own = frozenset(own)
-
     def _tell_apart(self, candidates: list[str]) -> None:
         """
         Which parameters have one value per sample: those without which the first is not measured.
@@ -144,9 +163,8 @@ class Batch:
             self._set(self.row(0))
             made = self._made_of_first()
         except Exception as error:
-            buffers = chain.from_iterable(
-                part._buffers.items() for part in self.physics.modules()
-            )
+            parts = self.source.memory.held
+            buffers = chain.from_iterable(part._buffers.items() for part in parts)
             unset = [name for name, buffer in buffers if buffer is None]
             if not unset:
                 raise
@@ -225,7 +243,11 @@ def seeded(seed: int, device: torch.device, *owners: object) -> Iterator[None]:
     others = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+            # Not torch.manual_seed, which also seeds GPUs that nobody brings back
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
             np.random.seed(seed % 2**32)
             random.seed(seed)
             for generator in own:
@@ -244,7 +266,7 @@ def seed_of(seed: int, purpose: str, number: int) -> int:
 
 
 def _generators(owners: Iterable[object]) -> Iterator[torch.Generator]:
-    parts = (o.modules() if isinstance(o, nn.Module) else [o] for o in owners)
+    parts = (held(o) if isinstance(o, nn.Module) else [o] for o in owners)
     return rng.generators(chain.from_iterable(parts))
 
 
