@@ -3,14 +3,19 @@ r"""The parts of stacked physics and of their measurements, side by side in one 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import CellType, FunctionType
 
 import torch
 from deepinv.utils import TensorList
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .. import checks
 
 Measurements = torch.Tensor | TensorList
+
+#: What modules are found in.
+HOLDERS = (nn.Module, dict, list, tuple, FunctionType)
 
 
 class Layout:
@@ -91,14 +96,16 @@ def modules(
     *roots: object, leave: type[nn.Module] | tuple[type[nn.Module], ...] = ()
 ) -> Iterator[nn.Module]:
     """
-    All modules of some, once each, also those in plain lists and dictionaries, where deepinv keeps
-    the parts of stacked physics and the priors of an algorithm. Those of a kind to leave are left
-    out, with all that only they hold.
+    All modules of some, once each, also those in plain lists, dictionaries and closures, where
+    deepinv keeps the parts of stacked physics and the priors of an algorithm. Those of a kind to
+    leave are left out, with all that only they hold.
     """
     seen, left = {}, [*reversed(roots)]
     while left:
         thing = left.pop()
-        if not isinstance(thing, (nn.Module, dict, list, tuple)) or id(thing) in seen:
+        if isinstance(thing, (DataParallel, DistributedDataParallel)):
+            thing = thing.module  # a wrapper has state of its own
+        if not isinstance(thing, HOLDERS) or id(thing) in seen:
             continue
         seen[id(thing)] = thing
         if isinstance(thing, leave):
@@ -106,9 +113,19 @@ def modules(
         if isinstance(thing, nn.Module):
             yield thing
             inner = [*thing.children(), *vars(thing).values()]
+        elif isinstance(thing, FunctionType):
+            inner = [c.cell_contents for c in thing.__closure__ or () if _filled(c)]
         else:
             inner = thing.values() if isinstance(thing, dict) else thing
         left += reversed([*inner])
+
+
+def _filled(cell: CellType) -> bool:
+    try:
+        cell.cell_contents
+    except ValueError:  # of a name that has no value yet
+        return False
+    return True
 
 
 def _in_pairs(part: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from .. import checks
 from ..attacks.noise import noise_models
 from ..attacks.parts import Measurements, modules, named_parts
-from ..attacks.state import Memory
+from ..attacks.state import Memory, preserved
 from ..training import rng
 
 
@@ -48,6 +48,44 @@ class Source:
             )
         return Batch(self, x, y, start, params)
 
+    def drawn(
+        self, numbers: Iterable[int], device: torch.device, seed: int
+    ) -> tuple[dict, frozenset[str]]:
+        """Parameters that follow from the numbers of the samples, and which differ by sample."""
+        rows, params, own = [], {}, set()
+        for number in numbers:
+            seed_here = seed_of(seed, "physics", number)
+            with seeded(seed_here, device, self.generator):
+                rows.append(self.generator.step(batch_size=1, seed=seed_here))
+        for name in dict.fromkeys(chain.from_iterable(rows)):
+            values = [row.get(name) for row in rows]
+            first, shapes = values[0], {tuple(getattr(v, "shape", ())) for v in values}
+            if isinstance(first, torch.Tensor):
+                fits = len(shapes) == 1 and first.shape[:1] == (1,)
+            else:
+                fits = all(isinstance(v, list) or v == first for v in values)
+            if not fits:
+                raise ValueError(
+                    f"physics_generator must draw {name!r} in one shape (1, ...) for all samples "
+                    f"of a batch, got {sorted(shapes)}: use batches of one sample."
+                )
+            params[name] = first
+            if isinstance(first, torch.Tensor):
+                own.add(name)
+                params[name] = torch.cat(values).to(device)
+            elif isinstance(first, list):
+                own.add(name)
+                params[name] = list(chain.from_iterable(values))
+        return params, frozenset(own)
+
+    @contextmanager
+    def of_first_sample(self, device: torch.device, seed: int) -> Iterator[Physics]:
+        """The physics as it begins: what a training has left of drawn parameters is no part."""
+        with preserved(self.physics):
+            if self.generator is not None:
+                self.physics.update(**self.drawn([0], device, seed)[0])
+            yield self.physics
+
 
 @dataclass
 class Batch:
@@ -73,7 +111,15 @@ class Batch:
         """Draw the parameters, or tell which of those given are the samples' own; check them."""
         candidates = [n for n, v in self.params.items() if _length(v) == len(self.x)]
         if self.source.generator is not None:
-            self._draw(seed)
+            numbers = range(self.start, self.start + len(self.x))
+            self.params, self.own = self.source.drawn(numbers, self.x.device, seed)
+        parts = [*modules(self.physics)]
+        known = [n for n in self.params if any(hasattr(part, n) for part in parts)]
+        if self.params and not known and self.y is None:
+            raise ValueError(
+                f"the physics has none of the parameters {sorted(self.params)}, which would be "
+                "ignored: set, for example, a noise model that has them."
+            )
         with seeded(seed_of(seed, "first", self.start), self.x.device, self.physics):
             if candidates and len(self.x) > 1:
                 self._tell_apart(candidates)
@@ -96,35 +142,6 @@ class Batch:
         """Give the physics these parameters, and nothing that an earlier batch has set."""
         self.source.memory.restore()
         self.physics.update(**params)
-
-    def _draw(self, seed: int) -> None:
-        """Parameters for each sample, which follow from its number."""
-        generator, device, own, rows = self.source.generator, self.x.device, set(), []
-        for number in range(self.start, self.start + len(self.x)):
-            seed_here = seed_of(seed, "physics", number)
-            with seeded(seed_here, device, generator):
-                rows.append(generator.step(batch_size=1, seed=seed_here))
-        for name in dict.fromkeys(chain.from_iterable(rows)):
-            values = [row.get(name) for row in rows]
-            first, shapes = values[0], {tuple(getattr(v, "shape", ())) for v in values}
-            if isinstance(first, torch.Tensor):
-                fits = len(shapes) == 1 and first.shape[:1] == (1,)
-            else:
-                fits = all(isinstance(v, list) or v == first for v in values)
-            if not fits:
-                raise ValueError(
-                    f"physics_generator must draw {name!r} in one shape (1, ...) for all samples "
-                    f"of a batch, got {sorted(shapes)}: use batches of one sample."
-                )
-            if isinstance(first, torch.Tensor):
-                own.add(name)
-                self.params[name] = torch.cat(values).to(device)
-            elif isinstance(first, list):
-                own.add(name)
-                self.params[name] = list(chain.from_iterable(values))
-            else:
-                self.params[name] = first
-        self.own = frozenset(own)
 
     def _tell_apart(self, candidates: list[str]) -> None:
         """
@@ -235,7 +252,11 @@ def seeded(seed: int, device: torch.device, *owners: object) -> Iterator[None]:
     others = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+            # Not torch.manual_seed, which also seeds GPUs that nobody brings back
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
             np.random.seed(seed % 2**32)
             random.seed(seed)
             for generator in own:

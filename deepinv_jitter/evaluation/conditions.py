@@ -269,7 +269,9 @@ class Bench:
     def _check_shape(self, shifts: bool) -> None:
         """Truths of another shape than the reconstruction are for the caller's own metrics."""
         shape, expected = tuple(self.x_clean.shape), tuple(self.x.shape)
-        own = self.harm == OBJECTIVE and self.protocol.metrics and not shifts
+        own = (
+            self.harm == OBJECTIVE and self.protocol.metrics is not None and not shifts
+        )
         if shape != expected and not (own and shape[:1] == expected[:1]):
             raise ValueError(
                 f"the reconstruction must have the shape of x, {expected}, got {shape}: or give "

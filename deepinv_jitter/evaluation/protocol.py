@@ -68,6 +68,10 @@ class Protocol:
         self, model: nn.Module, sources: Sequence[Source], device: torch.device
     ) -> dict[str, str]:
         """Everything that the results depend on except the data, as text."""
+        physics = []
+        for source in sources:
+            with source.of_first_sample(device, self.seed) as first:
+                physics.append(fingerprint(first))
         peaks = {name: peak_of(m) for name, m in (self.metrics or {}).items()}
         peaks = ", ".join(f"{p} ({name})" for name, p in peaks.items() if p is not None)
         budget = self.attack.budget
@@ -85,7 +89,7 @@ class Protocol:
             "draws": str(self.draws),
             "seed": str(self.seed),
             "pictures": str(self.pictures),
-            "physics": ", ".join(fingerprint(source.physics) for source in sources),
+            "physics": ", ".join(physics),
             "physics generator": describe([source.generator for source in sources]),
             "model": fingerprint(model),
             "device": device.type,

@@ -229,9 +229,9 @@ def test_what_an_earlier_batch_has_set_is_not_used(given):
 # Parameters that were never set, or are drawn
 
 UNSET = {
-    "filter": lambda: dinv.physics.BlurFFT((1, 8, 8)),
-    "mask": lambda: dinv.physics.Inpainting((1, 8, 8)),
-    "filters": lambda: dinv.physics.SpaceVaryingBlur(),
+    "filter": lambda: dinv.physics.BlurFFT((1, 8, 8), noise_model=noise()),
+    "mask": lambda: dinv.physics.Inpainting((1, 8, 8), noise_model=noise()),
+    "filters": lambda: dinv.physics.SpaceVaryingBlur(noise_model=noise()),
 }
 
 
@@ -245,6 +245,19 @@ def test_parameters_that_were_never_set(name, given, params):
         evaluate([batch], UNSET[name]())
 
 
+def test_parameters_that_the_physics_has_not_are_refused():
+    """A noise level for a physics without noise would be ignored."""
+    x, physics = images(2, 1, 8, 8), dinv.physics.Denoising(dinv.physics.ZeroNoise())
+    message = r"none of the parameters \['sigma'\], which would be ignored"
+    with pytest.raises(ValueError, match=message):
+        evaluate([x], physics, physics_generator=SigmaGenerator(rng=rng()))
+    batch = {"x": x, "params": {"sigma": torch.tensor(0.1)}}
+    with pytest.raises(ValueError, match=message):
+        evaluate([batch], physics)
+    # Where nothing is measured, they may be there for other readers
+    assert evaluate([batch | {"y": x}], physics).digests
+
+
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -256,6 +269,14 @@ def mixture():
         for ratio in (0.3, 0.7)
     ]
     return GeneratorMixture(kinds, [0.5, 0.5], rng=rng())
+
+
+def rngs(generator):
+    """The generators of a physics generator, and of those that it mixes."""
+    parts = [generator, *getattr(generator, "generators", [])]
+    if generator.step_func.__closure__:  # a sum
+        parts += [cell.cell_contents for cell in generator.step_func.__closure__]
+    return [p.rng for p in parts]
 
 
 class OwnGenerator(PhysicsGenerator):
@@ -293,6 +314,10 @@ DRAWN = {
         lambda: dinv.physics.BlurFFT((2, 8, 8)),
         lambda: MotionBlurGenerator((3, 3), rng=rng()),
     ),
+    "mixture and sigma": (
+        lambda: dinv.physics.Inpainting((2, 8, 8), noise_model=noise()),
+        lambda: mixture() + SigmaGenerator(rng=rng()),
+    ),
     "mixture": (lambda: dinv.physics.Inpainting((2, 8, 8)), mixture),
     "downsampling": (
         lambda: dinv.physics.Downsampling((2, 8, 8), filter="bicubic"),
@@ -308,18 +333,10 @@ DRAWN = {
 def test_each_sample_has_parameters_of_its_own(name):
     physics, generator = (build() for build in DRAWN[name])
     x, options = images(5, 2, 8, 8), {"physics_generator": generator}
-    before = [
-        g.get_state()
-        for g in vars(generator).values()
-        if isinstance(g, torch.Generator)
-    ]
+    generators = rngs(generator)
+    before = [g.get_state() for g in generators]
     reports = [evaluate(list(x.split(b)), physics, **options) for b in (1, 2, 5)]
-    after = [
-        g.get_state()
-        for g in vars(generator).values()
-        if isinstance(g, torch.Generator)
-    ]
-    assert all(map(torch.equal, before, after))
+    assert all(map(torch.equal, before, [g.get_state() for g in generators]))
     for report in reports[1:]:
         assert report.digests == reports[0].digests
         a, b = (r.values["clean"][ERROR] for r in (report, reports[0]))
@@ -354,10 +371,12 @@ def test_drawn_parameters_are_those_of_the_physics():
 def test_after_training_the_mask_that_happens_to_be_set_does_not_count():
     physics, generator = (build() for build in DRAWN["mask"])
     x = images(4, 2, 8, 8)
-    clean = errors([x], physics, physics_generator=generator)
+    before = evaluate([x], physics, physics_generator=generator)
     for mask in (MASKS[:3], MASKS[:1]):
         physics.update(mask=mask)
-        assert torch.equal(errors([x], physics, physics_generator=generator), clean)
+        after = evaluate([x], physics, physics_generator=generator)
+        assert torch.equal(after.values["clean"][ERROR], before.values["clean"][ERROR])
+        assert all(row["difference"] == 0 for row in after.compare(before).rows)
 
 
 class Uneven(PhysicsGenerator):

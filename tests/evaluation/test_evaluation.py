@@ -395,10 +395,18 @@ class Interrupting(Metric):
         return (x_net - x).abs().flatten(1).amax(1)
 
 
-# Calls: clean 1, random 2 + 2, worst 1 + 1, shift 1; for two batches
+# Calls: truths 1, clean 1, random 2 + 2, worst 1 + 1, shift 2; for two batches
 @pytest.mark.parametrize(
     "problem, fuse",
-    [(points, 1), (points, 3), (points, 7), (points, 8), (points, 9), (points, 16)]
+    [
+        (points, 1),
+        (points, 3),
+        (points, 7),
+        (points, 8),
+        (points, 9),
+        (points, 16),
+        (points, 20),
+    ]
     + [(mri, 7), (mri, 15), (sections, 7)],
 )
 def test_resumed_is_uninterrupted_bit_for_bit(problem, fuse, tmp_path):

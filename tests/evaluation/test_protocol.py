@@ -452,6 +452,8 @@ def test_truths_smaller_than_the_reconstruction(tmp_path):
     assert (worst["mse"] > clean["mse"]).all() and ERROR not in worst
     assert not worst["random_beats_attack"].any()
     assert "objective, lower is better" in report.table()
+    alone = evaluate([batch], model, **(options | {"metrics": [], "state": None}))
+    assert list(alone.metrics) == ["objective"]
     assert torch.equal(
         evaluate([batch], model, **options).values["worst case, eps=1"]["mse"],
         worst["mse"],
@@ -462,7 +464,6 @@ def test_truths_smaller_than_the_reconstruction(tmp_path):
     "changes",
     [
         {"metrics": None},
-        {"metrics": []},
         {"attacks": "quick"},
         {"shifts": dj.Bias(0.1)},
     ],
