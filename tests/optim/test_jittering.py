@@ -649,3 +649,21 @@ def test_scales_of_outputs():
         assert not torch.equal(model(y), model(y))
     with pytest.raises(ValueError, match="'official' .* no meaning for the outputs of"):
         dj.jitter(model, dj.GaussianJitter(0.3, "official"), at="blocks.*")
+
+
+def test_within_distributed_data_parallel():
+    """The gradients are those of the bare model, and no_jitter and eval() reach through."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        results, y = [], torch.randn(7, 2)
+        for wrap in (nn.Identity, nn.parallel.DistributedDataParallel):
+            model = dj.jitter(Unrolled(repeats=True), [0.1, 0.2, 0.3], at="blocks.*")
+            wrapped = model if wrap is nn.Identity else wrap(model)
+            results.append(run(wrapped, y)[1])
+            with dj.no_jitter(wrapped):
+                assert torch.equal(wrapped(y), wrapped(y))
+            assert torch.equal(wrapped.eval()(y), model(y))
+        assert_same_gradients(*results)
+    finally:
+        torch.distributed.destroy_process_group()
