@@ -179,7 +179,7 @@ def no_jitter(module: nn.Module) -> Iterator[nn.Module]:
     True
     """
     _check_module("no_jitter", module)
-    layers = [m for m in module.modules() if isinstance(m, Jitter)]
+    layers = hooks.layers(module)
     before = [layer.enabled for layer in layers]
     try:
         for layer in layers:
