@@ -140,7 +140,7 @@ def named(model: nn.Module, at: str | Iterable[str]) -> list[nn.Module]:
 
     :param torch.nn.Module model: the model.
     :param str, Iterable[str] at: patterns of names in ``model.named_modules()``, as in
-        :mod:`fnmatch`, part by part between the dots.
+        ``fnmatch``, part by part between the dots.
     :return: (:class:`list`) the submodules, once each.
     :raises TypeError: if ``at`` is not made of strings.
     :raises ValueError: if a pattern names none, or another model jitters one.

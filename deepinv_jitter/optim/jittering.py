@@ -62,7 +62,7 @@ def jitter(
         iteration, as a per-entry standard deviation in the unit of the data-fidelity gradient, or
         with ``at`` in that of the submodules' outputs; or a :class:`GaussianJitter`.
     :param str, Iterable[str], None at: names of submodules, as in ``model.named_modules()``, with
-        wildcards as in :mod:`fnmatch` that stay between the dots: ``"backbone.*"`` names
+        wildcards as in ``fnmatch`` that stay between the dots: ``"backbone.*"`` names
         ``backbone.0`` and not ``backbone.0.conv``. Default: ``None``.
     :return: (:class:`torch.nn.Module`) ``model``.
     :raises TypeError: if ``model`` is no module, a :class:`torch.nn.DataParallel`, or without
