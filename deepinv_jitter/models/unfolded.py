@@ -40,8 +40,8 @@ def adjoint(y: torch.Tensor, physics: Physics) -> torch.Tensor:
 class _Unfolded:
     """What UnfoldedGD and UnfoldedPGD share; mixed in before the host's algorithm."""
 
-    network_prior: type[Prior]
-    denoiser_prior: type[Prior]
+    _network_prior: type[Prior]
+    _denoiser_prior: type[Prior]
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class _Unfolded:
                 f"{type(prior).__name__} needs the noise level it removes, and there is none: pass "
                 "sigma_denoiser."
             )
-        return self.denoiser_prior(prior) if denoises else self.network_prior(prior)
+        return self._denoiser_prior(prior) if denoises else self._network_prior(prior)
 
     def update_params_fn(self, it: int) -> dict:
         """Parameters of iteration ``it``; a positive step size is learned as its logarithm."""
@@ -223,8 +223,8 @@ class UnfoldedGD(_Unfolded, GD):
     torch.Size([200, 2])
     """
 
-    network_prior = GradientPrior
-    denoiser_prior = DenoiserRED
+    _network_prior = GradientPrior
+    _denoiser_prior = DenoiserRED
 
 
 class UnfoldedPGD(_Unfolded, PGD):
@@ -259,8 +259,8 @@ class UnfoldedPGD(_Unfolded, PGD):
     torch.Size([1, 1, 64, 32])
     """
 
-    network_prior = ProximalPrior
-    denoiser_prior = DenoiserPnP
+    _network_prior = ProximalPrior
+    _denoiser_prior = DenoiserPnP
 
 
 def _either(**options: object) -> object:

@@ -74,19 +74,21 @@ class _Start:
 
     def __init__(self, changing: list[nn.Module], constant: list[nn.Module]):
         self.changing = changing
-        self.contents = _contents(changing + constant)
+        self.contents = _contents(changing)
+        self.tensors = [
+            value
+            for _, content in self.contents
+            for value in content.values()
+            if isinstance(value, torch.Tensor)
+        ]
+        self.contents += _contents(constant)
         self.generators = [(g, g.get_state()) for g in _generators(changing)]
         self.copies: dict[int, torch.Tensor] = {}
 
     @contextmanager
     def remembered(self) -> Iterator[None]:
         """For the first pass: keeps copies of the tensors which it changes in place."""
-        tensors = {
-            id(value): (value, value.detach().clone())
-            for _, content in _contents(self.changing)
-            for value in content.values()
-            if isinstance(value, torch.Tensor)
-        }
+        tensors = {id(value): (value, value.detach().clone()) for value in self.tensors}
         yield
         # Not by torch's count of changes, which batch normalisation bypasses; read all at once,
         # since a GPU waits

@@ -135,49 +135,34 @@ class TiltedFidelity(WrappedFidelity):
         r""":math:`\nabla f_k(x) = \nabla f(x) + w_k`."""
         return self.fidelity.grad(x, *args, **kwargs) + self._noise("grad", x)
 
-    def prox(
-        self, x: torch.Tensor, *args, gamma: float | torch.Tensor = 1.0, **kwargs
-    ) -> torch.Tensor:
+    # Arguments that are not given are not handed on: fidelities of users' own need not have them
+    def prox(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         r"""The proximal point of :math:`\gamma f` at :math:`x - \gamma w_k`."""
+        gamma = kwargs.get("gamma", 1.0)
         w = self._noise("prox", x)
-        return self.fidelity.prox(x - gamma * w, *args, gamma=gamma, **kwargs)
+        return self.fidelity.prox(x - gamma * w, *args, **kwargs)
 
-    def prox_conjugate(
-        self,
-        x: torch.Tensor,
-        *args,
-        gamma: float | torch.Tensor = 1.0,
-        lamb: float | torch.Tensor = 1.0,
-        **kwargs,
-    ) -> torch.Tensor:
+    def prox_conjugate(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         r"""
         The proximal point of :math:`\gamma (\lambda f_k)^*`.
 
         As :math:`(\lambda f_k)^*(u) = (\lambda f)^*(u - \lambda w_k)`, it is that of
         :math:`\gamma (\lambda f)^*` at :math:`x - \lambda w_k`, plus :math:`\lambda w_k`.
         """
-        w = lamb * self._noise("prox_conjugate", x)
-        point = self.fidelity.prox_conjugate(
-            x - w, *args, gamma=gamma, lamb=lamb, **kwargs
-        )
-        return point + w
+        w = kwargs.get("lamb", 1.0) * self._noise("prox_conjugate", x)
+        return self.fidelity.prox_conjugate(x - w, *args, **kwargs) + w
 
     def bregman_prox(
-        self,
-        x: torch.Tensor,
-        bregman_potential: Bregman,
-        *args,
-        gamma: float | torch.Tensor = 1.0,
-        **kwargs,
+        self, x: torch.Tensor, bregman_potential: Bregman, *args, **kwargs
     ) -> torch.Tensor:
         r"""
         The point :math:`u` of least :math:`\gamma f_k(u) + D_h(u, x)`.
 
         It is that of :math:`\gamma f` at :math:`\nabla h^*(\nabla h(x) - \gamma w_k)`.
         """
-        w, h = self._noise("bregman_prox", x), bregman_potential
-        x = h.grad_conj(h.grad(x) - gamma * w)
-        return self.fidelity.bregman_prox(x, h, *args, gamma=gamma, **kwargs)
+        gamma, h = kwargs.get("gamma", 1.0), bregman_potential
+        x = h.grad_conj(h.grad(x) - gamma * self._noise("bregman_prox", x))
+        return self.fidelity.bregman_prox(x, h, *args, **kwargs)
 
     def _noise(self, method: str, x: torch.Tensor) -> torch.Tensor:
         # Another shape could be broadcast without a word

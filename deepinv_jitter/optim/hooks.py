@@ -26,7 +26,6 @@ class OutputJitter(Jitter):
     :param float, Iterable[float], GaussianJitter sigma: noise level or noise model.
     :param torch.nn.Module model: the model whose forward passes count.
     :param list[torch.nn.Module] modules: the submodules.
-    :raises ValueError: if another model jitters one of them.
     """
 
     def __init__(
@@ -36,13 +35,6 @@ class OutputJitter(Jitter):
         modules: list[nn.Module],
     ):
         super().__init__(sigma)
-        for module in modules:
-            hooks = module._forward_hooks.values()
-            if any(isinstance(getattr(h, "__self__", None), Jitter) for h in hooks):
-                raise ValueError(
-                    f"the {type(module).__name__} named by at is jittered as a part of another "
-                    "model, and would get two noises: call unjitter on that one first."
-                )
         self.k = 0
         self.numbers: dict[bytes, int | None] = {}
         # Bound methods of a submodule: they go along when the model is copied
@@ -75,7 +67,8 @@ class OutputJitter(Jitter):
     @torch.compiler.disable
     def add(self, module: nn.Module, args: tuple, output: torch.Tensor):
         """After a call of a submodule."""
-        if not (self.training and self.enabled):
+        # Its mode, too: a copy of the submodule alone may not be below this layer's model
+        if not (self.training and self.enabled and module.training):
             return output
         if not isinstance(output, torch.Tensor):
             raise TypeError(
@@ -90,9 +83,9 @@ class OutputJitter(Jitter):
         """After a forward pass of the model."""
         if self.training and self.enabled and self.k == 0 and not in_backward():
             raise RuntimeError(
-                "no submodule named by at was called in this forward pass of the "
+                "no submodule named by at was called in training mode in this forward pass of the "
                 f"{type(model).__name__}, so that there was no jitter: name submodules that are "
-                "called as module(x), and call jitter before a compiled one first runs."
+                "called as module(x) and trained."
             )
 
     def _number(self, output: torch.Tensor) -> int:
@@ -123,6 +116,14 @@ class OutputJitter(Jitter):
         return k
 
 
+def layers(module: nn.Module) -> list[Jitter]:
+    """The jitter below a module: layers, and what its submodules have by hooks."""
+    found = [m for m in module.modules() if isinstance(m, Jitter)]
+    return list(
+        dict.fromkeys(found + [j for m in module.modules() for j in _owners(m)])
+    )
+
+
 def remove(model: nn.Module) -> None:
     """Take every OutputJitter out of a model."""
     for module in list(model.modules()):
@@ -139,10 +140,10 @@ def named(model: nn.Module, at: str | Iterable[str]) -> list[nn.Module]:
 
     :param torch.nn.Module model: the model.
     :param str, Iterable[str] at: patterns of names in ``model.named_modules()``, as in
-        :mod:`fnmatch`, part by part between the dots.
+        ``fnmatch``, part by part between the dots.
     :return: (:class:`list`) the submodules, once each.
     :raises TypeError: if ``at`` is not made of strings.
-    :raises ValueError: if a pattern names none.
+    :raises ValueError: if a pattern names none, or another model jitters one.
     """
     patterns = [at] if isinstance(at, str) or not isinstance(at, Iterable) else list(at)
     if not patterns or not all(isinstance(p, str) for p in patterns):
@@ -158,6 +159,13 @@ def named(model: nn.Module, at: str | Iterable[str]) -> list[nn.Module]:
                 f"names none. {candidates(model)}"
             )
         found |= {id(m): m for m in matches}
+    own = set(model.modules())
+    for module in found.values():
+        if not own.issuperset(_owners(module)):
+            raise ValueError(
+                f"the {type(module).__name__} named by at is jittered as a part of another "
+                "model, and would get two noises: call unjitter on that one first."
+            )
     return list(found.values())
 
 
@@ -186,6 +194,12 @@ def _submodules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def _matches(name: str, pattern: str) -> bool:
     parts, wanted = name.split("."), pattern.split(".")
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
+def _owners(module: nn.Module) -> list[OutputJitter]:
+    hooks = module._forward_hooks.values()
+    owners = [getattr(hook, "__self__", None) for hook in hooks]
+    return [owner for owner in owners if isinstance(owner, OutputJitter)]
 
 
 def _is_container(module: nn.Module) -> bool:

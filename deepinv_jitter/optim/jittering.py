@@ -62,7 +62,7 @@ def jitter(
         iteration, as a per-entry standard deviation in the unit of the data-fidelity gradient, or
         with ``at`` in that of the submodules' outputs; or a :class:`GaussianJitter`.
     :param str, Iterable[str], None at: names of submodules, as in ``model.named_modules()``, with
-        wildcards as in :mod:`fnmatch` that stay between the dots: ``"backbone.*"`` names
+        wildcards as in ``fnmatch`` that stay between the dots: ``"backbone.*"`` names
         ``backbone.0`` and not ``backbone.0.conv``. Default: ``None``.
     :return: (:class:`torch.nn.Module`) ``model``.
     :raises TypeError: if ``model`` is no module, a :class:`torch.nn.DataParallel`, or without
@@ -179,7 +179,7 @@ def no_jitter(module: nn.Module) -> Iterator[nn.Module]:
     True
     """
     _check_module("no_jitter", module)
-    layers = [m for m in module.modules() if isinstance(m, Jitter)]
+    layers = hooks.layers(module)
     before = [layer.enabled for layer in layers]
     try:
         for layer in layers:

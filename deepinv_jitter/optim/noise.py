@@ -202,9 +202,9 @@ class Jitter(torch.nn.Module):
     gradient descent, see :func:`jitter`.
 
     With ``generator=None`` the noise is the same again where activation checkpointing repeats a
-    part of the forward pass, since :mod:`torch.utils.checkpoint` brings the global generators back.
-    It does not bring back others: there, a noise model with a generator of its own is refused,
-    instead of giving wrong gradients. ``checkpoint=True`` of :class:`UnfoldedGD` and
+    part of the forward pass, since ``torch.utils.checkpoint`` brings the global
+    generators back. It does not bring back others: there, a noise model with a generator of its own
+    is refused, instead of giving wrong gradients. ``checkpoint=True`` of :class:`UnfoldedGD` and
     :class:`UnfoldedPGD` brings those back, too.
 
     :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per

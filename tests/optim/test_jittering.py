@@ -524,12 +524,28 @@ def test_unfolded_models_recompute_the_noise_of_their_networks():
     assert_same_gradients(*results)
 
 
+def test_a_submodule_by_itself():
+    """Copied or not, it is silent in evaluation and where it is silenced."""
+    model, y = dj.jitter(Unrolled(), 0.1, at="blocks.*"), torch.randn(7, 2)
+    for block in (model.blocks[0], copy.deepcopy(model.blocks[0])):
+        assert not torch.equal(block(y), block(y))
+        with dj.no_jitter(block):
+            assert torch.equal(block(y), block(y))
+        block.eval()
+        assert torch.equal(block(y), block(y))
+    model.blocks.eval()
+    with pytest.raises(RuntimeError, match="no submodule .* called in training mode"):
+        model(y)
+
+
 def test_two_models_may_not_both_jitter_one_submodule():
     network = dj.PointMLP()
-    first, second = (dj.UnfoldedGD(network, max_iter=2) for _ in range(2))
+    first = dj.UnfoldedGD(network, max_iter=2)
+    second = dj.UnfoldedGD(network, max_iter=2, jitter=0.3)
     dj.jitter(first, 0.1, at="prior.0.network")
     with pytest.raises(ValueError, match="PointMLP .* jittered as a part of another"):
         dj.jitter(second, 0.1, at="prior.0.network")
+    assert second.fixed_point.iterator.jitter.noise.sigma == (0.3,)
     dj.unjitter(first)
     dj.jitter(second, 0.1, at="prior.0.network")
 
@@ -584,7 +600,7 @@ def test_submodules_that_are_not_called_are_noticed():
     model.unused = nn.Linear(2, 2)
     dj.jitter(model, 0.1, at="unused")
     with pytest.raises(
-        RuntimeError, match="no submodule named by at was called in this"
+        RuntimeError, match="no submodule named by at was called in train"
     ):
         model(y)
     model.eval()(y)
@@ -649,3 +665,21 @@ def test_scales_of_outputs():
         assert not torch.equal(model(y), model(y))
     with pytest.raises(ValueError, match="'official' .* no meaning for the outputs of"):
         dj.jitter(model, dj.GaussianJitter(0.3, "official"), at="blocks.*")
+
+
+def test_within_distributed_data_parallel():
+    """The gradients are those of the bare model, and no_jitter and eval() reach through."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        results, y = [], torch.randn(7, 2)
+        for wrap in (nn.Identity, nn.parallel.DistributedDataParallel):
+            model = dj.jitter(Unrolled(repeats=True), [0.1, 0.2, 0.3], at="blocks.*")
+            wrapped = model if wrap is nn.Identity else wrap(model)
+            results.append(run(wrapped, y)[1])
+            with dj.no_jitter(wrapped):
+                assert torch.equal(wrapped(y), wrapped(y))
+            assert torch.equal(wrapped.eval()(y), model(y))
+        assert_same_gradients(*results)
+    finally:
+        torch.distributed.destroy_process_group()

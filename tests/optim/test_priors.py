@@ -133,7 +133,7 @@ def test_a_network_that_takes_the_level_gets_it_and_the_level_its_gradient(
     unfolded, checkpoint, network
 ):
     reads_y, y = network is AfterY, torch.randn(4, 2)
-    prior = unfolded.network_prior(network(), reads_y=reads_y)
+    prior = unfolded._network_prior(network(), reads_y=reads_y)
     model = unfolded(
         prior if reads_y else network(),
         stepsize=0.5,
