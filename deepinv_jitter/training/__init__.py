@@ -1,10 +1,10 @@
 r"""deepinv's Trainer for robust training, and for runs that take days."""
 
 from .adversarial import AttackTrainer, RobustTrainer
+from .checkpoints import latest_checkpoint
 from .diffusion import DDPMTrainer, DenoisingLoss
 from .distributed import ShardSampler
 from .jitter import InputJitterTrainer, JitterTrainer, input_jitter_sigma
-from .preemption import latest_checkpoint
 
 __all__ = [
     "AttackTrainer",
