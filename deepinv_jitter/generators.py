@@ -7,7 +7,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ def _parts(thing: object) -> Iterator[tuple[str, object]]:
         yield from {"": thing.__self__, ".function": thing.__func__}.items()
     elif isinstance(thing, FunctionType):
         yield from _function_parts(thing)
-    elif _package(type(thing)) not in PLAIN:
+    elif isinstance(thing, SimpleNamespace) or _package(type(thing)) not in PLAIN:
         own = dict(getattr(thing, "__dict__", {}))
         # After what a module holds itself
         children = own.pop("_modules", {})
@@ -126,7 +126,7 @@ def _class_parts(kind: type) -> Iterator[tuple[str, object]]:
     """Generators that a class holds, and its methods where they are a user's."""
     for name, value in [] if _package(kind) in KNOWN else vars(kind).items():
         if isinstance(value, (Generator, FunctionType)):
-            yield f"{kind.__name__}.{name}", value
+            yield f".{kind.__name__}.{name}", value
 
 
 def _package(thing: type | FunctionType) -> str:

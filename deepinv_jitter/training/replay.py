@@ -70,7 +70,8 @@ def _tried(loader: DataLoader) -> tuple[bool, bool]:
                 sample = next(iter(dataset))
             else:
                 sample = dataset[0]
-            draws.append(collate([sample] if loader.batch_sampler else sample))
+            alone = loader.batch_sampler is None  # a batch by itself
+            draws.append(collate(sample if alone else [sample]))
         after = rng.state(generators)
     finally:
         rng.restore(before, generators)

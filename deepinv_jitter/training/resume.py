@@ -295,22 +295,24 @@ class ResumingTrainer(ParallelTrainer):
             return
         progress_bar.close()
         if self._running:
-            epoch, batch = self._place
-            where = "in its validation" if self._trained else f"after {batch} batches"
-            end = f"Interrupted in epoch {epoch + 1}/{self.epochs}, {where}"
             saved = self._save_place()
-            if saved and distributed.own() == 0:
-                logger.warning(
-                    "%s: saved as %s, to go on with "
-                    "ckpt_pretrained=dj.latest_checkpoint(%r).",
-                    end,
-                    saved,
-                    str(self._base_path),
-                )
-            elif distributed.own() == 0:
-                why = "save_path is None" if not self.save_path else "log_train_batch"
-                logger.warning("%s: nothing is saved here, as of %s.", end, why)
+            if distributed.own() == 0:
+                logger.warning("%s", self._farewell(saved))
         raise obeyed(signal)
+
+    def _farewell(self, saved: Path | None) -> str:
+        epoch, batch = self._place
+        where = f"after batch {batch}" if batch else "before its first batch"
+        where = "in its validation" if self._trained else where
+        end = f"Interrupted in epoch {epoch + 1}/{self.epochs}, {where}"
+        if saved:
+            return (
+                f"{end}: saved as {saved}, to go on with "
+                f"ckpt_pretrained=dj.latest_checkpoint({str(self._base_path)!r})."
+            )
+        if self.save_path:
+            return f"{end}: log_train_batch=True keeps whole epochs alone."
+        return f"{end}: nothing is saved, as save_path is None."
 
     def _save_place(self) -> Path | None:
         """A checkpoint amid an epoch: the epoch before it is the last whole one."""
