@@ -60,8 +60,12 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 :mod:`~deepinv_jitter.training`, deepinv's Trainer, for robust training and long runs:
 
 - :mod:`~deepinv_jitter.training.distributed`: many processes.
+- :mod:`~deepinv_jitter.training.generators`: random generators, wherever things hold them.
 - :mod:`~deepinv_jitter.training.rng`: the state of everything random.
-- :mod:`~deepinv_jitter.training.preemption`: signals, checkpoints replaced in one step.
+- :mod:`~deepinv_jitter.training.preemption`: signals, files replaced in one step.
+- :mod:`~deepinv_jitter.training.workers`: loader workers leave signals to their process.
+- :mod:`~deepinv_jitter.training.checkpoints`: what checkpoints hold; which is the newest.
+- :mod:`~deepinv_jitter.training.replay`: what cannot be resumed exactly.
 - :mod:`~deepinv_jitter.training.snapshot`: what modules hold besides their weights.
 - :mod:`~deepinv_jitter.training.finite`: finite steps only.
 - :mod:`~deepinv_jitter.training.parallel`: one training on many processes.

@@ -149,15 +149,17 @@ class AttackTrainer(JitterTrainer):
         self._samples = [(int(g), int(i)) for i in batch.get("index", [])]
         yield batch
 
-    def step(self, epoch, *args, train: bool = True, last_batch=False, **kwargs):
-        """A batch, see :meth:`deepinv.Trainer.step`, and the monitor after the last of an epoch."""
+    def step(self, epoch, *args, train: bool = True, **kwargs):
+        """A batch, see :meth:`deepinv.Trainer.step`."""
         if train and self._turn[0] != epoch:
             self._turn = epoch, 0
-        super().step(epoch, *args, train=train, last_batch=last_batch, **kwargs)
-        if train and last_batch:
-            self._share_deltas()
-            if self._monitored is not None:
-                self._check_overfitting(epoch)
+        super().step(epoch, *args, train=train, **kwargs)
+
+    def _finish_training(self, epoch: int) -> None:
+        super()._finish_training(epoch)
+        self._share_deltas()
+        if self._monitored is not None:
+            self._check_overfitting(epoch)
 
     def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
         """Save a checkpoint, see :meth:`deepinv.Trainer.save_model`."""
@@ -181,7 +183,9 @@ class AttackTrainer(JitterTrainer):
         super()._restore(checkpoint)
 
     def _restore_rank(self, state: dict) -> None:
-        self._monitored, self._turn = state["monitored"], tuple(state["turn"])
+        # Of another trainer, which attacked nothing, there is neither
+        self._monitored = state.get("monitored")
+        self._turn = tuple(state.get("turn", self._turn))
         super()._restore_rank(state)
 
     def _attacks_next(self) -> bool:

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import checks
 from . import distributed
-from .resume import _loaded as loaded
+from .checkpoints import loaded
 from .validation import ValidatingTrainer
 
 

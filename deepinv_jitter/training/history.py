@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from deepinv import Trainer
 
-from .preemption import BEST, latest_checkpoint
+from .checkpoints import BEST, latest_checkpoint, loaded
 from .resume import HISTORIES
-from .resume import _loaded as loaded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

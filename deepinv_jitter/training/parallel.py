@@ -3,6 +3,7 @@ r"""One training on as many processes as torch.distributed has."""
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,9 @@ class ParallelTrainer(FiniteTrainer):
         self._parallel = None  # the model with averaged gradients, from the first pass
         self._averages = False  # whether the gradients of a batch are averaged
         self._to_merge = -1  # losses until the meters become those of all ranks
+        self._base_path = self._run_path = (
+            None  # the user's folder, and that of the last run
+        )
 
     def setup_train(self, train: bool = True, **kwargs) -> None:
         """Set up training or testing, see :meth:`deepinv.Trainer.setup_train`."""
@@ -37,19 +41,30 @@ class ParallelTrainer(FiniteTrainer):
                 as_list(self.train_dataloader), as_list(self.eval_dataloader)
             )
         # One folder per training, of the first rank: the host would open another for testing, and
-        # lose the one with the best model
-        run_path = self.save_path
+        # lose the one with the best model; and the next training would be inside the last
+        former = self.save_path
+        if train:
+            again = former is not None and former == self._run_path
+            self._base_path = self.save_path = self._base_path if again else former
         if distributed.own() > 0 or not train:
             self.save_path = None
         # The host names a folder by the second, and refuses the second run of one
         while self.save_path and (Path(self.save_path) / get_timestamp()).exists():
             time.sleep(0.1)
-        super().setup_train(train=train, **kwargs)
+        try:
+            super().setup_train(train=train, **kwargs)
+        except BaseException:
+            if train and isinstance(self.save_path, str) and self.save_path != former:
+                with suppress(OSError):
+                    Path(self.save_path).rmdir()
+            self.save_path = former
+            raise
         if train:
             self.save_path = distributed.gathered(self.save_path)[0]
+            self._run_path = self.save_path
             self._parallel = None
         else:
-            self.save_path = run_path
+            self.save_path = former
 
     def train(self) -> nn.Module:
         """Train the model, see :meth:`deepinv.Trainer.train`."""

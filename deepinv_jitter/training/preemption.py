@@ -1,8 +1,7 @@
 r"""
 What a run is left with when it is cut off.
 
-Signals are noted until what runs has come to a good place; files are replaced in one step; the
-newest checkpoint is found again.
+Signals are noted until what runs has come to a good place; files are replaced in one step.
 """
 
 from __future__ import annotations
@@ -14,12 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-
-BEST = "ckp_best.pth.tar"
-
-
-INTERRUPTED = "ckp_interrupted.pth.tar"
-
 
 NOTED = (signal.SIGINT, signal.SIGTERM)
 
@@ -53,8 +46,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield draft
-        with open(draft, "rb") as file:
-            os.fsync(file.fileno())  # else a power cut could leave an empty file
+        # For writing, as Windows asks for it: a power cut could leave an empty file otherwise
+        with open(draft, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(draft, path)
     # torch.save tells of a full disk by a RuntimeError
     except (OSError, RuntimeError) as error:
@@ -67,27 +61,23 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             draft.unlink()
 
 
-def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
+class Interrupted(SystemExit, KeyboardInterrupt):
     r"""
-    The newest checkpoint from which a training goes on.
+    Ctrl-C, obeyed: a script ends with exit status 130 and no traceback, a notebook goes on.
 
-    With it the same script begins a run and continues it: after an interruption it is started again
-    as it is. The file of the best model does not count, as it is written before its epoch ends.
-
-    :param str, os.PathLike folder: the ``save_path`` of a trainer, in which every training has a
-        folder of its own.
-    :return: (:class:`pathlib.Path`) file for ``ckpt_pretrained``; ``None`` if there is none.
+    It is caught as :class:`KeyboardInterrupt` as well.
 
     |sep|
 
     :Examples:
 
-    >>> import deepinv_jitter as dj
-    >>> dj.latest_checkpoint("a folder that is not there yet") is None
-    True
+    >>> from deepinv_jitter.training.preemption import Interrupted
+    >>> try:
+    ...     raise Interrupted(130)
+    ... except KeyboardInterrupt as end:
+    ...     print(end.code)
+    130
     """
-    found = [p for p in Path(folder).glob("*/ckp_*.pth.tar") if p.name != BEST]
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 class Signals:
@@ -109,6 +99,9 @@ class Signals:
                 # A process in the background of a shell ignores Ctrl-C, and shall go on doing so
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._former[number] = signal.signal(number, self._note)
+            number = getattr(signal, "SIGCHLD", None)  # not on Windows
+            if number and callable(signal.getsignal(number)):
+                self._former[number] = signal.signal(number, self._ended)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -116,9 +109,18 @@ class Signals:
             raise KeyboardInterrupt
         self.received = number
 
+    def _ended(self, number: int, frame: FrameType | None) -> None:
+        """A process ended, such as a worker of another loader, at which torch raises an error."""
+        if not self.received:
+            self._former[number](number, frame)
+
     def __exit__(self, kind, *_) -> None:
         for number, handler in self._former.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+            # Torch may have put its own handler in place meanwhile. At the end of the program it
+            # shall not complain of workers that ended first
+            last = number not in NOTED and self.received == signal.SIGTERM
+            if signal.getsignal(number) in (self._note, self._ended) and not last:
+                signal.signal(number, handler or signal.SIG_DFL)
         handler = self._former.get(self.received)
         if callable(handler) and handler is not signal.default_int_handler:
             handler(self.received, None)
@@ -127,5 +129,6 @@ class Signals:
 
 
 def obeyed(number: int) -> BaseException:
-    """What to raise for a signal: Ctrl-C as Python does, termination as the end of the program."""
-    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+    """What to raise for a signal: the end of the program, with its exit status."""
+    end = Interrupted if number == signal.SIGINT else SystemExit
+    return end(128 + number)

@@ -11,7 +11,7 @@ from torch import nn
 
 from .averaging import AveragingTrainer
 from .history import steps_from_sizes
-from .resume import _loaded as loaded
+from .checkpoints import loaded
 
 
 @dataclass

@@ -6,18 +6,21 @@ import logging
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
 from torch import nn
 
 from .. import checks
-from . import distributed, rng
+from .generators import Generator, kind, named
+from . import checkpoints, distributed, rng
+from .checkpoints import BEST, INTERRUPTED, class_name
 from .parallel import ParallelTrainer, as_list
-from .preemption import BEST, INTERRUPTED, Signals, obeyed, replacing
+from .preemption import Signals, obeyed, replacing
+from .replay import inexact
+from .workers import Shielded
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +47,15 @@ class ResumingTrainer(ParallelTrainer):
         self.seconds = 0.0
         self._since = 0.0  # when they were counted last
         self._saved = 0.0  # how many they were at the last checkpoint
+        self._time = 0.0  # the time of the last checkpoint, which never goes back
         self._signals = Signals()
         self._running = False
-        self._stop = 0  # the signal that all ranks agree to obey
+        self._stop = 0  # the signal that all processes agree to obey
         self._in_epoch = False
         self._begins = {}  # random states at the beginning of the epoch
-        self._resume = None  # the checkpoint to go on from
+        self._trained = None  # what an epoch has come to, while it is validated
+        self._resumes = False  # whether the trainer's checkpoint is one to go on from
+        self._resume = None  # that checkpoint
         self._ahead = None  # its place within an epoch, until that is reached
 
     def train(self) -> nn.Module:
@@ -63,69 +69,101 @@ class ResumingTrainer(ParallelTrainer):
         finally:
             self._count_time()
             self._running = False
+            vars(self).update(self._loaders())
+
+    def test(self, test_dataloader, *args, **kwargs) -> dict:
+        """Test the model, see :meth:`deepinv.Trainer.test`."""
+        # Which the host does not set back where it is interrupted
+        names = "wandb_vis", "wandb_setup", "mlflow_vis", "mlflow_setup"
+        former = {name: getattr(self, name) for name in (*names, "log_train_batch")}
+        loaders = [Shielded(loader) for loader in as_list(test_dataloader)]
+        try:
+            with Signals() as self._signals:
+                return super().test(loaders, *args, **kwargs)
+        finally:
+            vars(self).update(former)
 
     def setup_train(self, train: bool = True, **kwargs) -> None:
         """Set up training or testing, see :meth:`deepinv.Trainer.setup_train`."""
-        self._resume, self._ahead = None, None
+        self._resume, self._ahead, self._trained = None, None, None
+        self._resumes = train
         if train:
             distributed.check_same("ckpt_pretrained", self.ckpt_pretrained)
         super().setup_train(train=train, **kwargs)
         if not train:
             return
         self._place, self._in_epoch = (self.epoch_start, 0), False
+        if self.save_path and distributed.own() == 0:
+            self._warn_of_inexact()
         if self._resume is None:
-            rng.diverge(self._generators(), distributed.own())
+            rng.diverge(self._generators().values(), distributed.own())
         else:
             self._restore(self._resume)
             self._resume = None
+        if self._running:
+            for name, loaders in self._loaders().items():
+                setattr(self, name, [Shielded(loader) for loader in loaders])
 
     def reset_metrics(self) -> None:
         """Reset the meters, see :meth:`deepinv.Trainer.reset_metrics`; an epoch begins here."""
         super().reset_metrics()
         if self._in_epoch or not self._running:
             return
+        self._trained = None
         epoch, passed = self._place
         self._place = epoch + bool(passed), 0
         distributed.set_epoch(self.train_dataloader, self._place[0])
         if self._ahead is None:
             self._begins = {"loaders": self._random_state()}
 
-    def step(self, *args, train: bool = True, last_batch: bool = False, **kwargs):
-        """A batch, see :meth:`deepinv.Trainer.step`; signals are obeyed after it."""
+    def step(
+        self,
+        epoch,
+        progress_bar,
+        *args,
+        train: bool = True,
+        last_batch: bool = False,
+        **kwargs,
+    ):
+        """A batch, see :meth:`deepinv.Trainer.step`; signals are obeyed before and after it."""
         if train and self._ahead is not None:
-            self._pass_over()
+            self._pass_over(epoch, progress_bar)
             return
-        if train and self._stop and not self._in_epoch:
-            self._interrupt()
+        if not train:
+            # Without a word to the others, who have other numbers of batches
+            if distributed.count() == 1 or not self._running:
+                self._obey(self._signals.received, progress_bar)
+        elif not self._in_epoch:
+            words = [self._signals.received]
+            self._obey(*distributed.largest(words, self.device), progress_bar)
         self._in_epoch |= train
-        super().step(*args, train=train, last_batch=last_batch, **kwargs)
+        super().step(
+            epoch, progress_bar, *args, train=train, last_batch=last_batch, **kwargs
+        )
         if train:
             self._in_epoch = not last_batch
+            if last_batch:
+                self._finish_training(epoch)
+                self._trained = self._rank_state(amid=True)
             self._count_time()
             pause = math.inf if self.ckp_minutes is None else 60 * self.ckp_minutes
             due = self.seconds - self._saved >= pause
             words = [self._signals.received, int(due)]
-            self._stop, due = distributed.largest(words, self.device)
-            if self._stop and not last_batch:
-                self._interrupt()
-            elif due and not last_batch:
-                self._save_place()
+            stop, due = distributed.largest(words, self.device)
+            if not last_batch:
+                self._obey(stop, progress_bar)
+                if due:
+                    self._save_place()
+
+    def _finish_training(self, epoch: int) -> None:
+        """After the last training batch of an epoch, before its validation."""
 
     def get_samples(self, iterators, g):
         """A batch, see :meth:`deepinv.Trainer.get_samples`."""
         if self._in_epoch and self._place[1] == 0:
             # A loader without workers draws its order now
             self._begins[int(g)] = self._random_state()
-        try:
-            return super().get_samples(iterators, g)
-        except RuntimeError:
-            # A signal to the whole group of processes ends the workers of the loader, too. Nothing
-            # of this batch is done; other ranks, or another data set of it, may be further.
-            if self._in_epoch and self.G == distributed.count() == 1:
-                self._stop = self._signals.received
-                if self._stop:
-                    self._interrupt()
-            raise
+        return super().get_samples(iterators, g)
 
     def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
         """
@@ -140,10 +178,16 @@ class ResumingTrainer(ParallelTrainer):
             return
         self._count_time()
         self._saved = self.seconds
+        # Of nodes whose clocks differ, and of one that is set back, the newest is still the last
+        self._time = max(time.time(), self._time + 1e-3)
+        amid = filename == INTERRUPTED
+        own = self._trained if amid and self._trained else self._rank_state(amid)
         extra = {
-            "ranks": distributed.gathered(
-                self._rank_state(amid=filename == INTERRUPTED)
-            ),
+            "ranks": distributed.gathered(own),
+            "time": self._time,
+            "parts": self._parts(),
+            "groups": checkpoints.grouped(self.optimizer, self.model),
+            "generators": {n: kind(g) for n, g in self._generators().items()},
             "scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
             "seconds": self.seconds,
@@ -151,7 +195,7 @@ class ResumingTrainer(ParallelTrainer):
         if distributed.own() == 0:
             with replacing(Path(self.save_path) / filename) as draft:
                 super().save_model(draft.name, epoch, (state or {}) | extra)
-        distributed.gathered(None)  # no rank looks for the file before it is there
+        distributed.gathered(None)  # no process looks for the file before it is there
 
     def load_model(
         self, ckpt_pretrained: str | Path | None = None, strict: bool = True
@@ -159,24 +203,76 @@ class ResumingTrainer(ParallelTrainer):
         """
         Load a checkpoint, see :meth:`deepinv.Trainer.load_model`.
 
+        Nothing is touched before all of it is known to fit.
+
         :param str, pathlib.Path, None ckpt_pretrained: file; ``None`` means the trainer's
             ``ckpt_pretrained``, from which training then resumes.
         :param bool strict: whether all weights must be there, and no others.
         :return: (:class:`dict`) the checkpoint, or ``None`` if there is none to load.
         :raises pickle.UnpicklingError: if the file holds more than tensors and builtins.
-        :raises ValueError: if the file is damaged, no checkpoint, or one of another model.
+        :raises ValueError: if the file is damaged, no checkpoint, one of another model, or of a
+            training with other parts, such as another optimizer.
         """
         path = ckpt_pretrained or self.ckpt_pretrained
         if path is None:
             return None
         # The host unpickles whatever the file holds; a file that passes here is only data
-        checkpoint = _loaded(path)
-        _check_fits(self.model, checkpoint["state_dict"], path, strict)
-        super().load_model(ckpt_pretrained, strict)
-        if ckpt_pretrained is None:
-            self._resume = checkpoint
+        checkpoint = checkpoints.loaded(path)
+        checkpoints.check_weights(self.model, checkpoint["state_dict"], path, strict)
+        checkpoints.check_like(path, self._unlike(checkpoint))
+        resumes = ckpt_pretrained is None and self._resumes
+        if resumes:
+            checkpoints.check_like(path, self._unlike_run(checkpoint))
             self._take_best_along(Path(path), checkpoint)
+        super().load_model(ckpt_pretrained, strict)
+        if resumes:
+            self._resume = checkpoint
         return checkpoint
+
+    def _parts(self) -> dict[str, str | None]:
+        """What has a state in a checkpoint, by its class."""
+        parts = "optimizer", "scheduler"
+        return {name: class_name(getattr(self, name)) for name in parts}
+
+    def _unlike(self, checkpoint: dict) -> Iterator[str]:
+        """What the host would load, and could not."""
+        if "optimizer" in checkpoint and self.optimizer is not None:
+            groups = checkpoints.grouped(self.optimizer, self.model)
+            yield from checkpoints.unlike_optimizer(checkpoint, self.optimizer, groups)
+        if "scheduler" in checkpoint and self.scheduler is not None:
+            yield from checkpoints.unlike_scheduler(checkpoint, self.scheduler)
+
+    def _unlike_run(self, checkpoint: dict) -> Iterator[str]:
+        """What stands in the way of going on as if there had been no stop."""
+        if checkpoint.get("scheduler") is not None and self.scheduler is None:
+            yield from checkpoints.unlike_scheduler(checkpoint, None)
+        if "generators" in checkpoint:
+            yield from checkpoints.unlike_generators(
+                checkpoint["generators"], self._generators()
+            )
+            before, here = checkpoint["ranks"][0].get("batches"), self._batches()
+            if before not in (None, here):
+                sides = ["; ".join(side) for side in (before, here)]
+                yield "the epoch that was cut off has {}, here are {}".format(*sides)
+        if self.early_stop and not self.early_stop_on_losses:
+            history = class_name(self.metrics[0])
+            if history not in checkpoint.get("eval_metrics", {}):
+                yield f"it knows no {history}, after which this one stops early"
+
+    def _warn_of_inexact(self) -> None:
+        found = inexact(
+            {
+                f"{name}[{i}]": loader
+                for name, loaders in self._loaders().items()
+                for i, loader in enumerate(loaders)
+            }
+        )
+        if found:
+            warnings.warn(
+                "If this training is interrupted it can go on, but not exactly: "
+                f"{'; '.join(found)}.",
+                stacklevel=2,
+            )
 
     def _count_time(self) -> None:
         if self._running:
@@ -188,21 +284,48 @@ class ResumingTrainer(ParallelTrainer):
         best = path.with_name(BEST)
         if distributed.own() > 0 or not self.save_path or not best.exists():
             return
-        if _loaded(best)["epoch"] <= checkpoint.get("epoch", math.inf):
+        if checkpoints.loaded(best)["epoch"] <= checkpoint.get("epoch", math.inf):
             with replacing(Path(self.save_path) / BEST) as draft:
                 shutil.copyfile(best, draft)
 
-    def _interrupt(self) -> None:
-        """Save where the run is, and leave."""
-        self._save_place()
-        logger.warning("Interrupted: epoch %d, %d of its batches done.", *self._place)
-        raise obeyed(self._stop)
+    def _obey(self, signal: int, progress_bar) -> None:
+        """Save where the run is, and leave, if there was a signal."""
+        if not signal:
+            return
+        progress_bar.close()
+        if self._running:
+            saved = self._save_place()
+            if distributed.own() == 0:
+                logger.warning("%s", self._farewell(saved))
+        raise obeyed(signal)
 
-    def _save_place(self) -> None:
+    def _farewell(self, saved: Path | None) -> str:
+        epoch, batch = self._place
+        where = f"after batch {batch}" if batch else "before its first batch"
+        where = "in its validation" if self._trained else where
+        end = f"Interrupted in epoch {epoch + 1}/{self.epochs}, {where}"
+        if saved:
+            return (
+                f"{end}: saved as {saved}, to go on with "
+                f"ckpt_pretrained=dj.latest_checkpoint({str(self._base_path)!r})."
+            )
+        if self.save_path:
+            return f"{end}: log_train_batch=True keeps whole epochs alone."
+        return f"{end}: nothing is saved, as save_path is None."
+
+    def _save_place(self) -> Path | None:
         """A checkpoint amid an epoch: the epoch before it is the last whole one."""
         # With log_train_batch the host's histories grow within an epoch, and cannot be taken up
-        if not self.log_train_batch:
+        if self.log_train_batch or not self.save_path:
+            return None
+        losses = self.loss_history
+        if self._trained:  # the host adds those of this epoch again
+            self.loss_history = {name: values[:-1] for name, values in losses.items()}
+        try:
             self.save_model(INTERRUPTED, self._place[0] - 1)
+        finally:
+            self.loss_history = losses
+        return Path(self.save_path) / INTERRUPTED
 
     def _leave_out(self, x, y, error: FloatingPointError) -> None:
         try:
@@ -212,14 +335,16 @@ class ResumingTrainer(ParallelTrainer):
             raise
 
     def _rank_state(self, amid: bool) -> dict:
-        """What each rank has of its own, at the end of an epoch or amid it."""
+        """What each process has of its own, at the end of an epoch or amid it."""
         if amid and self._place[1] == 0:
             return {"rng": self._begins["loaders"]}
         state = {"rng": self._random_state()}
         if amid:
             state |= {
                 "batch": self._place[1],
+                "batches": self._batches(),
                 "begins": self._begins,
+                "trained": not self._in_epoch,
                 "meters": [_content(meter) for meter in self._meters()],
             }
         return state
@@ -227,21 +352,35 @@ class ResumingTrainer(ParallelTrainer):
     def _restore(self, checkpoint: dict) -> None:
         """What the host leaves out when it resumes; the random state last, as the set-up draws."""
         for name, key in HISTORIES.items():
-            saved = checkpoint.get(key, {})
-            if saved.keys() == getattr(self, name).keys():
-                setattr(self, name, {k: list(v) for k, v in saved.items()})
-        if "scaler" in checkpoint:
+            own, saved = getattr(self, name), checkpoint.get(key, {})
+            own |= {k: list(saved[k]) for k in own.keys() & saved.keys()}
+            if own.keys() - saved.keys():
+                warnings.warn(
+                    f"{name} of {', '.join(own.keys() - saved.keys())} begins here, as "
+                    "the checkpoint has none.",
+                    stacklevel=2,
+                )
+        if checkpoint.get("scaler"):
             self.scaler.load_state_dict(checkpoint["scaler"])
         self.skipped = list(checkpoint.get("skipped", []))
         self.seconds = self._saved = checkpoint.get("seconds", 0.0)
-        states = checkpoint.get("ranks")  # none from the host's own trainer
-        if states and len(states) == distributed.count():
+        self._time = checkpoint.get("time", 0.0)
+        if "generators" not in checkpoint:  # but the host's own trainer's
+            if "ranks" in checkpoint:
+                warnings.warn(
+                    "The checkpoint is of an earlier version, which did not name the random "
+                    "generators: they begin anew, as does an epoch that was cut off.",
+                    stacklevel=2,
+                )
+            rng.diverge(self._generators().values(), distributed.own())
+            return
+        states = checkpoint["ranks"]
+        if len(states) == distributed.count():
             self._restore_rank(states[distributed.own()])
             return
-        # From another number of ranks: an epoch that was cut off begins anew
-        if states:
-            rng.restore(states[0]["rng"], self._generators())
-        rng.diverge(self._generators(), distributed.own())
+        # From another number of processes: an epoch that was cut off begins anew
+        rng.restore(states[0]["rng"], self._generators())
+        rng.diverge(self._generators().values(), distributed.own())
 
     def _restore_rank(self, state: dict) -> None:
         if "batch" in state:
@@ -249,20 +388,25 @@ class ResumingTrainer(ParallelTrainer):
         begin = self._begins["loaders"] if self._ahead else state["rng"]
         rng.restore(begin, self._generators())
 
-    def _pass_over(self) -> None:
+    def _pass_over(self, epoch: int, progress_bar) -> None:
         """A batch that was trained on before the run was cut off."""
+        progress_bar.set_description(
+            f"Train epoch {epoch + 1}/{self.epochs}, passing over known batches"
+        )
+        ahead, generators = self._ahead, self._generators()
+        trained = ahead.get("trained", False)
         for g in range(self.G):
             if self._place[1] == 0:
-                rng.restore(self._begins[g], self._generators())
-            next(self.current_train_iterators[g])
+                rng.restore(self._begins[g], generators)
+            if not trained:
+                next(self.current_train_iterators[g])
         self._place = self._place[0], self._place[1] + 1
-        if self._place[1] == self._ahead["batch"]:
-            rng.restore(self._ahead["rng"], self._generators())
-            for meter, content in zip(
-                self._meters(), self._ahead["meters"], strict=True
-            ):
+        if self._place[1] == ahead["batch"]:
+            rng.restore(ahead["rng"], generators)
+            for meter, content in zip(self._meters(), ahead["meters"], strict=True):
                 vars(meter).update(content)
-            self._in_epoch, self._ahead = True, None
+            self._ahead, self._in_epoch = None, not trained
+            self._trained = ahead if trained else None
 
     def _meters(self) -> list:
         """What an epoch adds up while it trains."""
@@ -270,64 +414,41 @@ class ResumingTrainer(ParallelTrainer):
         meters += self.logs_metrics_train
         return meters + ([self.check_grad_val] if self.check_grad else [])
 
+    def _batches(self) -> list[str]:
+        """What is known of the batches of an epoch, with which one that was cut off goes on."""
+        loaders = self._loaders()["train_dataloader"]
+        # Which draw the order of an epoch earlier
+        workers = [getattr(loader, "num_workers", 0) > 0 for loader in loaders]
+        return [
+            f"{len(loader)} batches with{'' if some else 'out'} workers"
+            for loader, some in zip(loaders, workers, strict=True)
+        ]
+
+    def _loaders(self) -> dict[str, list]:
+        names = "train_dataloader", "eval_dataloader"
+        loaders = {name: as_list(getattr(self, name)) for name in names}
+        return {
+            name: [part.plain if type(part) is Shielded else part for part in parts]
+            for name, parts in loaders.items()
+            if parts
+        }
+
     def _random_state(self) -> dict:
         return rng.state(self._generators())
 
-    def _generators(self) -> list[torch.Generator]:
-        """Every generator of the trainer, its modules, loaders and data sets, once each."""
-        modules = [
-            module
-            for owner in (self.model, self.physics, self.physics_generator, self.losses)
-            for root in as_list(owner)
-            for module in root.modules()
-        ]
-        loaders = as_list(self.train_dataloader) + as_list(self.eval_dataloader)
-        datasets = [part for loader in loaders for part in _datasets(loader)]
-        return list(rng.generators([self, *modules, *loaders, *datasets]))
+    def _generators(self) -> dict[str, Generator]:
+        """Every generator that can be reached from the trainer, once each."""
+        parts = "model", "physics", "physics_generator", "losses"
+        groups = {name: as_list(getattr(self, name)) for name in parts}
+        own = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in groups | self._loaders()
+            and (isinstance(value, Generator) or not name.startswith("_"))
+        }
+        groups = [{name: part} for name, part in groups.items()]
+        return named(*groups, self._loaders(), own)
 
 
 def _content(meter) -> dict:
     return {k: v for k, v in vars(meter).items() if k not in ("name", "fmt")}
-
-
-def _datasets(owner) -> Iterator:
-    """The data sets of a loader, or inside a data set such as a subset."""
-    for name in ("dataset", "datasets"):
-        for dataset in as_list(getattr(owner, name, None)):
-            yield dataset
-            yield from _datasets(dataset)
-
-
-def _loaded(path: str | Path) -> dict:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, PermissionError, UnpicklingError):
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"ckpt_pretrained must be a checkpoint, got {str(path)!r}, which is damaged or "
-            "something else: take an earlier one."
-        ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(
-            f"ckpt_pretrained must be a checkpoint of a trainer, with a state_dict, got "
-            f"{str(path)!r} without: load other weights with model.load_state_dict."
-        )
-    return checkpoint
-
-
-def _check_fits(
-    model: nn.Module, weights: dict, path: str | Path, strict: bool
-) -> None:
-    own = model.state_dict()
-    differ = {
-        k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape
-    }
-    if strict:
-        differ |= own.keys() ^ weights.keys()
-    if differ:
-        raise ValueError(
-            f"ckpt_pretrained must be of this model, but {str(path)!r} differs from it in "
-            f"{', '.join(sorted(differ)[:3])}{' and others' if len(differ) > 3 else ''}: build "
-            "the model as it was trained."
-        )

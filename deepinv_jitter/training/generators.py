@@ -1,0 +1,198 @@
+r"""Random generators: found wherever things hold them, read, set and seeded whatever their kind."""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
+
+import numpy as np
+import torch
+
+Generator = torch.Generator | np.random.Generator | np.random.RandomState
+Generator |= random.Random
+
+#: A longer list is data, unless it begins with a generator.
+MOST = 1000
+
+#: What holds no generator, and is not looked into.
+LEAVES = (torch.Tensor, np.ndarray, str, bytes, int, float, complex, type, ModuleType)
+
+#: Packages whose objects hold no generators, and those whose functions use no global ones.
+PLAIN = {*sys.stdlib_module_names, "numpy"}
+KNOWN = {*PLAIN, "torch", "torchvision", "deepinv", "deepinv_jitter"}
+
+
+def named(*groups: Mapping[str, object]) -> dict[str, Generator]:
+    r"""
+    Every random generator that can be reached from objects, by the way that leads to it.
+
+    The way goes through attributes, also those of classes; lists, tuples and dictionaries;
+    submodules and hooks of modules; partial functions, methods and what functions close over; and
+    generators that are global where a function or a method is defined. Long lists are data, and
+    not looked into.
+
+    :param dict groups: objects by their names, one group after the other; nearest ones first.
+    :return: (:class:`dict`) generators of torch, numpy and python, once each, by their names, in an
+        order that depends on how the objects are built alone.
+
+    |sep|
+
+    :Examples:
+
+    >>> import deepinv as dinv, torch
+    >>> from deepinv_jitter.training.generators import named
+    >>> noise = dinv.physics.GaussianNoise(0.1, rng=torch.Generator())
+    >>> list(named({"physics": dinv.physics.Denoising(noise)}))
+    ['physics.noise_model.rng']
+    """
+    found, seen = {}, {}  # what was seen is held, or another object could get its id
+    kinds = set()
+    for group in groups:
+        queue = deque(group.items())
+        while queue:
+            name, thing = queue.popleft()
+            if id(thing) in seen:
+                continue
+            seen[id(thing)] = thing
+            if isinstance(thing, Generator):
+                if not isinstance(thing, random.SystemRandom):  # which has no state
+                    found[f"{name}'" if name in found else name] = thing
+                continue
+            parts = list(_parts(thing))
+            if type(thing) not in kinds:
+                new = [kind for kind in type(thing).__mro__ if kind not in kinds]
+                kinds.update(new)
+                parts += [part for kind in new for part in _class_parts(kind)]
+            # Empty dictionaries are most of what a module holds
+            queue.extend(
+                (name + way, part)
+                for way, part in parts
+                if not (part is None or isinstance(part, LEAVES) or _is_empty(part))
+            )
+    return found
+
+
+def _is_empty(part: object) -> bool:
+    return isinstance(part, dict) and not part
+
+
+def _parts(thing: object) -> Iterator[tuple[str, object]]:
+    """What a thing is made of, each with the way to it."""
+    if isinstance(thing, dict):
+        things = list(thing.items()) if len(thing) <= MOST else []
+        for i, (key, value) in enumerate(things):
+            # Numbers of hooks depend on how many others were made before
+            yield f"[{key if isinstance(key, str) else i}]", value
+    elif isinstance(thing, (list, tuple, deque)):
+        if len(thing) <= MOST or isinstance(thing[0], Generator):
+            yield from ((f"[{i}]", value) for i, value in enumerate(thing))
+    elif isinstance(thing, functools.partial):
+        yield from {".func": thing.func, "": (*thing.args, thing.keywords)}.items()
+    elif isinstance(thing, MethodType):
+        yield from {"": thing.__self__, ".function": thing.__func__}.items()
+    elif isinstance(thing, FunctionType):
+        yield from _function_parts(thing)
+    elif isinstance(thing, SimpleNamespace) or _package(type(thing)) not in PLAIN:
+        own = dict(getattr(thing, "__dict__", {}))
+        # After what a module holds itself
+        children = own.pop("_modules", {})
+        for kind in type(thing).__mro__:
+            slots = vars(kind).get("__slots__", ())
+            for slot in [slots] if isinstance(slots, str) else slots:
+                own.setdefault(slot, getattr(thing, slot, None))
+        yield from ((f".{name}", value) for name, value in own.items())
+        yield from ((f".{name}", value) for name, value in children.items())
+
+
+def _function_parts(function: FunctionType) -> Iterator[tuple[str, object]]:
+    names = function.__code__.co_freevars
+    for name, cell in zip(names, function.__closure__ or (), strict=True):
+        try:
+            yield f".{name}", cell.cell_contents
+        except ValueError:  # not there yet
+            continue
+    yield "", (*(function.__defaults__ or ()), function.__kwdefaults__ or {})
+    if _package(function) not in KNOWN:
+        for name in function.__code__.co_names:
+            if isinstance(function.__globals__.get(name), Generator):
+                yield f".{name}", function.__globals__[name]
+
+
+def _class_parts(kind: type) -> Iterator[tuple[str, object]]:
+    """Generators that a class holds, and its methods where they are a user's."""
+    for name, value in [] if _package(kind) in KNOWN else vars(kind).items():
+        if isinstance(value, (Generator, FunctionType)):
+            yield f".{kind.__name__}.{name}", value
+
+
+def _package(thing: type | FunctionType) -> str:
+    return (thing.__module__ or "").split(".")[0]
+
+
+def kind(generator: Generator) -> str:
+    """What a state must fit: the type, and the device or the algorithm."""
+    if isinstance(generator, torch.Generator):
+        return f"torch.Generator on {generator.device.type}"
+    if isinstance(generator, np.random.Generator):
+        return f"numpy {type(generator.bit_generator).__name__}"
+    return type(generator).__name__
+
+
+def state(generator: Generator) -> torch.Tensor | dict | tuple:
+    """Where a generator is, as tensors and builtins for ``weights_only``."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return _plain(generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return _plain(generator.get_state(legacy=False))
+    return generator.getstate()
+
+
+def restore(generator: Generator, state: torch.Tensor | dict | tuple) -> None:
+    """Bring a generator to where it was."""
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def seed(generator: Generator, number: int) -> None:
+    """Let a generator begin anew."""
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(number)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(number).state
+    else:
+        generator.seed(number % 2**32)
+
+
+def drawn(generator: Generator) -> int:
+    """A number from a generator."""
+    if isinstance(generator, torch.Generator):
+        device = generator.device
+        return int(torch.randint(2**62, (), generator=generator, device=device))
+    if isinstance(generator, np.random.Generator):
+        return int(generator.integers(2**62))
+    if isinstance(generator, np.random.RandomState):
+        return int(generator.randint(2**31 - 1))
+    return generator.getrandbits(62)
+
+
+def _plain(state: dict) -> dict:
+    return {
+        key: (
+            _plain(value)
+            if isinstance(value, dict)
+            else (
+                value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+            )
+        )
+        for key, value in state.items()
+    }

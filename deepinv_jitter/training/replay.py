@@ -1,0 +1,91 @@
+r"""Whether data come again as they were, when a training goes on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from . import rng
+
+
+def inexact(loaders: Mapping[str, DataLoader]) -> list[str]:
+    r"""
+    What a resumed training cannot bring back, in words.
+
+    One sample is drawn twice, all random generators that are found being set back in between, and
+    at the end to where they were.
+
+    :param dict loaders: loaders by their names.
+    :return: (:class:`list`) a reason for each of those that stand in the way.
+
+    |sep|
+
+    :Examples:
+
+    >>> import deepinv_jitter as dj
+    >>> from torch.utils.data import DataLoader
+    >>> from deepinv_jitter.training.replay import inexact
+    >>> inexact({"loader": DataLoader(dj.PointDataset(4))})
+    []
+    """
+    reasons = []
+    for name, loader in loaders.items():
+        # Workers that do not stay begin each epoch with a new copy of the data set
+        stay = getattr(loader, "persistent_workers", False)
+        if not isinstance(loader, DataLoader) or (loader.num_workers and not stay):
+            continue
+        try:
+            moves, comes_again = _tried(loader)
+        except Exception:  # which the training meets as well, and tells
+            continue
+        if stay and moves:
+            reasons.append(
+                f"{name} has workers that draw random numbers and stay, so that nobody knows "
+                "where they are; set persistent_workers=False"
+            )
+        elif not comes_again:
+            reasons.append(
+                f"{name} gives something else when it is asked again, by a place that it keeps or "
+                "by random numbers that do not come from torch, numpy and python's own generators "
+                "or one held as an attribute"
+            )
+    return reasons
+
+
+def _tried(loader: DataLoader) -> tuple[bool, bool]:
+    """Whether a sample draws random numbers, and whether it comes again."""
+    dataset, collate = loader.dataset, loader.collate_fn
+    if isinstance(dataset, IterableDataset):
+        dataset = copy.deepcopy(dataset)  # from which nothing is taken
+    generators = rng.generators([dataset, collate])
+    before, draws = rng.state(generators), []
+    try:
+        for _ in range(2):
+            rng.restore(before, generators)
+            if isinstance(dataset, IterableDataset):
+                sample = next(iter(dataset))
+            else:
+                sample = dataset[0]
+            alone = loader.batch_sampler is None  # a batch by itself
+            draws.append(collate(sample if alone else [sample]))
+        after = rng.state(generators)
+    finally:
+        rng.restore(before, generators)
+    return not _same(before, after), _same(*draws)
+
+
+def _same(a: object, b: object) -> bool:
+    """Equal in every number; of what holds none, nothing is said."""
+    if isinstance(a, (np.ndarray, np.generic)):
+        a, b = torch.as_tensor(a), torch.as_tensor(b)
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a == b or a != a if isinstance(a, (int, float, complex, str)) else True
