@@ -97,7 +97,7 @@ class AttackTrainer(JitterTrainer):
         self.monitor_history = []
         self._turn = 0, 0  # the epoch, and how many of its batches were asked about
         self._deltas = {}  # (loader, sample) -> its last perturbation
-        self._fresh = set()  # the keys of those the other ranks do not know
+        self._fresh = set()  # the keys of those other processes do not know
         self._samples = None  # the keys of the current batch
         self._monitored = None  # the monitor's batch
 
@@ -168,7 +168,7 @@ class AttackTrainer(JitterTrainer):
         super().save_model(filename, epoch, (state or {}) | attacks)
 
     def _share_deltas(self) -> None:
-        """Tell all ranks of the samples of each, which the next epoch gives to others."""
+        """Tell all processes of the samples of each, which the next epoch gives to others."""
         for deltas in distributed.gathered({k: self._deltas[k] for k in self._fresh}):
             self._deltas |= deltas
         self._fresh.clear()

@@ -64,8 +64,8 @@ class DDPMTrainer(JitterTrainer):
     batches would score :math:`A^\top y`.
 
     :param deepinv.loss.Loss, list losses: Default: :class:`DenoisingLoss`.
-    :raises NotImplementedError: in ``train``, on several ranks of ``torch.distributed``: the loss
-        is not a function of the model's output, whose gradients are averaged.
+    :raises NotImplementedError: in ``train``, on several processes of ``torch.distributed``: the
+        loss is not a function of the model's output, whose gradients are averaged.
 
     The other parameters are those of :class:`JitterTrainer`.
 

@@ -124,7 +124,7 @@ def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
 
     and training with jitter of energy :math:`\sigma^2 n` on the :math:`n` measured entries gives
     :math:`\alpha = c / (a + \sigma^2 n)`. Equal for :math:`\sigma^2 = (c/\alpha^* - a)/n`. For
-    networks this is a starting point, not a law.
+    networks this is a starting point, not a rule.
 
     :param float eps: radius :math:`\varepsilon` of the ball, in the unit of the measurements; below
         the norm of the signal.

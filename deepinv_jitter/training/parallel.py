@@ -89,7 +89,7 @@ class ParallelTrainer(FiniteTrainer):
         self.current_train_iterators = self.current_eval_iterators = None
 
     def step(self, *args, train: bool = True, last_batch: bool = False, **kwargs):
-        """A batch, see :meth:`deepinv.Trainer.step`; after the last, all ranks are of one mind."""
+        """A batch, see :meth:`deepinv.Trainer.step`; after the last, all are of one mind."""
         self._to_merge = self.G if last_batch and distributed.count() > 1 else -1
         super().step(*args, train=train, last_batch=last_batch, **kwargs)
         if train and last_batch:
@@ -104,7 +104,7 @@ class ParallelTrainer(FiniteTrainer):
             if not options.keys() & {"find_unused_parameters", "static_graph"}:
                 options["find_unused_parameters"] = self._has_unused(y, physics, x)
             self._parallel = distributed.parallel(self.model, self.device, options)
-        # For this pass alone: evaluation and attacks, of which ranks have unequally many, and
+        # For this pass alone: evaluation and attacks, of which processes have unequally many, and
         # checkpoints are with the plain model
         plain, self.model = self.model, self._parallel
         self._averages = True
@@ -162,7 +162,7 @@ class ParallelTrainer(FiniteTrainer):
 
     @staticmethod
     def _merge(logs: dict, names: list[str], meters: list) -> None:
-        """Make meters those of all ranks, and what the logs say of them."""
+        """Make meters those of all processes, and what the logs say of them."""
         for name, meter in zip(names, meters, strict=True):
             refill(meter, sum(distributed.gathered(meter.vals), []))
             if name in logs:
