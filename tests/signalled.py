@@ -1,9 +1,9 @@
 """
 Signal whole groups of processes at every place of a run, and resume each.
 
-``python tests/signalled.py FOLDER`` writes ``outcomes.pt``: for each case how it ended, what it said
-and what came of it. The process that imports everything forks one for every case, which gets the
-signal with its workers, as in a scheduler's job.
+``python tests/signalled.py FOLDER`` writes ``outcomes.pt``: for each case how it ended, what it
+said and what came of it. The process that imports everything forks one for every case, which gets
+the signal with its workers, as in a scheduler's job.
 """
 
 import os
