@@ -22,7 +22,7 @@ from .. import checks
 from ..attacks.noise import noise_models
 from ..attacks.parts import Measurements, modules, named_parts
 from ..attacks.state import Memory, preserved
-from ..training import rng
+from ..training import generators, rng
 
 
 @dataclass
@@ -248,7 +248,7 @@ def paired(
 def seeded(seed: int, device: torch.device, *owners: object) -> Iterator[None]:
     """The global generators and those of the owners from a seed on, and back."""
     own = list(_generators(owners))
-    states = [generator.get_state() for generator in own]
+    states = [generators.state(generator) for generator in own]
     others = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -260,11 +260,11 @@ def seeded(seed: int, device: torch.device, *owners: object) -> Iterator[None]:
             np.random.seed(seed % 2**32)
             random.seed(seed)
             for generator in own:
-                generator.manual_seed(seed)
+                generators.seed(generator, seed)
             yield
     finally:
         for generator, state in zip(own, states, strict=True):
-            generator.set_state(state)
+            generators.restore(generator, state)
         np.random.set_state(others[0])
         random.setstate(others[1])
 
@@ -274,7 +274,7 @@ def seed_of(seed: int, purpose: str, number: int) -> int:
     return Random(f"{seed}, {purpose}, {number}").getrandbits(62)
 
 
-def _generators(owners: Iterable[object]) -> Iterator[torch.Generator]:
+def _generators(owners: Iterable[object]) -> list[generators.Generator]:
     return rng.generators(chain(owners, modules(*owners)))
 
 

@@ -36,7 +36,7 @@ class OwnParameters(LinearPhysics):
         r"""Replace parameters of the operator; those of the noise model are passed over."""
         noise = self.noise_model
         call = getattr(noise, "forward", noise)
-        for name in parameters:
+        for name in (n for n, value in parameters.items() if value is not None):
             # What can be called is a method or a part, not a parameter
             known = not all(callable(getattr(m, name, len)) for m in (self, noise))
             if not known and name not in inspect.signature(call).parameters:

@@ -11,6 +11,7 @@ from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
+from deepinv import Trainer
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState
 Generator |= random.Random
@@ -18,8 +19,9 @@ Generator |= random.Random
 #: A longer list is data, unless it begins with a generator.
 MOST = 1000
 
-#: What holds no generator, and is not looked into.
-LEAVES = (torch.Tensor, np.ndarray, str, bytes, int, float, complex, type, ModuleType)
+#: What is not looked into. A trainer, which hooks may hold, gives its parts.
+LEAVES = (torch.Tensor, np.ndarray, str, bytes, int, float, complex, type)
+LEAVES += (ModuleType, Trainer)
 
 #: Packages whose objects hold no generators, and those whose functions use no global ones.
 PLAIN = {*sys.stdlib_module_names, "numpy"}

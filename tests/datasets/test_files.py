@@ -340,7 +340,7 @@ def test_fastmri_slices_that_are_not_asked_for_may_be_broken(volumes):
         (range(3), 3),
         ((i for i in (0, 2)), 2),
     ],
-    ids=str,
+    ids=lambda thing: type(thing).__name__,
 )
 def test_fastmri_whole_numbers_of_any_kind_are_indices(volumes, index, count):
     folder, images = volumes

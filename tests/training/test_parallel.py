@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 import deepinv_jitter as dj
 from deepinv_jitter.training import rng
 from deepinv_jitter.training import distributed as ranks
-from deepinv_jitter.training.snapshot import parts
 
 SCRIPT = Path(two_ranks.__file__)
 
@@ -171,7 +170,7 @@ def test_to_look_for_unused_parameters_leaves_no_trace(tmp_path, idle):
     trainer.setup_train()
     before = two_ranks.weights(trainer)
     y, physics = torch.randn(4, 8), trainer.physics[0]
-    found = list(rng.generators(parts([trainer.model, physics])))
+    found = list(rng.generators([trainer.model, physics]))
     states = [torch.get_rng_state(), *(g.get_state() for g in found)]
     assert trainer._has_unused(y, physics, None) == idle
     assert all(p.grad is None for p in trainer.model.parameters())
