@@ -406,3 +406,197 @@ def test_a_level_is_not_taken_from_measurements_that_are_not_finite(tmp_path):
     quietly(trainer)
     expected = dj.input_jitter_sigma(0.1, data.data["y"][4:8], trainer.physics[0])
     assert trainer.sigma == expected
+
+
+def sgd(trainer):
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+    trainer.scheduler = torch.optim.lr_scheduler.StepLR(trainer.optimizer, 2, 0.5)
+
+
+def two_groups(trainer):
+    first, *others = trainer.model.parameters()
+    trainer.optimizer = torch.optim.Adam([{"params": [first]}, {"params": others}])
+
+
+def another_order(trainer):
+    trainer.optimizer = torch.optim.Adam(list(trainer.model.parameters())[::-1])
+
+
+def fewer_parameters(trainer):
+    trainer.optimizer = torch.optim.Adam(list(trainer.model.parameters())[1:])
+
+
+def no_scheduler(trainer):
+    trainer.scheduler = None
+
+
+def cosine(trainer):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR
+    trainer.scheduler = schedule(trainer.optimizer, 3)
+
+
+def exponential(trainer):
+    schedule = torch.optim.lr_scheduler.ExponentialLR
+    trainer.scheduler = schedule(trainer.optimizer, 0.9)
+
+
+def no_generator(trainer):
+    trainer.physics.noise_model.rng = None
+
+
+def another_generator(trainer):
+    trainer.physics.noise_model.rng = None
+    trainer.train_dataloader.dataset.dataset.other = torch.Generator()
+
+
+def on_a_gpu(path):
+    """As a generator on a GPU is saved, whose state is much smaller."""
+    name = "train_dataloader[0].dataset.dataset.rng"
+    content = torch.load(path, weights_only=True)
+    content["generators"][name] = "torch.Generator on cuda"
+    content["ranks"][0]["rng"]["generators"][name] = torch.zeros(16, dtype=torch.uint8)
+    torch.save(content, path)
+
+
+OTHER = {
+    "optimizer": (sgd, "its optimizer is Adam, here is SGD"),
+    "groups": (two_groups, r"has groups of \[7\] parameters, here are \[1, 6\]"),
+    "order": (another_order, "its optimizer has the parameters in another order"),
+    "parameters": (fewer_parameters, r"groups of \[7\] parameters, here are \[6\]"),
+    "scheduler removed": (no_scheduler, "it has StepLR, here is none"),
+    "scheduler": (cosine, "its scheduler is StepLR, here is CosineAnnealingLR"),
+    "fewer generators": (
+        no_generator,
+        r"it alone has the random generators physics\[0\].noise_model.rng. Build",
+    ),
+    "other generators": (
+        another_generator,
+        "it alone has .*noise_model.rng; this one alone has .*dataset.dataset.other. B",
+    ),
+}
+#: Of deepinv's own trainer, which says less.
+OTHER_OF_HOST = {
+    "optimizer": (sgd, "its optimizer has amsgrad, betas, .* and others, and not damp"),
+    "groups": OTHER["groups"],
+    "parameters": OTHER["parameters"],
+    "scheduler removed": (no_scheduler, "it has a scheduler, here is none"),
+    "scheduler": (cosine, "scheduler has base_lrs, gamma, last_epoch and others, here"),
+    "a scheduler like it": (
+        exponential,
+        "here is ExponentialLR with base_lrs, gamma, l",
+    ),
+}
+CASES = [
+    *((dj.JitterTrainer, *case) for case in OTHER.values()),
+    *((dinv.Trainer, *case) for case in OTHER_OF_HOST.values()),
+]
+
+
+def everything(trainer, physics):
+    """What a resume would change."""
+    weights = {name: w.tolist() for name, w in trainer.model.state_dict().items()}
+    parts = trainer.optimizer, trainer.scheduler
+    rng = physics.noise_model.rng
+    return [
+        weights,
+        *(part and str(part.state_dict()) for part in parts),
+        rng and rng.get_state().tolist(),
+    ]
+
+
+@pytest.mark.parametrize("saved_by, change, message", CASES)
+def test_what_was_built_otherwise_is_refused(tmp_path, saved_by, change, message):
+    """Before anything of it is taken over, and with what to do."""
+    first = build(tmp_path / "a", 2, trainer=saved_by, non_blocking_transfers=False)
+    first.train()
+    path = dj.latest_checkpoint(tmp_path / "a")
+    trainer = build(tmp_path / "b", 3, seed=9, ckpt_pretrained=path)
+    change(trainer)
+    physics = trainer.physics
+    before = everything(trainer, physics)
+    with pytest.raises(
+        ValueError, match=f"built like this one, but .* differs: .*{message}"
+    ) as error:
+        trainer.train()
+    assert str(error.value).endswith(
+        "Build this one alike, or begin another with the weights alone: "
+        'model.load_state_dict(torch.load(path)["state_dict"]).'
+    )
+    assert everything(trainer, physics) == before
+    assert trainer.ckpt_pretrained == path and [*(tmp_path / "b").iterdir()] == []
+
+
+def test_a_scheduler_or_an_optimizer_that_was_not_there(tmp_path, checkpoint):
+    first = build(tmp_path / "a", 2, scheduler=None)
+    first.train()
+    path = dj.latest_checkpoint(tmp_path / "a")
+    with pytest.raises(ValueError, match="it has no scheduler, here is StepLR"):
+        build(tmp_path / "b", 3, ckpt_pretrained=path).train()
+    content = torch.load(path, weights_only=True) | {"optimizer": None}
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="it has no optimizer, here is Adam"):
+        build(tmp_path / "b", 3, ckpt_pretrained=path).train()
+
+
+def test_states_of_another_device_are_refused(tmp_path, checkpoint):
+    on_a_gpu(checkpoint)
+    with pytest.raises(ValueError, match="Generator on cuda, here is a .* on cpu"):
+        resumed(tmp_path, checkpoint).train()
+
+
+@pytest.mark.parametrize(
+    "options, here",
+    [({"batch_size": 5}, "4 batches without"), ({"num_workers": 1}, "4 batches with")],
+)
+def test_an_epoch_that_was_cut_off_goes_on_as_it_began(tmp_path, options, here):
+    """With other batches, or an order that is drawn earlier, samples would be left out."""
+    data = Points()
+    first = trainer_of(tmp_path / "a", data, ckp_minutes=0)
+    first.train_dataloader = DataLoader(data, 3)
+    first.train()
+    path = next((tmp_path / "a").rglob("ckp_interrupted.pth.tar"))
+    again = trainer_of(tmp_path / "b", data, ckpt_pretrained=path)
+    again.train_dataloader = DataLoader(data, **{"batch_size": 3} | options)
+    here = here.replace("4", str(len(again.train_dataloader)))
+    with pytest.raises(
+        ValueError, match=f"has 4 batches without workers, here are {here} workers"
+    ):
+        again.train()
+
+
+def test_a_whole_epoch_may_be_followed_by_other_batches(tmp_path):
+    trainer_of(tmp_path / "a", Points()).train()
+    path = dj.latest_checkpoint(tmp_path / "a")
+    again = trainer_of(tmp_path / "b", Points(), epochs=3, ckpt_pretrained=path)
+    again.train_dataloader = DataLoader(Points(), 6)
+    again.train()
+    assert len(again.loss_history["SupLoss"]) == 3
+
+
+def test_early_stopping_needs_its_history(tmp_path, checkpoint):
+    options = {"metrics": dinv.metric.PSNR(), "early_stop": 2}
+    with pytest.raises(
+        ValueError, match="it knows no PSNR, after which this one stops"
+    ):
+        resumed(tmp_path, checkpoint, **options).train()
+    with pytest.warns(UserWarning, match="eval_metrics_history of PSNR begins here"):
+        resumed(tmp_path, checkpoint, metrics=dinv.metric.PSNR()).train()
+
+
+def test_a_jitter_training_goes_on_as_an_adversarial_one(tmp_path, checkpoint):
+    attack = dj.FrankWolfeAttack(dj.L2Ball(0.1), steps=1)
+    resumed(tmp_path, checkpoint, trainer=dj.AttackTrainer, attack=attack).train()
+
+
+def test_a_checkpoint_of_an_earlier_version(tmp_path, checkpoint):
+    """Without names of generators: they begin anew, which is said."""
+    content = torch.load(checkpoint, weights_only=True)
+    for key in ("generators", "groups", "parts", "time"):
+        del content[key]
+    states = content["ranks"][0]["rng"]["generators"]
+    content["ranks"][0]["rng"]["generators"] = list(states.values())
+    torch.save(content, checkpoint)
+    trainer = resumed(tmp_path, checkpoint)
+    with pytest.warns(UserWarning, match="of an earlier version, .* they begin anew"):
+        trainer.train()
+    assert trainer.loss_history["SupLoss"][:2] == content["loss"]["SupLoss"]
