@@ -183,8 +183,10 @@ def test_where_the_sender_is_not_known_ctrl_c_is_left_alone(monkeypatch):
     assert not worker.is_alive()
 
 
-def test_what_is_said_of_an_interruption(tmp_path, caplog, capsys):
+def test_what_is_said_of_an_interruption(tmp_path, caplog, capsys, monkeypatch):
     """The file, the epoch as the bar counts it, and the call that goes on."""
+    # Bars are for terminals
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     run = build(tmp_path, 3, verbose=True, show_progress_bar=True)
     with pytest.raises(SystemExit):
         struck(run, signal.SIGTERM, 6)
