@@ -156,10 +156,10 @@ class AttackTrainer(JitterTrainer):
         super().step(epoch, *args, train=train, **kwargs)
 
     def _finish_training(self, epoch: int) -> None:
-        super()._finish_training(epoch)
         self._share_deltas()
         if self._monitored is not None:
             self._check_overfitting(epoch)
+        super()._finish_training(epoch)
 
     def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
         """Save a checkpoint, see :meth:`deepinv.Trainer.save_model`."""

@@ -2,28 +2,23 @@ r"""A training that is cut off goes on where it was, as if it had never stopped.
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch
 
-from .. import checks
 from .generators import Generator, kind, named
 from . import checkpoints, distributed, rng
 from .checkpoints import BEST, INTERRUPTED, class_name
-from .parallel import ParallelTrainer, as_list
-from .preemption import Signals, obeyed, replacing
+from .interruption import InterruptibleTrainer
+from .parallel import as_list
+from .preemption import replacing
 from .replay import inexact
-from .workers import Shielded
-
-logger = logging.getLogger(__name__)
-
 
 #: Histories that the host saves but does not load: attribute, key in the checkpoint.
 HISTORIES = {
@@ -35,53 +30,17 @@ HISTORIES = {
 
 
 @dataclass
-class ResumingTrainer(ParallelTrainer):
+class ResumingTrainer(InterruptibleTrainer):
     """A training that is cut off goes on where it was, as if it had never stopped."""
 
-    ckp_minutes: float | None = field(default=None, kw_only=True)
-
     def __post_init__(self):
-        if self.ckp_minutes is not None:
-            self.ckp_minutes = checks.number("ckp_minutes", self.ckp_minutes, low=0)
         super().__post_init__()
-        self.seconds = 0.0
-        self._since = 0.0  # when they were counted last
-        self._saved = 0.0  # how many they were at the last checkpoint
         self._time = 0.0  # the time of the last checkpoint, which never goes back
-        self._signals = Signals()
-        self._running = False
-        self._stop = 0  # the signal that all processes agree to obey
-        self._in_epoch = False
         self._begins = {}  # random states at the beginning of the epoch
         self._trained = None  # what an epoch has come to, while it is validated
         self._resumes = False  # whether the trainer's checkpoint is one to go on from
         self._resume = None  # that checkpoint
         self._ahead = None  # its place within an epoch, until that is reached
-
-    def train(self) -> nn.Module:
-        """Train the model, see :meth:`deepinv.Trainer.train`."""
-        self._stop, self.seconds, self._saved = 0, 0.0, 0.0
-        self._since = time.perf_counter()
-        self._running = True
-        try:
-            with Signals() as self._signals:
-                return super().train()
-        finally:
-            self._count_time()
-            self._running = False
-            vars(self).update(self._loaders())
-
-    def test(self, test_dataloader, *args, **kwargs) -> dict:
-        """Test the model, see :meth:`deepinv.Trainer.test`."""
-        # Which the host does not set back where it is interrupted
-        names = "wandb_vis", "wandb_setup", "mlflow_vis", "mlflow_setup"
-        former = {name: getattr(self, name) for name in (*names, "log_train_batch")}
-        loaders = [Shielded(loader) for loader in as_list(test_dataloader)]
-        try:
-            with Signals() as self._signals:
-                return super().test(loaders, *args, **kwargs)
-        finally:
-            vars(self).update(former)
 
     def setup_train(self, train: bool = True, **kwargs) -> None:
         """Set up training or testing, see :meth:`deepinv.Trainer.setup_train`."""
@@ -92,7 +51,7 @@ class ResumingTrainer(ParallelTrainer):
         super().setup_train(train=train, **kwargs)
         if not train:
             return
-        self._place, self._in_epoch = (self.epoch_start, 0), False
+        self._place = self.epoch_start, 0
         if self.save_path and distributed.own() == 0:
             self._warn_of_inexact()
         if self._resume is None:
@@ -100,9 +59,6 @@ class ResumingTrainer(ParallelTrainer):
         else:
             self._restore(self._resume)
             self._resume = None
-        if self._running:
-            for name, loaders in self._loaders().items():
-                setattr(self, name, [Shielded(loader) for loader in loaders])
 
     def reset_metrics(self) -> None:
         """Reset the meters, see :meth:`deepinv.Trainer.reset_metrics`; an epoch begins here."""
@@ -116,47 +72,16 @@ class ResumingTrainer(ParallelTrainer):
         if self._ahead is None:
             self._begins = {"loaders": self._random_state()}
 
-    def step(
-        self,
-        epoch,
-        progress_bar,
-        *args,
-        train: bool = True,
-        last_batch: bool = False,
-        **kwargs,
-    ):
-        """A batch, see :meth:`deepinv.Trainer.step`; signals are obeyed before and after it."""
+    def step(self, epoch, progress_bar, *args, train: bool = True, **kwargs):
+        """A batch, see :meth:`deepinv.Trainer.step`; known ones are passed over."""
         if train and self._ahead is not None:
             self._pass_over(epoch, progress_bar)
-            return
-        if not train:
-            # Without a word to the others, who have other numbers of batches
-            if distributed.count() == 1 or not self._running:
-                self._obey(self._signals.received, progress_bar)
-        elif not self._in_epoch:
-            words = [self._signals.received]
-            self._obey(*distributed.largest(words, self.device), progress_bar)
-        self._in_epoch |= train
-        super().step(
-            epoch, progress_bar, *args, train=train, last_batch=last_batch, **kwargs
-        )
-        if train:
-            self._in_epoch = not last_batch
-            if last_batch:
-                self._finish_training(epoch)
-                self._trained = self._rank_state(amid=True)
-            self._count_time()
-            pause = math.inf if self.ckp_minutes is None else 60 * self.ckp_minutes
-            due = self.seconds - self._saved >= pause
-            words = [self._signals.received, int(due)]
-            stop, due = distributed.largest(words, self.device)
-            if not last_batch:
-                self._obey(stop, progress_bar)
-                if due:
-                    self._save_place()
+        else:
+            super().step(epoch, progress_bar, *args, train=train, **kwargs)
 
     def _finish_training(self, epoch: int) -> None:
-        """After the last training batch of an epoch, before its validation."""
+        super()._finish_training(epoch)
+        self._trained = self._rank_state(amid=True)
 
     def get_samples(self, iterators, g):
         """A batch, see :meth:`deepinv.Trainer.get_samples`."""
@@ -274,11 +199,6 @@ class ResumingTrainer(ParallelTrainer):
                 stacklevel=2,
             )
 
-    def _count_time(self) -> None:
-        if self._running:
-            now = time.perf_counter()
-            self.seconds, self._since = self.seconds + now - self._since, now
-
     def _take_best_along(self, path: Path, checkpoint: dict) -> None:
         """The best model so far, to the folder of the resumed run."""
         best = path.with_name(BEST)
@@ -287,31 +207,6 @@ class ResumingTrainer(ParallelTrainer):
         if checkpoints.loaded(best)["epoch"] <= checkpoint.get("epoch", math.inf):
             with replacing(Path(self.save_path) / BEST) as draft:
                 shutil.copyfile(best, draft)
-
-    def _obey(self, signal: int, progress_bar) -> None:
-        """Save where the run is, and leave, if there was a signal."""
-        if not signal:
-            return
-        progress_bar.close()
-        if self._running:
-            saved = self._save_place()
-            if distributed.own() == 0:
-                logger.warning("%s", self._farewell(saved))
-        raise obeyed(signal)
-
-    def _farewell(self, saved: Path | None) -> str:
-        epoch, batch = self._place
-        where = f"after batch {batch}" if batch else "before its first batch"
-        where = "in its validation" if self._trained else where
-        end = f"Interrupted in epoch {epoch + 1}/{self.epochs}, {where}"
-        if saved:
-            return (
-                f"{end}: saved as {saved}, to go on with "
-                f"ckpt_pretrained=dj.latest_checkpoint({str(self._base_path)!r})."
-            )
-        if self.save_path:
-            return f"{end}: log_train_batch=True keeps whole epochs alone."
-        return f"{end}: nothing is saved, as save_path is None."
 
     def _save_place(self) -> Path | None:
         """A checkpoint amid an epoch: the epoch before it is the last whole one."""
@@ -375,6 +270,13 @@ class ResumingTrainer(ParallelTrainer):
             rng.diverge(self._generators().values(), distributed.own())
             return
         states = checkpoint["ranks"]
+        gpus, here = len(states[0]["rng"]["cuda"]), torch.cuda.device_count()
+        if gpus != here and self.device.type == "cuda":
+            warnings.warn(
+                f"The checkpoint has the random states of {gpus} GPUs, here are {here}: "
+                "the training goes on, but not exactly.",
+                stacklevel=2,
+            )
         if len(states) == distributed.count():
             self._restore_rank(states[distributed.own()])
             return
@@ -423,15 +325,6 @@ class ResumingTrainer(ParallelTrainer):
             f"{len(loader)} batches with{'' if some else 'out'} workers"
             for loader, some in zip(loaders, workers, strict=True)
         ]
-
-    def _loaders(self) -> dict[str, list]:
-        names = "train_dataloader", "eval_dataloader"
-        loaders = {name: as_list(getattr(self, name)) for name in names}
-        return {
-            name: [part.plain if type(part) is Shielded else part for part in parts]
-            for name, parts in loaders.items()
-            if parts
-        }
 
     def _random_state(self) -> dict:
         return rng.state(self._generators())
