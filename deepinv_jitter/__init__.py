@@ -69,6 +69,7 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.training.snapshot`: what modules hold besides their weights.
 - :mod:`~deepinv_jitter.training.finite`: finite steps only.
 - :mod:`~deepinv_jitter.training.parallel`: one training on many processes.
+- :mod:`~deepinv_jitter.training.interruption`: an end in good order.
 - :mod:`~deepinv_jitter.training.resume`: exact resume.
 - :mod:`~deepinv_jitter.training.validation`: looking at a model changes nothing.
 - :mod:`~deepinv_jitter.training.averaging`: averaged weights.

@@ -39,20 +39,22 @@ class JitterTrainer(ProgressTrainer):
     - exact resume: with ``ckpt_pretrained`` set to a checkpoint, training goes on as if it had
       never stopped, bit for bit on one machine; :func:`latest_checkpoint` finds the newest.
       Checkpoints hold the state of the global random generators of torch, CUDA, numpy and python,
-      of every :class:`torch.Generator` of the model, physics, physics generators, losses, data
-      loaders and data sets, and of the gradient scaler; the histories are taken up again, so early
-      stopping counts right.
-    - interruptions: Ctrl-C and SIGTERM let the batch end, write ``ckp_interrupted.pth.tar`` and
-      leave with :class:`KeyboardInterrupt` or exit status 143; a run resumes from the next batch.
-      (With ``log_train_batch`` from the last epoch.) Files are replaced in one step, so that a kill
-      at any time leaves the checkpoint of before.
+      of every generator of these that can be reached from the model, physics, physics generators,
+      losses, data loaders and data sets, and of the gradient scaler; the histories are taken up
+      again, so early stopping counts right. A warning before the training names data that cannot
+      come again; what was saved by a training that was built otherwise is refused.
+    - interruptions: Ctrl-C and SIGTERM let the batch end, in training and validation, write
+      ``ckp_interrupted.pth.tar`` and leave with exit status 130 (:class:`KeyboardInterrupt`) or
+      143; a run resumes from the next batch. (With ``log_train_batch`` from the last epoch.)
+      Workers of data loaders leave the signals to the training. Files are replaced in one step, so
+      that a kill at any time leaves the checkpoint of before.
       The attribute ``seconds`` counts the time of all parts of a run.
     - losses and gradients that are not finite never reach the weights; what the model and the
       losses hold besides them, such as running means, is then as before the batch.
     - many GPUs: one process for each, started by ``torchrun``, see below.
     - checkpoints that load with ``torch.load(..., weights_only=True)``, and no others are loaded.
-    - one folder per training: ``test()`` makes none, and ``load_best_model()`` works after it, and
-      after a resume.
+    - one folder per training, side by side: ``test()`` makes none, and ``load_best_model()`` works
+      after it, and after a resume.
     - a line for each epoch instead of progress bars where the output is no terminal, and curves by
       :meth:`plot_history`.
 

@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker
 from weakref import WeakSet
 
 import torch
@@ -73,6 +72,8 @@ def _held_back(context) -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
+    from multiprocessing import forkserver, resource_tracker  # not on Windows
+
     method = context.get_start_method()
     # Helpers of multiprocessing, started before: they would let the signals through again, or
     # hold them back from all other processes of the program

@@ -15,7 +15,6 @@ was interrupted goes on with the group of rows it was at.
 
 import argparse
 import json
-import os
 import platform
 import sys
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from pathlib import Path
 import deepinv
 import deepinv_jitter as dj
 import torch
+from deepinv_jitter.training.preemption import replacing
 
 import goals
 import growth
@@ -99,9 +99,8 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
             goal = "" if row.goal is None else f"goal {row.goal:.3g}: {row.met}"
             print(f"{row.case:15} {row.what:60} {row.ratio!s:28} {goal}", flush=True)
         done[group] = [asdict(row) for row in rows]
-        draft = path.with_suffix(".tmp")
-        draft.write_text(json.dumps(done, indent=1))
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            draft.write_text(json.dumps(done, indent=1))
     return [
         goals.Row(**row | {"ratio": Ratio(**row["ratio"])})
         for group in done.values()
