@@ -229,12 +229,14 @@ def test_a_batch_that_is_not_finite_is_left_out_by_all(found, tmp_path):
         assert rank["left_out"]["files"] == ["ckp_interrupted.pth.tar"]
 
 
-def test_all_end_where_one_is_told_to(found, folder):
-    for rank in found:
-        assert rank["interrupted"] == {"status": 143, "place": (1, 1)}
-    assert (
-        dj.latest_checkpoint(folder / "interrupted").name == "ckp_interrupted.pth.tar"
-    )
+def test_all_end_where_one_is_told_to(found):
+    """After the batch, or after the validation; and go on as if nothing had been."""
+    for *outcomes, whole in (rank["interrupted"] for rank in found):
+        for outcome, place in zip(outcomes, [(1, 1), (1, 0)], strict=True):
+            assert outcome["status"] == 143 and outcome["place"] == place
+            assert outcome["file"] == "ckp_interrupted.pth.tar"
+            for name, value in whole.items():
+                assert torch.equal(value, outcome["end"][name])
 
 
 MESSAGES = {
