@@ -64,6 +64,13 @@ class ValidatingTrainer(ResumingTrainer):
             self._held_looking = None
         super().step(*args, train=train, last_batch=last_batch, **kwargs)
 
+    def _rank_state(self, amid: bool) -> dict:
+        return super()._rank_state(amid) | {"looked_at": self._looked_at}
+
+    def _restore_rank(self, state: dict) -> None:
+        self._looked_at = state.get("looked_at", 0)
+        super()._restore_rank(state)
+
     def compute_loss(self, physics, x, y, train: bool = True, **kwargs):
         """Losses of a batch, see :meth:`deepinv.Trainer.compute_loss`."""
         if train:

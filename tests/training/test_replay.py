@@ -142,6 +142,24 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, data, batch):
         loader._iterator = None
 
 
+class Drawing(dinv.loss.Loss):
+    def forward(self, x_net, x, **kwargs):
+        return (x_net - x).square().mean(1) * (1 + torch.rand(1))
+
+
+@pytest.mark.parametrize("place", [(10, True), (6, False)])
+def test_what_an_evaluation_draws_goes_on(tmp_path, place):
+    """Other numbers for every batch of it, and the same in a resumed run."""
+    whole = build(tmp_path / "whole", 4, losses=Drawing())
+    whole.train()
+    with pytest.raises(SystemExit):
+        struck(build(tmp_path / "part", 4, losses=Drawing()), 15, *place)
+    path = dj.latest_checkpoint(tmp_path / "part")
+    again = build(tmp_path / "a", 4, losses=Drawing(), seed=7, ckpt_pretrained=path)
+    again.train()
+    assert histories(again) == histories(whole)
+
+
 class Counting(Images):
     calls = 0
 
