@@ -189,7 +189,7 @@ class Results:
         r"""
         The mean radius of a condition.
 
-        :param Condition condition: one of the conditions.
+        :param condition: one of the conditions.
         :param str unit: ``"eps"``, ``"radius"``, ``"radius/|y|"`` or ``"radius/|noise|"``.
         :return: (:class:`float`) the radius; NaN without such a unit.
         """

@@ -114,10 +114,12 @@ def evaluate_robustness(
         :class:`deepinv.utils.TensorList`) and ``params`` of the physics, one for each sample or one
         for all; a :class:`torch.utils.data.DataLoader` or a list of batches. With lists of loaders
         and physics, as a trainer takes them, all samples count.
-    :param Physics, Sequence[Physics] physics: forward operator :math:`A` and noise.
+    :param deepinv.physics.Physics, Sequence[deepinv.physics.Physics] physics: forward operator
+        :math:`A` and noise.
     :param float, Iterable[float] epsilons: radii, not negative, in the unit of the attack's budget:
         by default the :math:`\ell_2` norm of the measurements' perturbation.
-    :param PhysicsGenerator, Sequence[PhysicsGenerator], None physics_generator: draws parameters of
+    :param deepinv.physics.generator.PhysicsGenerator, Sequence, None physics_generator: draws
+        parameters of
         the physics for each sample, as in a training with it. Default: ``None``, the physics is as
         it was set.
     :param str, Attack, Sequence[Attack] attacks: ``"quick"``, 10 steps of
@@ -128,7 +130,7 @@ def evaluate_robustness(
         ``relative_to`` stays. Default: ``"standard"``.
     :param str, None relative_to: unit of the radii of a named attack, see :class:`L2Ball`: ``"y"``,
         ``"noise"``, or ``None``, absolute. Default: ``None``.
-    :param Metric, Sequence[Metric], dict[str, Metric], None metrics: deepinv metrics, each giving
+    :param deepinv.loss.metric.Metric, Sequence, dict, None metrics: deepinv metrics, each giving
         one value per sample, called like their class, or by name. The squared error
         :math:`\|\hat x - x\|_2^2`, and the attack's objective if it is another, are always
         measured; the squared error is shown where there is no metric. Truths of another shape than
