@@ -63,12 +63,12 @@ def table(folder):
     with open(os.devnull, "w") as sys.stdout:
         paper(["table1", *options])
     records = {}
-    for path in sorted((folder / "smoke" / "runs").iterdir()):
+    for path in sorted((folder / "smoke" / "runs").glob("*.json")):
         records[path.name] = json.loads(path.read_text())
         del records[path.name]["seconds"]
     weights = [
         torch.load(path, weights_only=True)["model"]
-        for path in sorted((folder / "smoke" / "weights").iterdir())
+        for path in sorted((folder / "smoke" / "weights").glob("*.pt"))
     ]
     torch.save([json.dumps(records), weights], folder / "end")
 
