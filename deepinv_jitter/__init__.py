@@ -38,6 +38,9 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.attacks.pgd`: projected gradient ascent.
 - :mod:`~deepinv_jitter.attacks.frank_wolfe`: full steps to the boundary.
 - :mod:`~deepinv_jitter.attacks.apgd`: steps that adapt to each sample.
+- :mod:`~deepinv_jitter.attacks.momentum`: ascent with Nesterov's momentum.
+- :mod:`~deepinv_jitter.attacks.subset`: some samples of a batch as a problem of their own.
+- :mod:`~deepinv_jitter.attacks.converged`: a search that goes on until it has converged.
 - :mod:`~deepinv_jitter.attacks.random`: random baselines.
 
 :mod:`~deepinv_jitter.models`, networks:
@@ -109,9 +112,11 @@ from .attacks import (
     Attack,
     AttackResult,
     Budget,
+    ConvergedAttack,
     FrankWolfeAttack,
     L2Ball,
     LinfBall,
+    MomentumAttack,
     PGDAttack,
     RandomAttack,
     WorstCase,
@@ -195,6 +200,7 @@ __all__ = [
     "CheckpointedIterator",
     "ConditionalDDPM",
     "ConditionedIterator",
+    "ConvergedAttack",
     "ConvergenceBound",
     "DDPMTrainer",
     "DenoisingLoss",
@@ -212,6 +218,7 @@ __all__ = [
     "L2Ball",
     "Lesion",
     "LinfBall",
+    "MomentumAttack",
     "NormalL2",
     "PGDAttack",
     "PaperPSNR",

@@ -11,8 +11,10 @@ from .apgd import APGDAttack
 from .balls import L2Ball, LinfBall
 from .base import Attack, WorstCase
 from .budgets import Budget
+from .converged import ConvergedAttack
 from .diagnostics import AttackResult
 from .frank_wolfe import FrankWolfeAttack
+from .momentum import MomentumAttack
 from .pgd import PGDAttack
 from .random import RandomAttack
 
@@ -21,9 +23,11 @@ __all__ = [
     "Attack",
     "AttackResult",
     "Budget",
+    "ConvergedAttack",
     "FrankWolfeAttack",
     "L2Ball",
     "LinfBall",
+    "MomentumAttack",
     "PGDAttack",
     "RandomAttack",
     "WorstCase",

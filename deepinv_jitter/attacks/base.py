@@ -37,6 +37,12 @@ class Attack(nn.Module, ABC):
     #: Precision of the model during the attack; ``None`` is what is in force.
     autocast: torch.dtype | None = None
 
+    #: Whether it stops after a fixed number of steps, converged or not.
+    lower_bound: bool = True
+
+    #: Whether an ``init`` is a start beside the attack's own, and not instead of it.
+    adds_init: bool = False
+
     def __init__(self, budget: Budget, objective: Objective):
         super().__init__()
         if not isinstance(budget, Budget):
@@ -177,6 +183,16 @@ class WorstCase(Attack):
         """Whether any of the attacks uses gradients."""
         return any(attack.uses_gradient for attack in self.attacks)
 
+    @property
+    def lower_bound(self) -> bool:
+        """Whether none of the attacks goes on until it has converged."""
+        return all(attack.lower_bound for attack in self.attacks)
+
+    @property
+    def adds_init(self) -> bool:
+        """Whether all attacks take a given start beside their own."""
+        return all(attack.adds_init for attack in self.attacks)
+
     def _solve(self, model, x, y, physics, eps, init, report):
         with undisturbed(model, x, y, physics):
             judge = Problem(self, model, x, y, physics, eps)
@@ -185,7 +201,7 @@ class WorstCase(Attack):
             unbeaten = torch.ones_like(judge.nonfinite)
             for attack in self.attacks:
                 result = attack._solve(model, x, y, physics, eps, init, report)
-                n_grad += result.n_grad
+                n_grad = n_grad + result.n_grad
                 before = judge.worst_loss
                 won = judge.loss(result.perturbation) > before
                 for name, flag in result.flags.items():

@@ -31,7 +31,8 @@ class AttackResult:
     ``flags`` holds, for each sample, shape `(B,)`, what should make one doubt the result:
 
     - ``not_converged``: the second half of the steps still brought more than 2 % of the excess
-      loss. It costs nothing and stands for the test of twice as many steps.
+      loss. It costs nothing and stands for the test of twice as many steps, which
+      :class:`ConvergedAttack` makes: there it says that the loss still rose at the cap.
     - ``random_beats_gradient``: the worst of 16 random perturbations of full size has an excess
       loss over 1 % larger.
     - ``gradient_masking``: the gradient at the result is not the slope of the loss: along the
@@ -53,7 +54,8 @@ class AttackResult:
     :param torch.Tensor loss_clean: objective without perturbation, shape `(B,)`.
     :param torch.Tensor trace: objective at every iterate, shape `(steps + 1, B)`; for
         :class:`WorstCase` of the clean measurements and of each attack's result.
-    :param int n_grad: number of gradients the search took.
+    :param int, torch.Tensor n_grad: number of gradients the search took; for
+        :class:`ConvergedAttack` and what holds it one for each sample, shape `(B,)`.
     :param dict flags: name to shape `(B,)`, boolean.
 
     |sep|
@@ -74,7 +76,7 @@ class AttackResult:
     loss: torch.Tensor
     loss_clean: torch.Tensor
     trace: torch.Tensor
-    n_grad: int
+    n_grad: int | torch.Tensor
     flags: dict[str, torch.Tensor]
 
 

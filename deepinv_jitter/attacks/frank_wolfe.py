@@ -2,9 +2,8 @@ r"""The Frank-Wolfe method: full steps to the boundary."""
 
 from __future__ import annotations
 
-from .. import checks as rules
 from .budgets import Budget
-from .search import SearchAttack
+from .search import SearchAttack, checked_momentum
 
 
 class FrankWolfeAttack(SearchAttack):
@@ -45,12 +44,7 @@ class FrankWolfeAttack(SearchAttack):
         self, budget: Budget, *, steps: int = 3, momentum: float = 0.4, **kwargs
     ):
         super().__init__(budget, steps=steps, **kwargs)
-        momentum = rules.number("momentum", momentum, low=0)
-        if momentum >= 1:
-            raise ValueError(
-                f"momentum must be at least 0 and below 1, got {momentum!r}."
-            )
-        self.momentum = momentum
+        self.momentum = checked_momentum(momentum)
 
     def search(self, problem, delta):
         d = None

@@ -2,6 +2,7 @@ r"""What a search climbs: the loss of one batch as a function of the perturbatio
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ from .samples import column, per_sample, where
 from .state import evaluated
 
 Objective = str | torch.Tensor | Metric | Callable
+
+#: What a search finds for each sample.
+FOUND = ("worst", "worst_loss", "zero_gradient", "nonfinite")
 
 
 class Problem:
@@ -65,6 +69,24 @@ class Problem:
         self.zero_gradient = torch.zeros_like(self.eps, dtype=torch.bool)
         self.nonfinite = torch.zeros_like(self.eps, dtype=torch.bool)
 
+    def take(self, rows: torch.Tensor) -> Problem:
+        """The problem of some samples, ``True`` in ``rows``, with what was found for them."""
+        part = copy.copy(self)
+        for name in ("y", "eps", "zero", "support", "target", *FOUND):
+            value = getattr(self, name)
+            setattr(part, name, value if value is None else value[rows])
+        part.trace, part.n_grad = [], 0
+        return part
+
+    def put(self, rows: torch.Tensor, part: Problem) -> None:
+        """Take over what was found for some samples; the trace of the others stays level."""
+        self.trace += [self.worst_loss.masked_scatter(rows, t) for t in part.trace]
+        self.n_grad = self.n_grad + rows * part.n_grad
+        for name in FOUND:
+            value = getattr(self, name).clone()
+            value[rows] = getattr(part, name)
+            setattr(self, name, value)
+
     def to_measurement(self, delta: torch.Tensor) -> torch.Tensor:
         """What to add to the measurements."""
         return self.budget.to_measurement(delta, self.physics)
@@ -105,14 +127,20 @@ class Problem:
         with torch.no_grad():
             return self._remember(delta, self.value(delta))
 
-    def gradient(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The objective at a point, remembered, and its gradient, zero where it is not finite."""
+    def gradient(
+        self, delta: torch.Tensor, allowed: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The objective at a point, remembered, and its gradient, zero where it is not finite. A point
+        that is not allowed, outside of the budget, is not remembered.
+        """
         loss, g = self.value_and_gradient(delta)
         finite = g.isfinite().flatten(1).all(1)
         self.n_grad += 1
         self.nonfinite |= ~finite
         self.zero_gradient |= (g == 0).flatten(1).all(1)
-        return self._remember(delta, loss), torch.where(column(finite, g), g, 0)
+        loss = self._remember(delta, loss, allowed)
+        return loss, torch.where(column(finite, g), g, 0)
 
     def value_and_gradient(
         self, delta: torch.Tensor
@@ -140,9 +168,11 @@ class Problem:
                 )
         return loss.detach(), torch.where(self.support, g, 0)
 
-    def project(self, delta: torch.Tensor) -> torch.Tensor:
-        """The nearest point inside the budget."""
-        return self.budget.project(delta, self.eps)
+    def project(
+        self, delta: torch.Tensor, radius: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The nearest point inside the budget, or inside another ball."""
+        return self.budget.project(delta, self.eps if radius is None else radius)
 
     def steepest(self, g: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
         """The step of that length which gains most."""
@@ -170,10 +200,12 @@ class Problem:
             )
         return self.project(torch.where(self.support, init.detach().to(self.zero), 0))
 
-    def _remember(self, delta: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
+    def _remember(
+        self, delta: torch.Tensor, loss: torch.Tensor, allowed: bool = True
+    ) -> torch.Tensor:
         finite = loss.isfinite()
         self.nonfinite |= ~finite
-        loss = torch.where(finite, loss, -math.inf)
+        loss = torch.where(finite & allowed, loss, -math.inf)
         self.trace.append(loss)
         self.worst = where(loss > self.worst_loss, delta.detach(), self.worst)
         self.worst_loss = torch.maximum(loss, self.worst_loss)

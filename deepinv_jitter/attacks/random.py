@@ -43,6 +43,7 @@ class RandomAttack(SearchAttack):
     """
 
     uses_gradient = False
+    adds_init = True
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from .. import checks as rules
 from .base import Attack
 from .budgets import Budget
 from .diagnostics import AttackResult, doubts
+from .parts import Measurements
 from .problem import Objective, Problem, undisturbed
 
 
@@ -70,10 +71,22 @@ class SearchAttack(Attack):
         :return: (:class:`torch.Tensor`) the last point, inside the budget, not evaluated yet.
         """
 
+    def first(self, problem: Problem, init: Measurements | None = None) -> torch.Tensor:
+        """The first point: the given one, or the attack's start."""
+        if init is None and self.start == "zero":
+            return problem.zero
+        return problem.start(init, self.seed)
+
+    def continued(self, steps: int) -> SearchAttack:
+        """The same search, to go on from where one of its kind ended."""
+        other = copy.copy(self)
+        other.steps = steps
+        return other
+
     def _solve(self, model, x, y, physics, eps, init, report):
         with undisturbed(model, x, y, physics):
             problem = Problem(self, model, x, y, physics, eps)
-            delta, clean = problem.zero, None
+            clean = None
             if init is not None or self.start == "random":
                 clean = (
                     problem.loss(problem.zero)
@@ -81,8 +94,7 @@ class SearchAttack(Attack):
                     else None
                 )
                 problem.trace.clear()
-                delta = problem.start(init, self.seed)
-            delta = self.search(problem, delta)
+            delta = self.search(problem, self.first(problem, init))
             loss = problem.loss(delta) if report or self.keep == "best" else None
             if self.keep == "best":
                 delta, loss = problem.worst, problem.worst_loss
@@ -109,3 +121,11 @@ class SearchAttack(Attack):
 
     def extra_repr(self) -> str:
         return f"{self.budget}, steps={self.steps}, start={self.start!r}, keep={self.keep!r}"
+
+
+def checked_momentum(value: float) -> float:
+    """A share that old steps, or gradients, keep."""
+    value = rules.number("momentum", value, low=0)
+    if value >= 1:
+        raise ValueError(f"momentum must be at least 0 and below 1, got {value!r}.")
+    return value

@@ -137,7 +137,8 @@ class Bench:
         budget, radii = self.protocol.attack.budget, self.radii(eps)
         starts, gradients = [None], 0
         if point and point["eps"] > 0:
-            starts.append(point["perturbation"] * (eps / point["eps"]))
+            last = point["perturbation"] * (eps / point["eps"])
+            starts = [last] if self.protocol.attack.adds_init else [None, last]
         for init in starts:
             result = self.protocol.attack.run(
                 self.model, self.x, self.y, self.physics, eps=radii, init=init
@@ -161,6 +162,7 @@ class Bench:
         columns["|delta|"] = budget.norm(point["perturbation"]).double().cpu()
         columns |= self.context(self.x, point["delta"])
         # One number, or one per sample, as samples may leave a search early
+        gradients = torch.as_tensor(gradients).cpu()
         columns["gradients"] = torch.zeros_like(columns[self.harm]) + gradients
         drawn = done[Condition(RANDOM, eps).label][WORST_DRAW]
         columns["random_beats_attack"] = drawn > columns[self.harm]

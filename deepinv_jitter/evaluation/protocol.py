@@ -83,7 +83,7 @@ class Protocol:
             "objective": objective_name(self.attack.objective),
             "unit": budget.relative_to or budget.domain,
             "norm": type(budget).__name__,
-            "lower bound": str(bool(getattr(self.attack, "lower_bound", False))),
+            "lower bound": str(self.attack.lower_bound),
             "metrics": describe(self.metrics),
             "peak": str(self.peak) if self.metrics is None else peaks,
             "draws": str(self.draws),

@@ -113,7 +113,7 @@ class Results:
 
     @property
     def lower_bound(self) -> bool:
-        """Whether the attack is one that more effort would beat, such as ``"quick"``."""
+        """Whether the attack stops after a fixed number of steps, such as ``"quick"``."""
         return self.description.get("lower bound") == "True"
 
     @property

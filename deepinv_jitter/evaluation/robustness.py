@@ -24,9 +24,9 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import checks
-from ..attacks.apgd import APGDAttack
 from ..attacks.base import Attack, WorstCase
 from ..attacks.budgets import Budget
+from ..attacks.converged import ConvergedAttack
 from ..attacks.frank_wolfe import FrankWolfeAttack
 from ..attacks.parts import modules
 from ..attacks.pgd import PGDAttack
@@ -46,11 +46,7 @@ from .shifts import Shift
 PRESETS: dict[str, Callable[[Budget], Attack]] = {
     "quick": lambda ball: FrankWolfeAttack(ball, steps=10),
     "standard": lambda ball: WorstCase(
-        [
-            APGDAttack(ball, steps=100),
-            FrankWolfeAttack(ball, steps=20),
-            RandomAttack(ball),
-        ]
+        [ConvergedAttack.standard(ball), RandomAttack(ball)]
     ),
     "paper": lambda ball: PGDAttack(ball, steps=20, rel_step=0.1, keep="last"),
 }
@@ -123,8 +119,9 @@ def evaluate_robustness(
         the physics for each sample, as in a training with it. Default: ``None``, the physics is as
         it was set.
     :param str, Attack, Sequence[Attack] attacks: ``"quick"``, 10 steps of
-        :class:`FrankWolfeAttack`; ``"standard"``, the worst of 100 steps of :class:`APGDAttack`, 20
-        of :class:`FrankWolfeAttack` and 100 random perturbations; ``"paper"``,
+        :class:`FrankWolfeAttack`; a lower bound; ``"standard"``, the worst of
+        :meth:`ConvergedAttack.standard`, which goes on for each sample until doubling the steps
+        raises the excess error by less than 1 %, and of 100 random perturbations; ``"paper"``,
         :meth:`PGDAttack.paper` with 20 steps of :math:`\varepsilon/10`; an attack, or several of
         one objective, of which the worst counts. The radius of their budget is replaced, its
         ``relative_to`` stays. Default: ``"standard"``.

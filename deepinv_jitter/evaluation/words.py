@@ -163,8 +163,8 @@ def _at(conditions: list[Condition], results: Results) -> str:
 
 
 def bound(results: Results) -> list[str]:
-    """That the attack is a weak one, if it is."""
-    text = "LOWER BOUND: this attack is a quick one; a thorough one does more harm."
+    """That the attack stops whether or not it has converged, if it does."""
+    text = "LOWER BOUND: the attack takes a fixed number of steps; with more, it does more harm."
     return [text] if results.lower_bound else []
 
 

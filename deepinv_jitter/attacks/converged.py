@@ -1,0 +1,187 @@
+r"""A search that goes on until it has converged, for each sample."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from numbers import Integral
+
+import torch
+from torch import nn
+
+from .. import checks as rules
+from .base import Attack
+from .budgets import Budget
+from .diagnostics import AttackResult, doubts
+from .momentum import MomentumAttack
+from .problem import Objective, Problem, undisturbed
+from .search import SearchAttack
+from .subset import subset
+
+
+class ConvergedAttack(Attack):
+    r"""
+    A search from several starts that goes on, for each sample, until it has converged: until
+    doubling its steps raises the excess loss :math:`\ell(H(y+\delta), x) - \ell(H(y), x)` by less
+    than a tolerance.
+
+    Every search is run once. From the worst point that any of them found the first one goes on, as
+    many steps as it took at first, then twice as many, and so on, always from the worst point so
+    far. A sample that has converged leaves the batch, if the physics and the model treat the others
+    as before without it, which is tried; so samples cost as many gradients as they need.
+
+    What converges is the search, not the worst case: a loss with many maxima may have a higher one
+    that no start leads to. With an ``init`` there is one start more.
+
+    :param SearchAttack, Sequence[SearchAttack] searches: attacks that use gradients, such as
+        :class:`MomentumAttack` from different starts, alike in budget, objective and precision.
+    :param float tolerance: share of the excess loss, positive and below 1. Default: 0.01.
+    :param int max_steps: most gradients per sample; a sample that still rises there has the flag
+        ``not_converged``. Default: 1000.
+    :raises TypeError: if ``searches`` holds something else, or a number is none.
+    :raises ValueError: if there are no searches, they differ in what they share, a number is out of
+        range, or ``max_steps`` is too small for all starts and a first doubling.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> physics = dinv.physics.Denoising()
+    >>> x = torch.randn(5, 2)
+    >>> attack = dj.ConvergedAttack.standard(dj.L2Ball(0.1))
+    >>> result = attack.run(dj.UnfoldedGD(dj.PointMLP(), max_iter=3), x, physics(x), physics)
+    >>> result.n_grad, result.flags["not_converged"].any()
+    (tensor([160, 160, 160, 160, 160]), tensor(False))
+    """
+
+    uses_gradient = True
+    adds_init = True
+    lower_bound = False
+
+    def __init__(
+        self,
+        searches: SearchAttack | Iterable[SearchAttack],
+        *,
+        tolerance: float = 0.01,
+        max_steps: int = 1000,
+    ):
+        if isinstance(searches, SearchAttack):
+            searches = [searches]
+        if not isinstance(searches, Iterable):
+            raise TypeError(
+                f"searches must be attacks such as MomentumAttack, got {searches!r}."
+            )
+        searches = list(searches)
+        _check_searches(searches)
+        first = searches[0]
+        super().__init__(first.budget, first.objective)
+        self.autocast = first.autocast
+        self.searches = nn.ModuleList(searches)
+        self.tolerance = rules.positive("tolerance", tolerance, below=1)
+        self.max_steps = rules.number("max_steps", max_steps, Integral, 1)
+        least = sum(search.steps for search in searches) + 2 * first.steps
+        if self.max_steps < least:
+            raise ValueError(
+                f"max_steps must be at least {least}, all searches, one from a given start and a "
+                f"first doubling, got {max_steps}."
+            )
+
+    @classmethod
+    def standard(
+        cls,
+        budget: Budget,
+        *,
+        objective: Objective = "error",
+        seed: int = 0,
+        checks: bool = True,
+        autocast: torch.dtype | None = None,
+    ) -> ConvergedAttack:
+        r"""
+        The attack of ``evaluate_robustness(attacks="standard")``: 40 steps of
+        :class:`MomentumAttack` each from zero, from a random point, and from a random point in a
+        ball three times as wide that shrinks to the budget; then until a doubling gains less than
+        1 %, within 1000 gradients per sample.
+
+        :param Budget budget: the allowed perturbations.
+        :param str, torch.Tensor, Callable objective: see :class:`PGDAttack`. Default: ``"error"``.
+        :param int seed: seed of the random starts. Default: 0.
+        :param bool checks: compute all flags, see :class:`PGDAttack`. Default: ``True``.
+        :param torch.dtype, None autocast: see :class:`PGDAttack`. Default: ``None``.
+        :return: (:class:`ConvergedAttack`) the attack.
+        :raises TypeError: if an argument is of the wrong type.
+        :raises ValueError: if an argument is out of range.
+        """
+        shared = dict(
+            steps=40, objective=objective, seed=seed, checks=checks, autocast=autocast
+        )
+        return cls(
+            [
+                MomentumAttack(budget, **shared),
+                MomentumAttack(budget, start="random", **shared),
+                MomentumAttack(budget, start="random", widen=3, **shared),
+            ]
+        )
+
+    def _solve(self, model, x, y, physics, eps, init, report):
+        first = self.searches[0]
+        with undisturbed(model, x, y, physics):
+            problem = Problem(self, model, x, y, physics, eps)
+            clean = problem.loss(problem.zero)
+            starts = [(search, search.first(problem)) for search in self.searches]
+            if init is not None:
+                starts.append((first, problem.start(init, first.seed)))
+            for search, start in starts:
+                problem.loss(search.search(problem, start))
+            rising = torch.ones_like(problem.nonfinite)
+            steps, spent = first.steps, sum(search.steps for search, _ in starts)
+            while rising.any() and spent + steps <= self.max_steps:
+                before = problem.worst_loss
+                with subset(problem, rising) as part:
+                    search = first.continued(steps)
+                    part.loss(search.search(part, part.worst))
+                gain = problem.worst_loss - before
+                rising &= gain > self.tolerance * (problem.worst_loss - clean)
+                spent, steps = spent + steps, 2 * steps
+            result = AttackResult(
+                delta=problem.to_measurement(problem.worst),
+                perturbation=problem.worst,
+                loss=problem.worst_loss,
+                loss_clean=clean,
+                trace=torch.stack(problem.trace),
+                n_grad=torch.zeros_like(rising, dtype=torch.long) + problem.n_grad,
+                flags={},
+            )
+            if report:
+                flags = doubts(problem, result, first.checks, True, first.seed)
+                result.flags = flags | {"not_converged": rising}
+        return result
+
+    def _restarted(self, k):
+        other = copy.deepcopy(self)
+        for search in other.searches:
+            search.start, search.seed = "random", search.seed + k
+        return other
+
+    def __repr__(self) -> str:
+        searches = ", ".join(map(repr, self.searches))
+        return (
+            f"ConvergedAttack([{searches}], tolerance={self.tolerance:g}, "
+            f"max_steps={self.max_steps})"
+        )
+
+
+def _check_searches(searches: list[SearchAttack]) -> None:
+    if not searches:
+        raise ValueError("searches must hold at least one attack, got none.")
+    for search in searches:
+        if not isinstance(search, SearchAttack) or not search.uses_gradient:
+            raise TypeError(
+                "searches must be attacks that go along a gradient, such as MomentumAttack, got "
+                f"{type(search).__name__}."
+            )
+    for name in ("budget", "objective", "autocast"):
+        if any(getattr(s, name) is not getattr(searches[0], name) for s in searches):
+            raise ValueError(
+                f"searches must share their {name}, the very same object, got different ones."
+            )
