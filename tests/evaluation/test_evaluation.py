@@ -195,7 +195,7 @@ def test_presets(name):
     model, x, physics, _, _ = points()
     report = evaluate(model, [x[:3]], physics, [0.1], attacks=name)
     cost = report.values["worst case, eps=0.1"]["gradients"]
-    assert cost.tolist() == [{"quick": 10, "standard": 120, "paper": 20}[name]] * 3
+    assert cost.tolist() == [{"quick": 10, "standard": 160, "paper": 20}[name]] * 3
 
 
 def test_the_paper_preset_is_the_papers_attack():

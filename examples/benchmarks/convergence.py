@@ -1,0 +1,149 @@
+r"""
+How far attacks get on the committed networks, and what that costs: a fixed number of steps against
+the search that goes on until it has converged.
+
+``python examples/benchmarks/convergence.py`` prints the table of the page on attacks, in about ten
+minutes on one core; ``--reference`` adds what four searches of 1000 steps each find, the worst for
+each sample, in another hour. Data, physics and radii are those of the demos of the robustness
+report and of seismic deconvolution; the decibels are those of the squared error, peak 1 for brains
+and 2 for sections.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import deepinv as dinv
+import torch
+
+import deepinv_jitter as dj
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+NETWORKS = (
+    "mri_pgd",
+    "mri_pgd_jittered",
+    "mri_pgd_robust",
+    "mri_gd",
+    "mri_gd_jittered",
+    "seismic_mse",
+    "seismic_jittered",
+)
+FIXED = (20, 100, 400)
+
+
+def network(name: str) -> torch.nn.Module:
+    kind = dj.UnfoldedGD if "_gd" in name else dj.UnfoldedPGD
+    body = dj.UnrolledDnCNN(
+        1 if "seismic" in name else 2, depth=4, width=32, residual="_gd" not in name
+    )
+    model = kind(body, max_iter=5)
+    model.load_state_dict(torch.load(WEIGHTS / f"{name}.pt", weights_only=True))
+    return model.eval()
+
+
+def data(name: str, samples: int, size: int):
+    """Truths, their measurements, the physics, the radius in norms of the noise, and the peak."""
+    shape = (size, size)
+    rng = torch.Generator().manual_seed(1)
+    if "seismic" in name:
+        sections = dj.ReflectivityDataset(samples, img_size=shape, seed=3)
+        x = torch.stack([section["x"] for section in sections])
+        noise = dinv.physics.GaussianNoise(0.01, rng=rng)
+        physics = dj.SeismicConvolution(noise_model=noise)
+        return x, physics(x), physics, 0.5, 2.0
+    slices = dj.BrainSliceDataset("test", img_size=shape, resolution=2)
+    picked = torch.linspace(0, len(slices) - 1, samples + 2)[1:-1]
+    x = torch.stack([slices[int(i)]["x"] for i in picked])
+    mask = dj.FastMRIMaskGenerator(shape, acceleration=4, seed=1).step(1)["mask"]
+    noise = dinv.physics.GaussianNoise(0.05, rng=rng)
+    physics = dj.SingleCoilMRI(mask, img_size=shape, noise_model=noise)
+    return x, physics(x), physics, 1.0, 1.0
+
+
+def references(ball: dj.L2Ball, steps: int = 1000) -> dj.WorstCase:
+    options = {"steps": steps, "checks": False}
+    return dj.WorstCase(
+        [
+            dj.APGDAttack(ball, **options),
+            dj.MomentumAttack(ball, **options),
+            dj.MomentumAttack(ball, start="random", seed=11, **options),
+            dj.MomentumAttack(ball, start="random", seed=12, widen=3, **options),
+        ]
+    )
+
+
+def attacks(ball: dj.L2Ball, reference: bool) -> dict[str, dj.Attack]:
+    fixed = {f"{n} steps": dj.APGDAttack(ball, steps=n, checks=False) for n in FIXED}
+    converged = {"standard": dj.ConvergedAttack.standard(ball, checks=False)}
+    return fixed | converged | ({"reference": references(ball)} if reference else {})
+
+
+def measured(name: str, samples: int, size: int, reference: bool) -> dict[str, dict]:
+    """For each attack decibels, excess error, gradients, and whether it has converged."""
+    model = network(name)
+    x, y, physics, radius, peak = data(name, samples, size)
+
+    def decibels(loss: torch.Tensor) -> torch.Tensor:
+        return 10 * torch.log10(x[0, 0].numel() * peak**2 / loss)
+
+    rows = {}
+    ball = dj.L2Ball(radius, relative_to="noise")
+    for label, attack in attacks(ball, reference).items():
+        result = attack.run(model, x, y, physics)
+        rows["clean"] = {"dB": decibels(result.loss_clean)}
+        rows[label] = {
+            "dB": decibels(result.loss),
+            "excess": result.loss - result.loss_clean,
+            "gradients": torch.zeros(samples) + result.n_grad,
+            "converged": ~result.flags["not_converged"],
+        }
+    return rows
+
+
+def table(results: dict[str, dict[str, dict]]) -> str:
+    """The results of all networks in Markdown."""
+    labels = list(next(iter(results.values())))
+    head = ["network", *(f"{label}, dB" for label in labels), "gradients", "converged"]
+    if "reference" in labels:
+        head.append("of the reference's excess")
+    lines = [head, ["---"] * len(head)]
+
+    def mean(values: torch.Tensor) -> str:
+        return f"{values.double().mean():.2f}"
+
+    def last(rows: list[dict[str, dict]], join: Callable) -> list[str]:
+        own = [row["standard"] for row in rows]
+        spent, done = (join([r[k] for r in own]) for k in ("gradients", "converged"))
+        cells = [
+            f"{spent.mean():.0f}, at most {spent.max():.0f}",
+            f"{int(done.sum())} of {len(done)}",
+        ]
+        if "reference" in labels:
+            share = join(
+                [r["standard"]["excess"] / r["reference"]["excess"] for r in rows]
+            )
+            cells.append(f"{share.mean():.2f}, at least {share.min():.2f}")
+        return cells
+
+    for name, rows in results.items():
+        scores = [mean(rows[label]["dB"]) for label in labels]
+        lines.append([f"`{name}`", *scores, *last([rows], torch.cat)])
+    lines.append(["all", *[""] * len(labels), *last([*results.values()], torch.cat)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--samples", type=int, default=3, help="for each network")
+    parser.add_argument("--size", type=int, default=96, help="of the images")
+    parser.add_argument("--reference", action="store_true")
+    args = parser.parse_args()
+    results = {}
+    for name in args.networks:
+        results[name] = measured(name, args.samples, args.size, args.reference)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
