@@ -33,7 +33,7 @@ class ConvergedAttack(Attack):
     What converges is the search, not the worst case: a loss with many maxima may have a higher one
     that no start leads to. With an ``init`` there is one start more.
 
-    :param SearchAttack, Sequence[SearchAttack] searches: attacks that use gradients, such as
+    :param Attack, Sequence[Attack] searches: attacks that use gradients, such as
         :class:`MomentumAttack` from different starts, alike in budget, objective and precision.
     :param float tolerance: share of the excess loss, positive and below 1. Default: 0.01.
     :param int max_steps: most gradients per sample; a sample that still rises there has the flag
