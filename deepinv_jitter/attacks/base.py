@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 
 import torch
 from deepinv.physics import Physics
@@ -36,6 +35,9 @@ class Attack(nn.Module, ABC):
 
     #: Precision of the model during the attack; ``None`` is what is in force.
     autocast: torch.dtype | None = None
+
+    #: Whether it goes along a gradient.
+    uses_gradient: bool = True
 
     #: Whether it stops after a fixed number of steps, converged or not.
     lower_bound: bool = True
@@ -117,7 +119,7 @@ class Attack(nn.Module, ABC):
         :raises TypeError: if ``n`` is no whole number.
         :raises ValueError: if it is below 1.
         """
-        n = rules.number("n", n, Integral, 1)
+        n = rules.whole("n", n, 1)
         copies = [self._restarted(k) for k in range(1, n)]
         return WorstCase([self, *copies], objective=self.objective)
 
@@ -177,21 +179,9 @@ class WorstCase(Attack):
             raise ValueError(f"attacks must have one domain, got {sorted(domains)}.")
         super().__init__(attacks[0].budget, objective)
         self.attacks = nn.ModuleList(attacks)
-
-    @property
-    def uses_gradient(self) -> bool:
-        """Whether any of the attacks uses gradients."""
-        return any(attack.uses_gradient for attack in self.attacks)
-
-    @property
-    def lower_bound(self) -> bool:
-        """Whether none of the attacks goes on until it has converged."""
-        return all(attack.lower_bound for attack in self.attacks)
-
-    @property
-    def adds_init(self) -> bool:
-        """Whether all attacks take a given start beside their own."""
-        return all(attack.adds_init for attack in self.attacks)
+        self.uses_gradient = any(attack.uses_gradient for attack in attacks)
+        self.lower_bound = all(attack.lower_bound for attack in attacks)
+        self.adds_init = all(attack.adds_init for attack in attacks)
 
     def _solve(self, model, x, y, physics, eps, init, report):
         with undisturbed(model, x, y, physics):

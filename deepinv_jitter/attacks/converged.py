@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from numbers import Integral
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,7 +55,6 @@ class ConvergedAttack(Attack):
     (tensor([160, 160, 160, 160, 160]), tensor(False))
     """
 
-    uses_gradient = True
     adds_init = True
     lower_bound = False
 
@@ -79,7 +78,7 @@ class ConvergedAttack(Attack):
         self.autocast = first.autocast
         self.searches = nn.ModuleList(searches)
         self.tolerance = rules.positive("tolerance", tolerance, below=1)
-        self.max_steps = rules.number("max_steps", max_steps, Integral, 1)
+        self.max_steps = rules.whole("max_steps", max_steps, 1)
         least = sum(search.steps for search in searches) + 2 * first.steps
         if self.max_steps < least:
             raise ValueError(
@@ -112,7 +111,7 @@ class ConvergedAttack(Attack):
         :raises TypeError: if an argument is of the wrong type.
         :raises ValueError: if an argument is out of range.
         """
-        shared = dict(
+        shared: dict[str, Any] = dict(
             steps=40, objective=objective, seed=seed, checks=checks, autocast=autocast
         )
         return cls(

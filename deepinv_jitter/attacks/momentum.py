@@ -65,7 +65,7 @@ class MomentumAttack(SearchAttack):
         self.momentum = checked_momentum(momentum)
         self.first_step = rules.positive("first_step", first_step)
         self.last_step = rules.positive("last_step", last_step)
-        self.widen = rules.number("widen", widen, low=1)
+        self.widen = rules.real("widen", widen, low=1)
 
     def continued(self, steps):
         """Shorter steps than at first, so as not to lose what was found, and in the budget."""

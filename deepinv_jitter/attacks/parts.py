@@ -2,8 +2,9 @@ r"""The parts of stacked physics and of their measurements, side by side in one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CellType, FunctionType
+from typing import TypeAlias
 
 import torch
 from deepinv.utils import TensorList
@@ -12,7 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .. import checks
 
-Measurements = torch.Tensor | TensorList
+Measurements: TypeAlias = torch.Tensor | TensorList
 
 #: What modules are found in.
 HOLDERS = (nn.Module, dict, list, tuple, FunctionType)
@@ -100,7 +101,8 @@ def modules(
     deepinv keeps the parts of stacked physics and the priors of an algorithm. Those of a kind to
     leave are left out, with all that only they hold.
     """
-    seen, left = {}, [*reversed(roots)]
+    seen: dict[int, object] = {}
+    left = [*reversed(roots)]
     while left:
         thing = left.pop()
         if isinstance(thing, (DataParallel, DistributedDataParallel)):
@@ -112,7 +114,7 @@ def modules(
             continue
         if isinstance(thing, nn.Module):
             yield thing
-            inner = [*thing.children(), *vars(thing).values()]
+            inner: Iterable = [*thing.children(), *vars(thing).values()]
         elif isinstance(thing, FunctionType):
             inner = [c.cell_contents for c in thing.__closure__ or () if _filled(c)]
         else:

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 from deepinv.loss.metric import Metric
@@ -18,7 +19,7 @@ from .parts import Layout, Measurements, modules, named_parts
 from .samples import column, per_sample, where
 from .state import evaluated
 
-Objective = str | torch.Tensor | Metric | Callable
+Objective: TypeAlias = str | torch.Tensor | Metric | Callable
 
 #: What a search finds for each sample.
 FOUND = ("worst", "worst_loss", "zero_gradient", "nonfinite")

@@ -3,7 +3,6 @@ r"""Random perturbations: the bar any other attack must clear."""
 from __future__ import annotations
 
 import copy
-from numbers import Integral
 
 import torch
 
@@ -59,7 +58,7 @@ class RandomAttack(SearchAttack):
             raise ValueError(f"law must be one of {LAWS}, got {law!r}.")
         super().__init__(
             budget,
-            steps=rules.number("samples", samples, Integral, 1),
+            steps=rules.whole("samples", samples, 1),
             start="zero",
             objective=objective,
             seed=seed,

@@ -40,7 +40,7 @@ def check_radius(name: str, value: float | torch.Tensor) -> torch.Tensor:
             f"{name} must be a number or one number per sample, got shape {tuple(value.shape)}."
         )
     if not isinstance(value, torch.Tensor):
-        value = torch.tensor(checks.number(name, value, Real, 0), dtype=torch.float64)
+        value = torch.tensor(checks.real(name, value, 0), dtype=torch.float64)
     if not bool((value.isfinite() & (value >= 0)).all()):
         raise ValueError(f"{name} must be finite and at least 0, got {value}.")
     return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from numbers import Integral
 
 import torch
 
@@ -23,8 +22,6 @@ class SearchAttack(Attack):
     The parameters are those of :class:`PGDAttack`.
     """
 
-    uses_gradient = True
-
     def __init__(
         self,
         budget: Budget,
@@ -38,7 +35,7 @@ class SearchAttack(Attack):
         autocast: torch.dtype | None = None,
     ):
         super().__init__(budget, objective)
-        steps = rules.number("steps", steps, Integral, 1)
+        steps = rules.whole("steps", steps, 1)
         seed = rules.seed("seed", seed)
         if start is None:
             start = "random" if self._against_clean else "zero"
@@ -125,7 +122,7 @@ class SearchAttack(Attack):
 
 def checked_momentum(value: float) -> float:
     """A share that old steps, or gradients, keep."""
-    value = rules.number("momentum", value, low=0)
+    value = rules.real("momentum", value, low=0)
     if value >= 1:
         raise ValueError(f"momentum must be at least 0 and below 1, got {value!r}.")
     return value

@@ -52,17 +52,17 @@ class Memory:
     def restore(self, copies: dict[int, torch.Tensor] | None = None) -> None:
         """Bring everything back, with copies that stand for tensors by the id of those."""
         copies = copies or {}
-        for children, before in self.children:
-            for name in [k for k in children.keys() if k not in before]:
+        for children, names in self.children:
+            for name in [k for k in children.keys() if k not in names]:
                 del children[name]
         for values, before in self.own:
             for name in [k for k in values.keys() if k not in before and k not in OWN]:
                 del values[name]
             for name, value in before.items():
                 values[name] = copies.get(id(value), value)
-        for box, before in self.boxes:
+        for box, content in self.boxes:
             box.clear()
-            box.extend(before) if isinstance(box, list) else box.update(before)
+            box.extend(content) if isinstance(box, list) else box.update(content)
 
 
 @contextmanager

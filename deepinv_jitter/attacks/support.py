@@ -2,6 +2,8 @@ r"""The entries of the measurements, or of the image, that a perturbation may to
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from deepinv.physics import LinearPhysics
 from deepinv.utils import TensorList
@@ -9,7 +11,7 @@ from deepinv.utils import TensorList
 from .parts import Layout, Measurements, named_parts
 from .samples import same_normal
 
-Support = str | Measurements | None
+Support: TypeAlias = str | Measurements | None
 
 
 def check_support(support: Support) -> None:

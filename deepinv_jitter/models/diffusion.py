@@ -2,7 +2,8 @@ r"""A conditional DDPM, a baseline of Table 5."""
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from typing import Any
+
 
 import torch
 from deepinv.models import Reconstructor
@@ -67,10 +68,11 @@ class ConditionalDDPM(Reconstructor):
                 "unet must be a deepinv diffusion U-Net with forward_unet, such as ADMUNet, got "
                 f"{type(unet).__name__}."
             )
-        self.unet = unet
-        self.steps = checks.number("steps", steps, Integral, 1)
-        self.data_std = checks.number("data_std", data_std, Real, 1e-12)
-        self.seed = checks.number("seed", seed, Integral, 0)
+        # Its type in torch's terms has no forward_unet
+        self.unet: Any = unet
+        self.steps = checks.whole("steps", steps, 1)
+        self.data_std = checks.real("data_std", data_std, 1e-12)
+        self.seed = checks.whole("seed", seed, 0)
         self.solver = DDIMSolver(
             timesteps=torch.linspace(T_START, T_END, self.steps + 1)
         )

@@ -2,7 +2,6 @@ r"""The paper's network bodies :math:`f_\theta`: no algorithm and no noise in he
 
 from __future__ import annotations
 
-from numbers import Integral
 
 import torch
 from torch import nn
@@ -41,9 +40,9 @@ class PointMLP(nn.Sequential):
         layers: int = 3,
         activation: type[nn.Module] = nn.ReLU,
     ):
-        features = checks.number("features", features, Integral, 1)
-        hidden = checks.number("hidden", hidden, Integral, 1)
-        layers = checks.number("layers", layers, Integral, 2)
+        features = checks.whole("features", features, 1)
+        hidden = checks.whole("hidden", hidden, 1)
+        layers = checks.whole("layers", layers, 2)
         if not callable(activation) or isinstance(activation, nn.Module):
             raise TypeError(
                 "activation must be a class of modules, such as torch.nn.ReLU, got "
@@ -119,13 +118,11 @@ class UnrolledDnCNN(nn.Module):
         condition_channels: int = 0,
     ):
         super().__init__()
-        channels = checks.number("channels", channels, Integral, 1)
-        depth = checks.number("depth", depth, Integral, 3)
-        width = checks.number("width", width, Integral, 1)
-        groups = checks.number("groups", groups, Integral, 1)
-        condition_channels = checks.number(
-            "condition_channels", condition_channels, Integral, 0
-        )
+        channels = checks.whole("channels", channels, 1)
+        depth = checks.whole("depth", depth, 3)
+        width = checks.whole("width", width, 1)
+        groups = checks.whole("groups", groups, 1)
+        condition_channels = checks.whole("condition_channels", condition_channels, 0)
         if width % groups:
             raise ValueError(
                 f"groups must divide width, got groups={groups} and width={width}."
@@ -138,8 +135,8 @@ class UnrolledDnCNN(nn.Module):
                 nn.ReLU(),
             ]
         last = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
         self.body = nn.Sequential(
             nn.Conv2d(channels + condition_channels, width, 3, padding=1),
             nn.ReLU(),

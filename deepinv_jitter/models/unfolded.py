@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from inspect import Parameter
-from numbers import Integral
+from typing import Any
 
 import torch
 from deepinv.models import Denoiser, Reconstructor
-from deepinv.optim import GD, PGD, DataFidelity, Prior
+from deepinv.optim import GD, PGD, BaseOptim, DataFidelity, Prior
 from deepinv.physics import Physics
 from torch import nn
 
@@ -37,7 +37,7 @@ def adjoint(y: torch.Tensor, physics: Physics) -> torch.Tensor:
     return physics.A_adjoint(y)
 
 
-class _Unfolded:
+class _Unfolded(BaseOptim):
     """What UnfoldedGD and UnfoldedPGD share; mixed in before the host's algorithm."""
 
     _network_prior: type[Prior]
@@ -60,12 +60,12 @@ class _Unfolded:
         init: Callable[[torch.Tensor, Physics], torch.Tensor] | None = None,
         custom_init: Callable[[torch.Tensor, Physics], torch.Tensor] | None = None,
     ):
-        max_iter = checks.number("max_iter", max_iter, Integral, 1)
+        max_iter = checks.whole("max_iter", max_iter, 1)
         sigma_denoiser = _either(sigma_denoiser=sigma_denoiser, g_param=g_param)
         init = _either(init=init, custom_init=custom_init)
         init = adjoint if init is None else init
         trainable = _checked_trainables(trainable_params, sigma_denoiser)
-        parameters = {
+        parameters: dict[str, Any] = {
             "stepsize": _numbers("stepsize", stepsize, max_iter),
             "lambda": _numbers("lambda_reg", lambda_reg, max_iter),
             "g_param": (
@@ -84,13 +84,14 @@ class _Unfolded:
             # By a name of its own: no checkpoint of a step size is taken for one of its logarithm
             parameters["log_stepsize"] = torch.tensor(steps).log().tolist()
             trainable[trainable.index("stepsize")] = "log_stepsize"
-        priors = prior if isinstance(prior, (list, tuple, nn.ModuleList)) else [prior]
+        if not isinstance(prior, (list, tuple, nn.ModuleList)):
+            prior = [prior]
+        priors = [self._as_prior(p, sigma_denoiser) for p in prior]
         if len(priors) not in (1, max_iter):
             raise ValueError(
                 f"prior must be one or one per iteration, got {len(priors)} for "
                 f"max_iter={max_iter}."
             )
-        priors = [self._as_prior(p, sigma_denoiser) for p in priors]
         if "sigma_denoiser" in trainable and not any(map(_takes_level, priors)):
             raise ValueError(
                 "A trainable sigma_denoiser needs a network that takes it, but "
@@ -263,7 +264,7 @@ class UnfoldedPGD(_Unfolded, PGD):
     _denoiser_prior = DenoiserPnP
 
 
-def _either(**options: object) -> object:
+def _either(**options: Any) -> Any:
     """The value of an argument that has two names."""
     (name, value), (synonym, other) = options.items()
     if value is not None and other is not None:
@@ -315,11 +316,12 @@ def _per_iteration(
 def _numbers(name: str, value: float | Sequence[float], max_iter: int) -> list[float]:
     """The same, of numbers alone."""
     rows = _per_iteration(name, value, max_iter)
-    if any(isinstance(row, torch.Tensor) for row in rows):
+    numbers = [row for row in rows if not isinstance(row, torch.Tensor)]
+    if len(numbers) < len(rows):
         raise ValueError(
             f"{name} must be one number or one per iteration, got {value!r}."
         )
-    return rows
+    return numbers
 
 
 def _has_rows(value: object) -> bool:

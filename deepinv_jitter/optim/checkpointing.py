@@ -142,8 +142,8 @@ class _Repeatable:
 
 def _modules(*owners: nn.Module | None) -> list[nn.Module]:
     """The modules below some, once each."""
-    owners = [owner for owner in owners if owner is not None]
-    return list(dict.fromkeys(m for owner in owners for m in owner.modules()))
+    given = [owner for owner in owners if owner is not None]
+    return list(dict.fromkeys(m for owner in given for m in owner.modules()))
 
 
 def _contents(modules: Iterable[nn.Module]) -> list[tuple[dict, dict]]:

@@ -7,7 +7,6 @@ registered, saved or moved.
 
 from __future__ import annotations
 
-from numbers import Real
 
 import torch
 from deepinv.optim import L2, Bregman, DataFidelity
@@ -51,7 +50,7 @@ class NormalL2(L2):
     reads_adjoint = True
 
     def __init__(self, sigma: float = 1.0):
-        super().__init__(sigma=checks.number("sigma", sigma, Real, 1e-15, 1e15))
+        super().__init__(sigma=checks.real("sigma", sigma, 1e-15, 1e15))
 
     def given(self, adjoint: torch.Tensor) -> NormalL2Given:
         r"""
@@ -123,7 +122,7 @@ class TiltedFidelity(WrappedFidelity):
     def __init__(self, fidelity: DataFidelity | WrappedFidelity, w: torch.Tensor):
         super().__init__(fidelity)
         self.w = w
-        self.asked = set()
+        self.asked: set[str] = set()
 
     def given(self, adjoint: torch.Tensor) -> TiltedFidelity:
         r"""The same, with :math:`A^\top y` known to :math:`f`."""

@@ -128,7 +128,7 @@ def remove(model: nn.Module) -> None:
     """Take every OutputJitter out of a model."""
     for module in list(model.modules()):
         layer = dict(module.named_children()).get(NAME)
-        if layer is not None:
+        if isinstance(layer, OutputJitter):
             for handle in layer.handles:
                 handle.remove()
             delattr(module, NAME)
@@ -150,7 +150,7 @@ def named(model: nn.Module, at: str | Iterable[str]) -> list[nn.Module]:
         raise TypeError(
             f"at must be a pattern of names of submodules or a list of such, got {at!r}."
         )
-    found = {}
+    found: dict[int, nn.Module] = {}
     for pattern in patterns:
         matches = [m for name, m in _submodules(model) if _matches(name, pattern)]
         if not matches:

@@ -245,13 +245,13 @@ def _check_unrolled(model: BaseOptim) -> None:
     unfolds = model.unfold or isinstance(model, BaseUnfold)
     # What makes the number of steps, or a step itself, depend on the noise in ways that no
     # equation of the method describes
-    unwanted = {
+    options = {
         "DEQ": model.DEQ or isinstance(model, BaseDEQ),
         "anderson_acceleration": model.anderson_acceleration_config is not None,
         "backtracking": model.backtracking,
         "early_stop": model.early_stop,
     }
-    unwanted = [option for option, used in unwanted.items() if used]
+    unwanted = [option for option, used in options.items() if used]
     if unfolds and not unwanted:
         return
     got = [] if unfolds or "DEQ" in unwanted else ["unfold=False"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from numbers import Integral, Real
+from numbers import Real
+from typing import Any, TypeGuard
 
 import torch
 
@@ -76,7 +77,7 @@ class GaussianJitter:
         """
         # Every iteration comes by: the check itself only where something is wrong
         if type(k) is not int or k < 0:
-            k = checks.number("k", k, Integral, 0)
+            k = checks.whole("k", k, 0)
         if len(self.sigma) == 1:
             return self.sigma[0]
         if k >= len(self.sigma):
@@ -105,6 +106,7 @@ class GaussianJitter:
             overflow, or the scale is ``"official"`` and ``data_step`` is missing or complex.
         """
         sigma = self.level(x, k)
+        std: float | torch.Tensor
         if self.scale == "std":
             std = sigma
         elif self.scale == "norm":
@@ -304,7 +306,7 @@ def in_backward() -> bool:
 
 def _levels(sigma: float | Iterable[float]) -> tuple[float, ...]:
     """The noise levels as a tuple of checked floats."""
-    levels = list(sigma) if _is_sequence(sigma) else [sigma]
+    levels: list[Any] = list(sigma) if _is_sequence(sigma) else [sigma]
     if not levels:
         raise ValueError("sigma must hold at least one level, got an empty sequence.")
     # What tensors and arrays hold is a number, too
@@ -313,10 +315,10 @@ def _levels(sigma: float | Iterable[float]) -> tuple[float, ...]:
         raise TypeError(
             f"sigma must be a number or one number per iteration, got {sigma!r}."
         )
-    return tuple(checks.number("sigma", s, Real, 0) for s in levels)
+    return tuple(checks.real("sigma", s, 0) for s in levels)
 
 
-def _is_sequence(sigma: object) -> bool:
+def _is_sequence(sigma: object) -> TypeGuard[Iterable]:
     # 0-d tensors and arrays define __iter__ but are numbers; a string is neither
     return (
         isinstance(sigma, Iterable)

@@ -68,8 +68,10 @@ class NetworkPrior(Prior):
                 "iterator in a ConditionedIterator."
             )
         seen = (x, y) if self.reads_y else (x,)
-        told = level is not None and self.level_name is not None
-        out = self.network(*seen, **({self.level_name: level} if told else {}))
+        told = (
+            {} if level is None or self.level_name is None else {self.level_name: level}
+        )
+        out = self.network(*seen, **told)
         # Another shape could be broadcast without a word
         if not isinstance(out, torch.Tensor) or out.shape != x.shape:
             got = getattr(out, "shape", type(out).__name__)
