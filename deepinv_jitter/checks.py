@@ -37,9 +37,7 @@ def whole(name: str, value: int, low: float = -math.inf, high: float = math.inf)
     return _within(name, int(value), low, high)
 
 
-def real(
-    name: str, value: float, low: float = -math.inf, high: float = math.inf
-) -> float:
+def real(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
     r"""
     A finite number within bounds.
 
@@ -61,13 +59,9 @@ def real(
 
 
 def number(
-    name: str,
-    value: float,
-    kind: Any = Real,
-    low: float = -math.inf,
-    high: float = math.inf,
+    name: str, value: float, kind: Any = Real, low: float = -math.inf, high: float = math.inf
 ) -> Any:
-    """The older name of :func:`real` and, with ``kind`` :class:`numbers.Integral`, :func:`whole`."""
+    """The older name of :func:`real`, and of :func:`whole` with ``kind=Integral``."""
     check: Any = whole if kind is Integral else real
     return check(name, value, low, high)
 
@@ -103,9 +97,7 @@ def seed(name: str, value: int) -> int:
     return whole(name, value, 0, 2**63 - 1)
 
 
-def sizes(
-    name: str, values: Iterable[int], count: int | None = None
-) -> tuple[int, ...]:
+def sizes(name: str, values: Iterable[int], count: int | None = None) -> tuple[int, ...]:
     r"""
     The sizes of an array.
 
@@ -156,16 +148,14 @@ def tensor(name: str, value: torch.Tensor, real: bool = False) -> None:
     """
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
-    if not (value.is_floating_point() or value.is_complex() and not real):
+    if not (value.is_floating_point() or (value.is_complex() and not real)):
         kind = "real" if real else "real or complex"
         advice = (
             "give complex images as 2 channels"
             if value.is_complex()
             else "convert it, for example by float()"
         )
-        raise TypeError(
-            f"{name} must be a tensor of {kind} numbers, got {value.dtype}: {advice}."
-        )
+        raise TypeError(f"{name} must be a tensor of {kind} numbers, got {value.dtype}: {advice}.")
     if value.ndim < 2 or value.numel() == 0:
         raise ValueError(
             f"{name} must be a batch of shape (B, ...) and not empty, got {tuple(value.shape)}."

@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import checks as rules
 from .budgets import Budget
-from .diagnostics import AttackResult, FLAGS
+from .diagnostics import FLAGS, AttackResult
 from .parts import Layout, Measurements
 from .problem import Objective, Problem, as_function, undisturbed
 

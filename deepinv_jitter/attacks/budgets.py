@@ -12,14 +12,7 @@ from deepinv.utils import TensorList
 from .. import checks
 from .noise import noise_levels, why_no_norm
 from .parts import Layout, Measurements
-from .samples import (
-    check_eps,
-    check_radius,
-    check_range,
-    column,
-    per_sample,
-    same_normal,
-)
+from .samples import check_eps, check_radius, check_range, column, per_sample, same_normal
 from .support import Support, broadcast, check_support, measured, seen
 
 UNITS = (None, "y", "noise")

@@ -5,13 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from deepinv.physics import (
-    GaussianNoise,
-    NoiseModel,
-    Physics,
-    StackedPhysics,
-    ZeroNoise,
-)
+from deepinv.physics import GaussianNoise, NoiseModel, Physics, StackedPhysics, ZeroNoise
 from deepinv.utils import TensorList
 
 from .parts import Layout, Measurements, named_parts

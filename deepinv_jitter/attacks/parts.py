@@ -3,7 +3,8 @@ r"""The parts of stacked physics and of their measurements, side by side in one 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from types import CellType, FunctionType
+from contextlib import suppress
+from types import FunctionType
 from typing import TypeAlias
 
 import torch
@@ -116,18 +117,18 @@ def modules(
             yield thing
             inner: Iterable = [*thing.children(), *vars(thing).values()]
         elif isinstance(thing, FunctionType):
-            inner = [c.cell_contents for c in thing.__closure__ or () if _filled(c)]
+            inner = _closed_over(thing)
         else:
             inner = thing.values() if isinstance(thing, dict) else thing
         left += reversed([*inner])
 
 
-def _filled(cell: CellType) -> bool:
-    try:
-        cell.cell_contents
-    except ValueError:  # of a name that has no value yet
-        return False
-    return True
+def _closed_over(function: FunctionType) -> list:
+    values = []
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # of a name that has no value yet
+            values.append(cell.cell_contents)
+    return values
 
 
 def _in_pairs(part: torch.Tensor) -> torch.Tensor:

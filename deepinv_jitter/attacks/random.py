@@ -7,7 +7,7 @@ import copy
 import torch
 
 from .. import checks as rules
-from .budgets import Budget, LAWS
+from .budgets import LAWS, Budget
 from .problem import Objective
 from .search import SearchAttack
 

@@ -53,10 +53,10 @@ class Memory:
         """Bring everything back, with copies that stand for tensors by the id of those."""
         copies = copies or {}
         for children, names in self.children:
-            for name in [k for k in children.keys() if k not in names]:
+            for name in {*children.keys()} - names:
                 del children[name]
         for values, before in self.own:
-            for name in [k for k in values.keys() if k not in before and k not in OWN]:
+            for name in {*values.keys()} - {*before} - OWN:
                 del values[name]
             for name, value in before.items():
                 values[name] = copies.get(id(value), value)

@@ -2,8 +2,8 @@ r"""A conditional DDPM, a baseline of Table 5."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
-
 
 import torch
 from deepinv.models import Reconstructor
@@ -59,9 +59,7 @@ class ConditionalDDPM(Reconstructor):
     torch.Size([1, 2, 16, 16])
     """
 
-    def __init__(
-        self, unet: nn.Module, *, steps: int = 10, data_std: float = 0.3, seed: int = 0
-    ):
+    def __init__(self, unet: nn.Module, *, steps: int = 10, data_std: float = 0.3, seed: int = 0):
         super().__init__()
         if not hasattr(unet, "forward_unet"):
             raise TypeError(
@@ -73,9 +71,7 @@ class ConditionalDDPM(Reconstructor):
         self.steps = checks.whole("steps", steps, 1)
         self.data_std = checks.real("data_std", data_std, 1e-12)
         self.seed = checks.whole("seed", seed, 0)
-        self.solver = DDIMSolver(
-            timesteps=torch.linspace(T_START, T_END, self.steps + 1)
-        )
+        self.solver = DDIMSolver(timesteps=torch.linspace(T_START, T_END, self.steps + 1))
 
     def denoise(
         self, x: torch.Tensor, sigma: torch.Tensor, condition: torch.Tensor
@@ -110,7 +106,7 @@ class ConditionalDDPM(Reconstructor):
         start = diffusion.sigma_t(T_START) * diffusion.scale_t(T_START)
         x = (start * noise).expand_as(condition)
         times = self.solver.timesteps.to(condition.device)
-        for now, then in zip(times[:-1], times[1:], strict=True):
+        for now, then in pairwise(times):
             # One step of the solver: its sample() would stop gradients
             x, _ = self.solver.step(diffusion, now, then, x, condition)
         return (x / diffusion.scale_t(times[-1])).to(condition.dtype)

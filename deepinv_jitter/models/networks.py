@@ -2,7 +2,6 @@ r"""The paper's network bodies :math:`f_\theta`: no algorithm and no noise in he
 
 from __future__ import annotations
 
-
 import torch
 from torch import nn
 
@@ -45,17 +44,13 @@ class PointMLP(nn.Sequential):
         layers = checks.whole("layers", layers, 2)
         if not callable(activation) or isinstance(activation, nn.Module):
             raise TypeError(
-                "activation must be a class of modules, such as torch.nn.ReLU, got "
-                f"{activation!r}."
+                f"activation must be a class of modules, such as torch.nn.ReLU, got {activation!r}."
             )
         body = []
         for _ in range(layers - 2):
             body += [nn.Linear(hidden, hidden), activation()]
         super().__init__(
-            nn.Linear(features, hidden),
-            activation(),
-            *body,
-            nn.Linear(hidden, features),
+            nn.Linear(features, hidden), activation(), *body, nn.Linear(hidden, features)
         )
         self.features = features
 
@@ -68,9 +63,7 @@ class PointMLP(nn.Sequential):
         """
         checks.tensor("x", x, real=True)
         if x.shape[-1] != self.features:
-            raise ValueError(
-                f"x must have shape (B, {self.features}), got {tuple(x.shape)}."
-            )
+            raise ValueError(f"x must have shape (B, {self.features}), got {tuple(x.shape)}.")
         return super().forward(x)
 
 
@@ -124,9 +117,7 @@ class UnrolledDnCNN(nn.Module):
         groups = checks.whole("groups", groups, 1)
         condition_channels = checks.whole("condition_channels", condition_channels, 0)
         if width % groups:
-            raise ValueError(
-                f"groups must divide width, got groups={groups} and width={width}."
-            )
+            raise ValueError(f"groups must divide width, got groups={groups} and width={width}.")
         inner = []
         for _ in range(depth - 2):
             inner += [
@@ -138,10 +129,7 @@ class UnrolledDnCNN(nn.Module):
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
         self.body = nn.Sequential(
-            nn.Conv2d(channels + condition_channels, width, 3, padding=1),
-            nn.ReLU(),
-            *inner,
-            last,
+            nn.Conv2d(channels + condition_channels, width, 3, padding=1), nn.ReLU(), *inner, last
         )
         self.residual = residual
         self.channels, self.condition_channels = channels, condition_channels

@@ -102,9 +102,7 @@ class _Unfolded(BaseOptim):
         if not isinstance(fidelities, list):
             fidelities = [fidelities]
         if not all(isinstance(f, DataFidelity) for f in fidelities):
-            raise TypeError(
-                f"data_fidelity must be a deepinv DataFidelity, got {data_fidelity!r}."
-            )
+            raise TypeError(f"data_fidelity must be a deepinv DataFidelity, got {data_fidelity!r}.")
         if len(fidelities) not in (1, max_iter):
             raise ValueError(
                 f"data_fidelity must be one or one per iteration, got {len(fidelities)} for "
@@ -133,19 +131,13 @@ class _Unfolded(BaseOptim):
         if isinstance(prior, Prior):
             return prior
         denoises = isinstance(prior, Denoiser)
-        if not isinstance(prior, nn.Module) or (
-            isinstance(prior, Reconstructor) and not denoises
-        ):
+        if not isinstance(prior, nn.Module) or (isinstance(prior, Reconstructor) and not denoises):
             raise TypeError(
                 "prior must be a deepinv Prior, a deepinv Denoiser or a network x -> f(x), got "
                 f"{type(prior).__name__}."
             )
         level = level_argument(prior)
-        if (
-            sigma_denoiser is None
-            and level is not None
-            and level.default is Parameter.empty
-        ):
+        if sigma_denoiser is None and level is not None and level.default is Parameter.empty:
             raise ValueError(
                 f"{type(prior).__name__} needs the noise level it removes, and there is none: pass "
                 "sigma_denoiser."
@@ -268,9 +260,7 @@ def _either(**options: Any) -> Any:
     """The value of an argument that has two names."""
     (name, value), (synonym, other) = options.items()
     if value is not None and other is not None:
-        raise TypeError(
-            f"{synonym} is another name of {name}, got both: give one of them."
-        )
+        raise TypeError(f"{synonym} is another name of {name}, got both: give one of them.")
     return other if value is None else value
 
 
@@ -281,18 +271,12 @@ def _takes_level(prior: Prior) -> bool:
 def _checked_trainables(names: Sequence[str], sigma_denoiser: object) -> list[str]:
     listed = isinstance(names, Iterable) and not isinstance(names, str)
     if not listed or not all(name in (*TRAINABLE, *SYNONYMS) for name in names):
-        raise ValueError(
-            f"trainable_params must be a list of names in {TRAINABLE}, got {names!r}."
-        )
+        raise ValueError(f"trainable_params must be a list of names in {TRAINABLE}, got {names!r}.")
     trainable = [SYNONYMS.get(name, name) for name in names]
     if len(set(trainable)) < len(trainable):
-        raise ValueError(
-            f"trainable_params must name each parameter once, got {names!r}."
-        )
+        raise ValueError(f"trainable_params must name each parameter once, got {names!r}.")
     if "sigma_denoiser" in trainable and sigma_denoiser is None:
-        raise ValueError(
-            "A trainable sigma_denoiser needs a start: pass sigma_denoiser."
-        )
+        raise ValueError("A trainable sigma_denoiser needs a start: pass sigma_denoiser.")
     return trainable
 
 
@@ -318,9 +302,7 @@ def _numbers(name: str, value: float | Sequence[float], max_iter: int) -> list[f
     rows = _per_iteration(name, value, max_iter)
     numbers = [row for row in rows if not isinstance(row, torch.Tensor)]
     if len(numbers) < len(rows):
-        raise ValueError(
-            f"{name} must be one number or one per iteration, got {value!r}."
-        )
+        raise ValueError(f"{name} must be one number or one per iteration, got {value!r}.")
     return numbers
 
 

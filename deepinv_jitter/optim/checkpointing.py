@@ -43,15 +43,7 @@ class CheckpointedIterator(IteratorWrapper):
             )
 
     def forward(
-        self,
-        X: dict,
-        cur_data_fidelity,
-        cur_prior,
-        cur_params,
-        y,
-        physics,
-        *args,
-        **kwargs,
+        self, X: dict, cur_data_fidelity, cur_prior, cur_params, y, physics, *args, **kwargs
     ) -> dict:
         """One iteration, recomputed in the backward pass if there is one."""
         fidelity, prior = cur_data_fidelity, cur_prior
@@ -93,11 +85,7 @@ class _Start:
         # Not by torch's count of changes, which batch normalisation bypasses; read all at once,
         # since a GPU waits
         flags = [(value != copy).any() for value, copy in tensors.values()]
-        flags = (
-            torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()
-            if flags
-            else []
-        )
+        flags = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist() if flags else []
         self.copies = {
             key: copy
             for (key, (_, copy)), changed in zip(tensors.items(), flags, strict=True)

@@ -7,7 +7,6 @@ registered, saved or moved.
 
 from __future__ import annotations
 
-
 import torch
 from deepinv.optim import L2, Bregman, DataFidelity
 from deepinv.physics import Physics

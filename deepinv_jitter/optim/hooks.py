@@ -119,9 +119,7 @@ class OutputJitter(Jitter):
 def layers(module: nn.Module) -> list[Jitter]:
     """The jitter below a module: layers, and what its submodules have by hooks."""
     found = [m for m in module.modules() if isinstance(m, Jitter)]
-    return list(
-        dict.fromkeys(found + [j for m in module.modules() for j in _owners(m)])
-    )
+    return list(dict.fromkeys(found + [j for m in module.modules() for j in _owners(m)]))
 
 
 def remove(model: nn.Module) -> None:

@@ -18,12 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from deepinv.optim.optim_iterators import (
-    CPIteration,
-    GDIteration,
-    OptimIterator,
-    PGDIteration,
-)
+from deepinv.optim.optim_iterators import CPIteration, GDIteration, OptimIterator, PGDIteration
 from deepinv.physics import LinearPhysics
 
 from .fidelities import TiltedFidelity
@@ -88,26 +83,14 @@ class ConditionedIterator(IteratorWrapper):
     """
 
     def forward(
-        self,
-        X: dict,
-        cur_data_fidelity,
-        cur_prior,
-        cur_params,
-        y,
-        physics,
-        *args,
-        **kwargs,
+        self, X: dict, cur_data_fidelity, cur_prior, cur_params, y, physics, *args, **kwargs
     ) -> dict:
         """One iteration with a prior and a data fidelity that know the measurements."""
         fidelity, prior, known = cur_data_fidelity, cur_prior, {}
         if getattr(prior, "reads_y", False):
             prior = prior.given(y)
-        if getattr(fidelity, "reads_adjoint", False) and isinstance(
-            physics, LinearPhysics
-        ):
-            known = {
-                "adjoint": X["adjoint"] if "adjoint" in X else physics.A_adjoint(y)
-            }
+        if getattr(fidelity, "reads_adjoint", False) and isinstance(physics, LinearPhysics):
+            known = {"adjoint": X["adjoint"] if "adjoint" in X else physics.A_adjoint(y)}
             fidelity = fidelity.given(**known)
         X = self.iterator(X, fidelity, prior, cur_params, y, physics, *args, **kwargs)
         return X | known
@@ -160,9 +143,7 @@ class JitteredIterator(IteratorWrapper):
     ...     prior=dinv.optim.Tikhonov(), max_iter=5, trainable_params=["stepsize"])
     """
 
-    def __init__(
-        self, iterator: OptimIterator, sigma: float | Iterable[float] | GaussianJitter
-    ):
+    def __init__(self, iterator: OptimIterator, sigma: float | Iterable[float] | GaussianJitter):
         layer, base = Jitter(sigma), innermost(iterator)
         super().__init__(iterator)
         if any(isinstance(m, JitteredIterator) for m in iterator.modules()):
@@ -170,9 +151,7 @@ class JitteredIterator(IteratorWrapper):
                 "The iterator is jittered already, and would get two noises: wrap the one without, "
                 "or call jitter(model, sigma), which replaces the noise of before."
             )
-        if layer.noise.scale == "official" and not isinstance(
-            base, (GDIteration, PGDIteration)
-        ):
+        if layer.noise.scale == "official" and not isinstance(base, (GDIteration, PGDIteration)):
             raise ValueError(
                 "scale='official' reproduces the paper's GD and PGD networks, got "
                 f"{type(base).__name__}: use 'std', 'norm' or 'relative'."
@@ -180,15 +159,7 @@ class JitteredIterator(IteratorWrapper):
         self.jitter = layer.train(iterator.training)
 
     def forward(
-        self,
-        X: dict,
-        cur_data_fidelity,
-        cur_prior,
-        cur_params,
-        y,
-        physics,
-        *args,
-        **kwargs,
+        self, X: dict, cur_data_fidelity, cur_prior, cur_params, y, physics, *args, **kwargs
     ) -> dict:
         """One iteration with the tilted data fidelity. The iteration's number travels in ``X``."""
         k, x = X.get("jitter_it", 0), X["est"][0]
@@ -198,12 +169,8 @@ class JitteredIterator(IteratorWrapper):
 
         # Drawn here, so that an iteration recomputed in the backward pass sees the same noise
         w = self.jitter.draw(self._argument(X), k, data_step)
-        fidelity = (
-            cur_data_fidelity if w is None else TiltedFidelity(cur_data_fidelity, w)
-        )
-        X = self.iterator(
-            X, fidelity, cur_prior, cur_params, y, physics, *args, **kwargs
-        )
+        fidelity = cur_data_fidelity if w is None else TiltedFidelity(cur_data_fidelity, w)
+        X = self.iterator(X, fidelity, cur_prior, cur_params, y, physics, *args, **kwargs)
         if w is not None and not fidelity.asked:
             raise TypeError(
                 f"{type(innermost(self)).__name__} has no place for jitter, since its step asks "
@@ -244,6 +211,4 @@ def _drop_prefix(module: torch.nn.Module, state_dict: dict, prefix: str, *_) -> 
 
 def _add_prefix(state_dict: dict, prefix: str, *_) -> None:
     for key in [k for k in state_dict if k.startswith(prefix)]:
-        state_dict[prefix + "iterator." + key.removeprefix(prefix)] = state_dict.pop(
-            key
-        )
+        state_dict[prefix + "iterator." + key.removeprefix(prefix)] = state_dict.pop(key)

@@ -14,7 +14,7 @@ from deepinv.optim.optim_iterators import (
     OSEMIteration,
     SIRTIteration,
 )
-from deepinv.sampling import BaseSampling, DDRM, DiffPIR, PosteriorDiffusion
+from deepinv.sampling import DDRM, BaseSampling, DiffPIR, PosteriorDiffusion
 from deepinv.unfolded import BaseDEQ, BaseUnfold
 from torch import nn
 
@@ -24,13 +24,7 @@ from .noise import GaussianJitter, Jitter
 
 #: Iterators of deepinv whose step asks the data fidelity for nothing that could be noisy. Those of
 #: users are noticed in the first training pass.
-WITHOUT_FIDELITY = (
-    MLEMIteration,
-    OSEMIteration,
-    BSREMIteration,
-    SIRTIteration,
-    BlindRLIteration,
-)
+WITHOUT_FIDELITY = (MLEMIteration, OSEMIteration, BSREMIteration, SIRTIteration, BlindRLIteration)
 #: Reconstructors that draw samples without gradients, and are not trained.
 SAMPLERS = (BaseSampling, DDRM, DiffPIR, PosteriorDiffusion)
 
@@ -105,9 +99,7 @@ def jitter(
     return model
 
 
-def jittered(
-    model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter
-) -> JitteredIterator:
+def jittered(model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter) -> JitteredIterator:
     r"""
     The iterator with which an unrolled model would be jittered; the model stays as it is.
 
@@ -192,9 +184,7 @@ def no_jitter(module: nn.Module) -> Iterator[nn.Module]:
 
 def _check_module(caller: str, module: nn.Module) -> None:
     if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"{caller} needs a torch.nn.Module, got {type(module).__name__}."
-        )
+        raise TypeError(f"{caller} needs a torch.nn.Module, got {type(module).__name__}.")
 
 
 def _check_official(noise: GaussianJitter) -> None:

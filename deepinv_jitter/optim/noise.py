@@ -88,10 +88,7 @@ class GaussianJitter:
         return self.sigma[k]
 
     def __call__(
-        self,
-        x: torch.Tensor,
-        k: int = 0,
-        data_step: Callable[[], torch.Tensor] | None = None,
+        self, x: torch.Tensor, k: int = 0, data_step: Callable[[], torch.Tensor] | None = None
     ) -> torch.Tensor:
         r"""
         Draw :math:`w_k`.
@@ -112,9 +109,7 @@ class GaussianJitter:
         elif self.scale == "norm":
             std = sigma / math.sqrt(x[0].numel())
         elif self.scale == "relative":
-            std = sigma * x.detach().abs().amax(
-                dim=tuple(range(1, x.ndim)), keepdim=True
-            )
+            std = sigma * x.detach().abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
         elif data_step is None:
             raise ValueError(
                 "scale='official' needs data_step, the stepped iterate it scales with."
@@ -164,9 +159,7 @@ class GaussianJitter:
         device = x.device if self.generator is None else self.generator.device
         # Drawn in single precision at least: autocast does not change the noise of a seed.
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return torch.randn(
-            x.shape, generator=self.generator, device=device, dtype=dtype
-        ).to(x)
+        return torch.randn(x.shape, generator=self.generator, device=device, dtype=dtype).to(x)
 
     def __repr__(self) -> str:
         sigma = self.sigma[0] if len(self.sigma) == 1 else list(self.sigma)
@@ -176,10 +169,7 @@ class GaussianJitter:
     def __getstate__(self) -> dict:
         state = self.__dict__.copy()
         if self.generator is not None:
-            state["generator"] = (
-                str(self.generator.device),
-                self.generator.get_state(),
-            )
+            state["generator"] = (str(self.generator.device), self.generator.get_state())
         return state
 
     def __setstate__(self, state: dict) -> None:
@@ -239,9 +229,7 @@ class Jitter(torch.nn.Module):
 
     def __init__(self, sigma: float | Iterable[float] | GaussianJitter):
         super().__init__()
-        self.noise = (
-            sigma if isinstance(sigma, GaussianJitter) else GaussianJitter(sigma)
-        )
+        self.noise = sigma if isinstance(sigma, GaussianJitter) else GaussianJitter(sigma)
         self.enabled = True
         # Whether a repeated forward pass finds the generator as the first one did
         self.replayed = False
@@ -312,15 +300,10 @@ def _levels(sigma: float | Iterable[float]) -> tuple[float, ...]:
     # What tensors and arrays hold is a number, too
     levels = [s.item() if getattr(s, "shape", None) == () else s for s in levels]
     if not all(isinstance(s, Real) and not isinstance(s, bool) for s in levels):
-        raise TypeError(
-            f"sigma must be a number or one number per iteration, got {sigma!r}."
-        )
+        raise TypeError(f"sigma must be a number or one number per iteration, got {sigma!r}.")
     return tuple(checks.real("sigma", s, 0) for s in levels)
 
 
 def _is_sequence(sigma: object) -> TypeGuard[Iterable]:
     # 0-d tensors and arrays define __iter__ but are numbers; a string is neither
-    return (
-        isinstance(sigma, Iterable)
-        and getattr(sigma, "ndim", not isinstance(sigma, str)) > 0
-    )
+    return isinstance(sigma, Iterable) and getattr(sigma, "ndim", not isinstance(sigma, str)) > 0

@@ -38,9 +38,7 @@ class NetworkPrior(Prior):
     def __init__(self, network: nn.Module, reads_y: bool = False):
         super().__init__()
         if not isinstance(network, nn.Module):
-            raise TypeError(
-                f"network must be a torch.nn.Module, got {type(network).__name__}."
-            )
+            raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")
         self.network = network
         self.reads_y = reads_y
         level = level_argument(network)
@@ -56,10 +54,7 @@ class NetworkPrior(Prior):
         return PriorGivenY(self, y)
 
     def _apply_network(
-        self,
-        x: torch.Tensor,
-        level: float | torch.Tensor | None,
-        y: torch.Tensor | None,
+        self, x: torch.Tensor, level: float | torch.Tensor | None, y: torch.Tensor | None
     ) -> torch.Tensor:
         if self.reads_y and y is None:
             raise ValueError(
@@ -68,9 +63,7 @@ class NetworkPrior(Prior):
                 "iterator in a ConditionedIterator."
             )
         seen = (x, y) if self.reads_y else (x,)
-        told = (
-            {} if level is None or self.level_name is None else {self.level_name: level}
-        )
+        told = {} if level is None or self.level_name is None else {self.level_name: level}
         out = self.network(*seen, **told)
         # Another shape could be broadcast without a word
         if not isinstance(out, torch.Tensor) or out.shape != x.shape:
