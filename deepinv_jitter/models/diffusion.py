@@ -1,4 +1,4 @@
-r"""A conditional DDPM, a baseline of Table 5."""
+r"""A conditional DDPM that samples by DDIM steps, a baseline of Table 5."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from torch import nn
 
 from .. import checks
 
-# The largest noise level, that of t = 1, leaves nothing of the image; the smallest is not seen
+# The noise level of t = 1 leaves nothing of the image; that of the last step is invisible
 T_START, T_END = 1.0, 1e-3
 
 
 class ConditionalDDPM(Reconstructor):
     r"""
-    Denoising diffusion model conditioned on :math:`A^\top y`, by the host's U-Nets and sampler.
+    Denoising diffusion model conditioned on :math:`A^\top y`, trained as a DDPM and sampled by DDIM
+    steps, with the host's U-Nets and sampler.
 
     Ho et al. (NeurIPS 2020) with the condition stacked to the input, as in Saharia et al. (2022).
     The noisy image is :math:`x + \sigma n`; the denoiser is preconditioned after Karras et al.
@@ -31,9 +32,9 @@ class ConditionalDDPM(Reconstructor):
         \frac{x_\sigma}{\sqrt{\sigma^2 + s^2}}, \frac{c}{s}; \tfrac14 \log\sigma \Big),
 
     and sampling follows deepinv's variance-preserving diffusion by its DDIM solver (Song et al.,
-    ICLR 2021) from one fixed noise image: the reconstruction is a deterministic and differentiable
-    function of the measurements, so that attacks see all of it. Trained with :class:`DDPMTrainer`.
-    In single precision alone, as the host's sampler.
+    ICLR 2021) from one fixed noise image, so that the reconstruction is a deterministic and
+    differentiable function of the measurements, which attacks can follow from end to end. Train it
+    with :class:`DDPMTrainer`. Single precision only, like the host's sampler.
 
     :param torch.nn.Module unet: :math:`U_\theta`, a deepinv diffusion U-Net with ``forward_unet``,
         such as :class:`deepinv.models.ADMUNet` or :class:`deepinv.models.NCSNpp`, of twice as many
@@ -66,7 +67,7 @@ class ConditionalDDPM(Reconstructor):
                 "unet must be a deepinv diffusion U-Net with forward_unet, such as ADMUNet, got "
                 f"{type(unet).__name__}."
             )
-        # Its type in torch's terms has no forward_unet
+        # To torch's type of a module forward_unet is unknown
         self.unet: Any = unet
         self.steps = checks.whole("steps", steps, 1)
         self.data_std = checks.real("data_std", data_std, 1e-12)
@@ -115,7 +116,7 @@ class ConditionalDDPM(Reconstructor):
         r"""
         The host's diffusion with this denoiser.
 
-        :param torch.Tensor like: tells the device.
+        :param torch.Tensor like: a tensor on the device to use.
         :return: (:class:`deepinv.sampling.VariancePreservingDiffusion`) the diffusion.
         """
         return VariancePreservingDiffusion(
@@ -127,7 +128,7 @@ class ConditionalDDPM(Reconstructor):
 
 
 class _Bound(nn.Module):
-    """A function as the module that the host asks for, holding no weights of its own."""
+    """A function as the module that the host expects, without weights of its own."""
 
     def __init__(self, function):
         super().__init__()

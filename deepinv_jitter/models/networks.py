@@ -1,4 +1,4 @@
-r"""The paper's network bodies :math:`f_\theta`: no algorithm and no noise in here."""
+r"""The paper's network bodies :math:`f_\theta`, without algorithm and noise."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class PointMLP(nn.Sequential):
     :param type[torch.nn.Module] activation: activation after every layer but the last. Default:
         :class:`torch.nn.ReLU`; a smooth one such as :class:`torch.nn.Softplus` satisfies
         Assumption 7.2.
-    :raises TypeError: if an argument is of the wrong type; in the call, if ``x`` is no tensor of
-        real numbers.
+    :raises TypeError: if an argument is of the wrong type; in the call, if ``x`` is not a tensor
+        of real numbers.
     :raises ValueError: if there are fewer than 2 layers, or a number is below 1; in the call, if
         ``x`` is not of shape `(B, features)`.
 
@@ -85,7 +85,7 @@ class UnrolledDnCNN(nn.Module):
     :param bool residual: return ``x`` minus the body instead of the body. Default: ``False``.
     :param int condition_channels: channels of a second input, such as the measurements, which is
         stacked to the first. Default: 0, no second input.
-    :raises TypeError: if a number is not whole.
+    :raises TypeError: if a size is not a whole number.
     :raises ValueError: if ``depth`` is below 3, ``groups`` does not divide ``width``, or a number
         is out of range.
 
@@ -141,8 +141,8 @@ class UnrolledDnCNN(nn.Module):
         :param torch.Tensor x: image, shape `(B, channels, H, W)`.
         :param torch.Tensor, None y: second input, shape `(B, condition_channels, H, W)`.
         :return: (:class:`torch.Tensor`) image, of the shape of ``x``.
-        :raises TypeError: if an input is no tensor of real numbers.
-        :raises ValueError: if the shapes are none of these, or ``y`` is missing or not asked for.
+        :raises TypeError: if an input is not a tensor of real numbers.
+        :raises ValueError: if a shape is another, ``y`` is missing, or the network takes none.
         """
         self._check(x, y)
         out = self.body(x if y is None else torch.cat([x, y], dim=1))

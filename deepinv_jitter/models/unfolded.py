@@ -28,7 +28,7 @@ from ..optim.priors import (
 )
 
 TRAINABLE = ("stepsize", "lambda_reg", "sigma_denoiser")
-#: What deepinv calls some of them in other places.
+#: deepinv's other names of some of them.
 SYNONYMS = {"lambda": "lambda_reg", "g_param": "sigma_denoiser"}
 
 
@@ -38,7 +38,7 @@ def adjoint(y: torch.Tensor, physics: Physics) -> torch.Tensor:
 
 
 class _Unfolded(BaseOptim):
-    """What UnfoldedGD and UnfoldedPGD share; mixed in before the host's algorithm."""
+    """What UnfoldedGD and UnfoldedPGD share. The host's algorithm comes after it."""
 
     _network_prior: type[Prior]
     _denoiser_prior: type[Prior]
@@ -81,17 +81,13 @@ class _Unfolded(BaseOptim):
                     "positive_stepsize keeps a learned stepsize positive from a positive start, "
                     f"got stepsize={stepsize!r} and trainable_params={trainable_params!r}."
                 )
-            # By a name of its own: no checkpoint of a step size is taken for one of its logarithm
+            # Under a name of its own, so that a checkpoint of one is not taken for the other
             parameters["log_stepsize"] = torch.tensor(steps).log().tolist()
             trainable[trainable.index("stepsize")] = "log_stepsize"
         if not isinstance(prior, (list, tuple, nn.ModuleList)):
             prior = [prior]
         priors = [self._as_prior(p, sigma_denoiser) for p in prior]
-        if len(priors) not in (1, max_iter):
-            raise ValueError(
-                f"prior must be one or one per iteration, got {len(priors)} for "
-                f"max_iter={max_iter}."
-            )
+        _check_count("prior", priors, max_iter)
         if "sigma_denoiser" in trainable and not any(map(_takes_level, priors)):
             raise ValueError(
                 "A trainable sigma_denoiser needs a network that takes it, but "
@@ -103,11 +99,7 @@ class _Unfolded(BaseOptim):
             fidelities = [fidelities]
         if not all(isinstance(f, DataFidelity) for f in fidelities):
             raise TypeError(f"data_fidelity must be a deepinv DataFidelity, got {data_fidelity!r}.")
-        if len(fidelities) not in (1, max_iter):
-            raise ValueError(
-                f"data_fidelity must be one or one per iteration, got {len(fidelities)} for "
-                f"max_iter={max_iter}."
-            )
+        _check_count("data_fidelity", fidelities, max_iter)
         if not callable(init):
             raise TypeError(
                 f"init must be callable as init(y, physics), got {type(init).__name__}."
@@ -163,11 +155,11 @@ class UnfoldedGD(_Unfolded, GD):
     with :math:`w_k = 0` in evaluation mode and without ``jitter``. It is a
     :class:`deepinv.optim.GD` with ``unfold=True``, called as ``model(y, physics)``.
 
-    What can make it faster changes nothing in the equation, and is left to torch:
+    To make it faster, use torch's own means, and measure whether they pay:
     ``model.to(memory_format=torch.channels_last)`` where convolutions are faster in that layout (on
     some processors they take twice as long), ``network.compile()`` before it is passed as
     ``prior``, and the trainer's ``mixed_precision=torch.bfloat16`` where the hardware has units for
-    it; the physics of this package stay in single precision. Whether it pays, measure.
+    it; the physics of this package stay in single precision.
 
     :param deepinv.optim.Prior, deepinv.models.Denoiser, torch.nn.Module prior: where
         :math:`f_\theta` comes from: a deepinv prior (its gradient), a deepinv denoiser :math:`D`
@@ -186,12 +178,12 @@ class UnfoldedGD(_Unfolded, GD):
     :param float, Sequence[float], Sequence[torch.Tensor], None sigma_denoiser: noise level for a
         denoiser or a network that takes one, in the unit of the image: one number or one per
         iteration, or a list of tensors, such as one threshold per band of a wavelet denoiser.
-        Blind denoisers need none, networks without an argument ``sigma`` are not told. Default:
-        ``None``.
+        Blind denoisers need none, and networks without an argument ``sigma`` are not given it.
+        Default: ``None``.
     :param float, Sequence[float], Sequence[torch.Tensor], None g_param: deepinv's other name of
         ``sigma_denoiser``.
     :param Sequence[str] trainable_params: which of ``"stepsize"``, ``"lambda_reg"`` (or
-        ``"lambda"``) and ``"sigma_denoiser"`` (or ``"g_param"``) are learned, beside the prior.
+        ``"lambda"``) and ``"sigma_denoiser"`` (or ``"g_param"``) are learned, besides the prior.
         Default: ``("stepsize",)``; empty for a fixed step size.
     :param bool positive_stepsize: learn the logarithm of the step size, which keeps it positive.
         The checkpoint then holds ``log_stepsize`` instead of ``stepsize``, and fits models with
@@ -200,9 +192,9 @@ class UnfoldedGD(_Unfolded, GD):
         means :math:`A^\top y`.
     :param Callable, None custom_init: deepinv's other name of ``init``.
     :raises TypeError: if ``prior`` is none of the above, ``init`` is not callable, or an argument
-        is unknown, of the wrong type or given by both its names.
+        is unknown, of the wrong type or given under both its names.
     :raises ValueError: if a list has the wrong length, a number is negative or not finite, a name
-        in ``trainable_params`` is unknown, a denoiser that needs ``sigma_denoiser`` comes without,
+        in ``trainable_params`` is unknown, a denoiser needs ``sigma_denoiser`` and there is none,
         or the jitter is refused.
 
     |sep|
@@ -284,16 +276,13 @@ def _per_iteration(
     name: str, value: float | Sequence[float | torch.Tensor], max_iter: int
 ) -> list[float | torch.Tensor]:
     """The parameter as the host takes it: a list of one value, or of one per iteration."""
-    rows = value if isinstance(value, (list, tuple)) else checks.reals(name, value)
-    rows = [checks.reals(name, row) for row in (rows if _has_rows(rows) else [rows])]
+    listed = isinstance(value, (list, tuple))
+    given = value if listed else torch.atleast_1d(checks.reals(name, value))
+    rows = [checks.reals(name, row) for row in given]
     # Through single precision, in which the host keeps what is learned
     if not all((row.float().isfinite() & (row >= 0)).all() for row in rows):
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
-    if len(rows) not in (1, max_iter):
-        raise ValueError(
-            f"{name} must hold one value or one per iteration, got {len(rows)} for "
-            f"max_iter={max_iter}."
-        )
+    _check_count(name, rows, max_iter)
     return [row.item() if row.numel() == 1 else row.float() for row in rows]
 
 
@@ -306,5 +295,8 @@ def _numbers(name: str, value: float | Sequence[float], max_iter: int) -> list[f
     return numbers
 
 
-def _has_rows(value: object) -> bool:
-    return not isinstance(value, torch.Tensor) or value.ndim > 0
+def _check_count(name: str, values: list, max_iter: int) -> None:
+    if len(values) not in (1, max_iter):
+        raise ValueError(
+            f"{name} must be one or one per iteration, got {len(values)} for max_iter={max_iter}."
+        )

@@ -1,9 +1,9 @@
 r"""
-Iterations that are recomputed in the backward pass, as if nothing had happened since.
+Iterations that are recomputed in the backward pass, from the state of the first pass.
 
-For the second pass :mod:`torch.utils.checkpoint` brings back the global random generators, and
-nothing else: batch normalisation would count a batch twice, spectral normalisation go on with its
-power iteration, a module with a generator of its own draw something else, silently.
+For the second pass :mod:`torch.utils.checkpoint` restores the global random generators and nothing
+else. Without more, batch normalisation would count a batch twice, spectral normalisation would go
+on with its power iteration, and a module with its own generator would draw other numbers, silently.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class CheckpointedIterator(IteratorWrapper):
     Recomputes the iteration in the backward pass instead of keeping its activations.
 
     Peak memory then hardly grows with the number of iterations, for about a third more time. The
-    recomputation finds buffers (such as those of batch and spectral normalisation), attributes and
-    random generators of the modules as the forward pass found them, and changes none of them.
+    recomputation starts from the buffers (such as those of batch and spectral normalisation),
+    attributes and random generators that the forward pass started from, and changes none of them.
 
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap.
-    :raises TypeError: if ``iterator`` is none, or is jittered: noise must be drawn outside the
-        recomputed part.
+    :raises TypeError: if ``iterator`` is not an iterator, or jittered: noise must be drawn outside
+        the recomputed part.
     """
 
     def __init__(self, iterator: OptimIterator):
@@ -50,7 +50,7 @@ class CheckpointedIterator(IteratorWrapper):
         arguments = X, fidelity, prior, cur_params, y, physics, *args
         if not torch.is_grad_enabled():
             return self.iterator(*arguments, **kwargs)
-        # A physics is given other parameters now and then, but none in an iteration
+        # The parameters of a physics may change from batch to batch, but not in an iteration
         start = _Start(_modules(self.iterator, fidelity, prior), _modules(physics))
         return checkpoint(
             self.iterator,
@@ -62,7 +62,7 @@ class CheckpointedIterator(IteratorWrapper):
 
 
 class _Start:
-    """What modules held at the start of a pass, but for the values of their parameters."""
+    """What modules held at the start of a pass, except the values of their parameters."""
 
     def __init__(self, changing: list[nn.Module], constant: list[nn.Module]):
         self.changing = changing
@@ -79,11 +79,11 @@ class _Start:
 
     @contextmanager
     def remembered(self) -> Iterator[None]:
-        """For the first pass: keeps copies of the tensors which it changes in place."""
+        """For the first pass: keeps copies of the tensors that it changes in place."""
         tensors = {id(value): (value, value.detach().clone()) for value in self.tensors}
         yield
-        # Not by torch's count of changes, which batch normalisation bypasses; read all at once,
-        # since a GPU waits
+        # Compared by value, since batch normalisation bypasses torch's count of changes; read all
+        # at once, since each read makes a GPU wait
         flags = [(value != copy).any() for value, copy in tensors.values()]
         flags = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist() if flags else []
         self.copies = {
@@ -94,10 +94,10 @@ class _Start:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """For the second pass: all is as at the start, and afterwards as it was before."""
+        """For the second pass: the state of the start, and afterwards that of before."""
         now = [(place, dict(place)) for place, _ in self.contents]
         states = [(g, g.get_state()) for g, _ in self.generators]
-        # Of the copies other copies: there may be a third pass
+        # Copies of the copies: there may be a third pass
         fresh = {key: copy.clone() for key, copy in self.copies.items()}
         _put(
             (place, {name: fresh.get(id(v), v) for name, v in content.items()})
@@ -115,7 +115,7 @@ class _Start:
 
 
 class _Repeatable:
-    """A context that can be entered more than once, since a graph can be gone through so."""
+    """A context that can be entered again: a graph can have more than one backward pass."""
 
     def __init__(self, make: Callable[[], AbstractContextManager]):
         self.make = make

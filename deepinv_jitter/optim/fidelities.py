@@ -1,7 +1,7 @@
 r"""
 Data fidelities that know more than :math:`x`: the noise of an iteration, or :math:`A^\top y`.
 
-None of the classes with a term of one iteration or one forward pass is a module: nothing of them is
+Those that live for one iteration or one forward pass are not modules, so that they are not
 registered, saved or moved.
 """
 
@@ -18,19 +18,19 @@ class NormalL2(L2):
     r"""
     :math:`\frac{1}{2\sigma^2}\|Ax-y\|^2` for iterations that compute :math:`A^\top y` only once.
 
-    The host's :class:`deepinv.optim.L2` computes it anew at every gradient
+    The host's :class:`deepinv.optim.L2` computes it again for every gradient
 
     .. math::
         \nabla f(x) = \frac{1}{\sigma^2}\left( A^\top A x - A^\top y \right).
 
-    :class:`UnfoldedGD` and :class:`UnfoldedPGD` compute it once per forward pass instead and ask
-    :meth:`given` for the gradient; so does every model whose iterator is wrapped in a
-    :class:`ConditionedIterator`. In any other model, and for a physics that is not linear, this is
-    the host's class, with the same values.
+    :class:`UnfoldedGD` and :class:`UnfoldedPGD` compute it once per forward pass and take the
+    gradient from :meth:`given`; so does every model whose iterator is wrapped in a
+    :class:`ConditionedIterator`. In any other model, and for a physics that is not linear, this
+    class behaves as the host's.
 
     :param float sigma: standard deviation of the noise, from 1e-15 to 1e15, so that its square
-        keeps its digits in single precision. Default: 1.
-    :raises TypeError: if ``sigma`` is no number.
+        neither overflows nor vanishes in single precision. Default: 1.
+    :raises TypeError: if ``sigma`` is not a number.
     :raises ValueError: if it is out of range.
 
     |sep|
@@ -53,7 +53,7 @@ class NormalL2(L2):
 
     def given(self, adjoint: torch.Tensor) -> NormalL2Given:
         r"""
-        The fidelity which knows :math:`A^\top y`.
+        This fidelity together with :math:`A^\top y`.
 
         :param torch.Tensor adjoint: :math:`A^\top y`, shape of the image.
         :return: (:class:`deepinv.optim.DataFidelity`) what stands in for it in one forward pass.
@@ -63,7 +63,7 @@ class NormalL2(L2):
 
 class WrappedFidelity:
     r"""
-    A data fidelity in all but what a subclass changes.
+    Base of what stands in for a data fidelity: the same in all but what a subclass changes.
 
     :param deepinv.optim.DataFidelity fidelity: :math:`f`.
     """
@@ -110,9 +110,9 @@ class TiltedFidelity(WrappedFidelity):
     r"""
     The data fidelity :math:`f_k(x) = f(x) + \langle w_k, x\rangle`, for one iteration.
 
-    Its value stays that of :math:`f`, so that the cost which a host model reports is the clean
-    objective's. It remembers what it was ``asked`` for, of the methods through which the noise
-    enters a step; a step that asks for none of them has no noise.
+    Its value stays that of :math:`f`, so that a host model reports the cost of the clean objective.
+    ``asked`` holds which of the methods through which the noise enters a step were called; a step
+    that calls none of them has no noise.
 
     :param deepinv.optim.DataFidelity fidelity: :math:`f`.
     :param torch.Tensor w: :math:`w_k`, of the shape of the iterate.
@@ -133,7 +133,7 @@ class TiltedFidelity(WrappedFidelity):
         r""":math:`\nabla f_k(x) = \nabla f(x) + w_k`."""
         return self.fidelity.grad(x, *args, **kwargs) + self._noise("grad", x)
 
-    # Arguments that are not given are not handed on: fidelities of users' own need not have them
+    # Only arguments that were given are passed on: a user's own fidelity need not have them
     def prox(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         r"""The proximal point of :math:`\gamma f` at :math:`x - \gamma w_k`."""
         gamma = kwargs.get("gamma", 1.0)
@@ -163,7 +163,7 @@ class TiltedFidelity(WrappedFidelity):
         return self.fidelity.bregman_prox(x, h, *args, **kwargs)
 
     def _noise(self, method: str, x: torch.Tensor) -> torch.Tensor:
-        # Another shape could be broadcast without a word
+        # Another shape could be broadcast silently
         if x.shape != self.w.shape:
             raise ValueError(
                 f"Jitter has the shape of the iterate, {tuple(self.w.shape)}, but the step asks "

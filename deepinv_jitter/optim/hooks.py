@@ -1,4 +1,4 @@
-r"""Noise on what submodules return, for networks that are made of no deepinv iterator."""
+r"""Noise on what submodules return, for networks that have no deepinv iterator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .noise import GaussianJitter, Jitter, in_backward
 
 #: Where a model keeps its OutputJitter: it is a submodule like others, without weights.
 NAME = "_output_jitter"
-#: Modules that are nothing but their children, and would take one more for a layer of theirs.
+#: Modules that consist of their children, and would take one more for a layer of their own.
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -37,7 +37,7 @@ class OutputJitter(Jitter):
         super().__init__(sigma)
         self.k = 0
         self.numbers: dict[bytes, int | None] = {}
-        # Bound methods of a submodule: they go along when the model is copied
+        # Bound methods of a submodule, so that they are copied with the model
         self.handles = [
             model.register_forward_pre_hook(self.start),
             model.register_forward_hook(self.finish),
@@ -48,7 +48,7 @@ class OutputJitter(Jitter):
         holder.add_module(NAME, self)
 
     def forward(self, x, *args, **kwargs):
-        """Its input: noise is the hooks' business, and some modules call all their children."""
+        """Its input: the hooks add the noise, and some modules call all their children."""
         return x
 
     def start(self, model: nn.Module, args: tuple) -> None:
@@ -63,11 +63,11 @@ class OutputJitter(Jitter):
         if not in_backward():
             self.numbers = {}
 
-    # Where a submodule is compiled, the noise stays outside: a graph could not number it
+    # The noise stays outside of a compiled submodule, whose graph could not number the calls
     @torch.compiler.disable
     def add(self, module: nn.Module, args: tuple, output: torch.Tensor):
         """After a call of a submodule."""
-        # Its mode, too: a copy of the submodule alone may not be below this layer's model
+        # The submodule's own mode, too: a copy of it may lie outside this layer's model
         if not (self.training and self.enabled and module.training):
             return output
         if not isinstance(output, torch.Tensor):
@@ -90,10 +90,10 @@ class OutputJitter(Jitter):
 
     def _number(self, output: torch.Tensor) -> int:
         """
-        Which call of this forward pass it is, from 0.
+        The number of this call within the forward pass, from 0.
 
-        In a part that is repeated in the backward pass, it is the call that found the global
-        random generator as it is now.
+        In a part that is repeated in the backward pass, it is the number of the call that found
+        the global random generator in the state of now.
         """
         if len(self.noise.sigma) == 1:
             self.k += 1
@@ -117,7 +117,7 @@ class OutputJitter(Jitter):
 
 
 def layers(module: nn.Module) -> list[Jitter]:
-    """The jitter below a module: layers, and what its submodules have by hooks."""
+    """The jitter below a module: layers, and those that its submodules have by hooks."""
     found = [m for m in module.modules() if isinstance(m, Jitter)]
     return list(dict.fromkeys(found + [j for m in module.modules() for j in _owners(m)]))
 
@@ -168,7 +168,7 @@ def named(model: nn.Module, at: str | Iterable[str]) -> list[nn.Module]:
 
 
 def candidates(model: nn.Module) -> str:
-    """A sentence that lists submodules which repeat, the outer ones first."""
+    """A sentence that lists the submodules that repeat, the outer ones first."""
     types = defaultdict(list)
     for name, module in _submodules(model):
         pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))

@@ -27,13 +27,13 @@ from .noise import GaussianJitter, Jitter
 
 class IteratorWrapper(OptimIterator):
     r"""
-    Base of the iterators that call another one, and are in its place for the host.
+    Base of the iterators that call another one, and stand in its place for the host.
 
     Everything but :meth:`forward` is the wrapped iterator's: attributes, and the names in
     ``state_dict``, so that checkpoints load with and without the wrapper.
 
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap, left unchanged.
-    :raises TypeError: if ``iterator`` is none.
+    :raises TypeError: if ``iterator`` is not an iterator.
     """
 
     def __init__(self, iterator: OptimIterator):
@@ -73,7 +73,7 @@ class IteratorWrapper(OptimIterator):
 
 class ConditionedIterator(IteratorWrapper):
     r"""
-    Shows the measurements to those that read them; no deepinv iterator does.
+    Passes the measurements on to priors and data fidelities, which no deepinv iterator does.
 
     A prior with ``reads_y`` is given :math:`y`, a data fidelity with ``reads_adjoint`` (such as
     :class:`NormalL2`) :math:`A^\top y`, which is computed once per forward pass and travels from
@@ -111,23 +111,24 @@ class JitteredIterator(IteratorWrapper):
     .. math::
         x_{k+1} = \operatorname{prox}_\theta\left( x_k - \eta ( A^\top(Ax_k - y) + w_k ) \right).
 
-    The layer :class:`Jitter` that it holds is its switch: in evaluation mode, inside
-    :func:`no_jitter` and where :math:`\sigma_k=0` the wrapped iterator is called as it is and no
+    The layer :class:`Jitter` that it holds switches the noise: in evaluation mode, inside
+    :func:`no_jitter` and where :math:`\sigma_k=0` the wrapped iterator is called unchanged and no
     random number is drawn.
 
-    Any iterator will do that asks its data fidelity for a gradient or a proximal point, also of the
-    conjugate or with a Bregman distance. Chambolle-Pock (PDCP) with its data fidelity in the dual
-    step, :math:`F(Kx)`, has the noise there, :math:`F_k(v) = F(v) + \langle w_k, v\rangle`, with
-    :math:`w_k` of the shape of the dual variable.
+    It works for any iterator that asks its data fidelity for a gradient or a proximal point, be it
+    of the conjugate or with a Bregman distance. Chambolle-Pock (PDCP), whose data fidelity
+    :math:`F(Kx)` is in the dual step, has the noise there,
+    :math:`F_k(v) = F(v) + \langle w_k, v\rangle`, with :math:`w_k` of the shape of the dual
+    variable.
 
-    Models are usually jittered with :func:`jitter`; the class serves those who build a
+    Models are usually jittered with :func:`jitter`; this class is for those who build a
     :class:`deepinv.optim.BaseOptim` from an iterator.
 
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap.
     :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
         iteration, as a per-entry standard deviation; or a noise model.
-    :raises TypeError: if ``iterator`` is none, or jittered already; in the call, if its step asks
-        the data fidelity for none of the above, so that no noise would enter.
+    :raises TypeError: if ``iterator`` is not an iterator, or jittered already; in the call, if its
+        step asks the data fidelity for none of the above, so that no noise would enter.
     :raises ValueError: if the level is negative or not finite, or the noise model's scale does not
         fit the iterator; in the call, if the step asks at a point of another shape than the
         iterate's.
@@ -195,7 +196,7 @@ def innermost(iterator: OptimIterator) -> OptimIterator:
 
 
 def without_jitter(iterator: OptimIterator) -> OptimIterator:
-    """The iterator with its wrappers, but for the jitter."""
+    """The iterator with its wrappers except the jitter."""
     if isinstance(iterator, JitteredIterator):
         return without_jitter(iterator.iterator)
     if isinstance(iterator, IteratorWrapper):

@@ -1,4 +1,4 @@
-r"""Noise into a model, out of it, and silenced for a while."""
+r"""Noise put into a model, taken out of it, and silenced for a while."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from . import hooks
 from .iterators import JitteredIterator, innermost, without_jitter
 from .noise import GaussianJitter, Jitter
 
-#: Iterators of deepinv whose step asks the data fidelity for nothing that could be noisy. Those of
-#: users are noticed in the first training pass.
+#: Iterators of deepinv whose step asks the data fidelity for neither a gradient nor a proximal
+#: point. A user's own are noticed in the first training pass.
 WITHOUT_FIDELITY = (MLEMIteration, OSEMIteration, BSREMIteration, SIRTIteration, BlindRLIteration)
-#: Reconstructors that draw samples without gradients, and are not trained.
+#: Reconstructors that draw samples without gradients, and so are not trained.
 SAMPLERS = (BaseSampling, DDRM, DiffPIR, PosteriorDiffusion)
 
 
@@ -35,21 +35,21 @@ def jitter(
     at: str | Iterable[str] | None = None,
 ) -> nn.Module:
     r"""
-    Make a network noisy in training, in place.
+    Add noise to a network in training, in place.
 
     Without ``at``, ``model`` is one of deepinv's unrolled models, :class:`deepinv.optim.BaseOptim`,
-    or holds one, as what ``adapt_model`` of a self-supervised loss returns does. In training mode
-    every iteration then adds fresh noise to the gradient of the data fidelity, which for GD, PGD
-    and FISTA is the paper's SGD and SPGD jittering with its natural extension, or, our extension,
-    tilts the data fidelity's proximal step: HQS, ADMM, DRS, MD, PMD, PDCP, and iterators of your
-    own that ask their data fidelity for either.
+    or holds one, as the model that ``adapt_model`` of a self-supervised loss returns. In training
+    mode every iteration then adds fresh noise to the gradient of the data fidelity: for GD and PGD
+    the paper's SGD and SPGD jittering, for FISTA, MD and PMD our extension. Where an algorithm
+    takes a proximal step on the data fidelity (HQS, ADMM, DRS, PDCP), the noise tilts that step,
+    our extension, too. Your own iterators work if they ask their data fidelity for either.
 
     With ``at``, ``model`` is any network, and noise is added to what the named submodules return.
-    Their calls are numbered from 0 in every forward pass of ``model``: that is the iteration, for
-    one level per iteration. They are noisy wherever they are called.
+    Their calls are numbered from 0 in every forward pass of ``model``; that number is the
+    iteration, for one level per iteration. They are noisy wherever they are called.
 
-    In evaluation mode the model is the plain one, bit for bit. Parameters and ``state_dict`` do not
-    change. A second call replaces the first.
+    In evaluation mode the model gives the same output as without jitter, bit for bit. Parameters
+    and ``state_dict`` do not change. A second call replaces the first.
 
     :param torch.nn.Module model: a network; without ``at``, built with ``unfold=True``.
     :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
@@ -59,13 +59,13 @@ def jitter(
         wildcards as in ``fnmatch`` that stay between the dots: ``"backbone.*"`` names
         ``backbone.0`` and not ``backbone.0.conv``. Default: ``None``.
     :return: (:class:`torch.nn.Module`) ``model``.
-    :raises TypeError: if ``model`` is no module, a :class:`torch.nn.DataParallel`, or without
-        ``at`` neither is nor holds a :class:`deepinv.optim.BaseOptim`, or one whose algorithm has
-        no place for noise; in the first training pass, if an iterator or submodule of your own
-        turns out to have none.
-    :raises ValueError: if it holds several; if it is not unrolled or uses DEQ, Anderson
-        acceleration, backtracking or early stopping; if a level is negative or not finite, if there
-        are several levels but not one per iteration, or if ``at`` names nothing.
+    :raises TypeError: if ``model`` is not a module, or is a :class:`torch.nn.DataParallel`; without
+        ``at``, if it neither is nor holds a :class:`deepinv.optim.BaseOptim`, or its algorithm has
+        no place for noise; in the first training pass, if that is found for an iterator or
+        submodule of your own.
+    :raises ValueError: if it holds several unrolled models; if its model is not unrolled or uses
+        DEQ, Anderson acceleration, backtracking or early stopping; if a level is negative or not
+        finite, if there are several levels but not one per iteration, or if ``at`` names nothing.
     :raises RuntimeError: in a training pass, if no submodule named by ``at`` was called.
 
     |sep|
@@ -101,7 +101,7 @@ def jitter(
 
 def jittered(model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter) -> JitteredIterator:
     r"""
-    The iterator with which an unrolled model would be jittered; the model stays as it is.
+    The iterator that would make an unrolled model jittered; the model is left unchanged.
 
     :param deepinv.optim.BaseOptim model: the model.
     :param float, Iterable[float], GaussianJitter sigma: noise level or noise model.
@@ -121,13 +121,13 @@ def jittered(model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter) 
 
 def unjitter(model: nn.Module) -> nn.Module:
     r"""
-    Take what :func:`jitter` put into a model out again, in place.
+    Undo :func:`jitter`, in place.
 
     A layer :class:`Jitter` that is part of a network stays.
 
-    :param torch.nn.Module model: a jittered model; a plain one is left as it is.
+    :param torch.nn.Module model: a jittered model; one without jitter is left unchanged.
     :return: (:class:`torch.nn.Module`) ``model``.
-    :raises TypeError: if ``model`` is no module.
+    :raises TypeError: if ``model`` is not a module.
 
     |sep|
 
@@ -151,12 +151,12 @@ def no_jitter(module: nn.Module) -> Iterator[nn.Module]:
     r"""
     Silence every :class:`Jitter` below a module, whatever its mode.
 
-    It reaches through wrappers, such as ``DistributedDataParallel`` and the models a deepinv loss
-    adapts.
+    It reaches through wrappers, such as ``DistributedDataParallel`` and the models that a deepinv
+    loss adapts.
 
     :param torch.nn.Module module: a model, or anything that holds one.
     :return: a context manager which yields ``module``.
-    :raises TypeError: if ``module`` is no module.
+    :raises TypeError: if ``module`` is not a module.
 
     |sep|
 
@@ -196,9 +196,9 @@ def _check_official(noise: GaussianJitter) -> None:
 
 
 def _unrolled(model: nn.Module) -> BaseOptim:
-    """The one unrolled model that a model is or holds."""
+    """The unrolled model that a model is or holds."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, BaseOptim)}
-    # One inside another, for example as its denoiser, is a part of it
+    # One inside another, for example as its denoiser, is part of that
     outer = {
         name: m
         for name, m in found.items()
@@ -233,7 +233,7 @@ def _check_unrolled(model: BaseOptim) -> None:
             "neither a gradient nor a proximal point: use one that does, such as PGD."
         )
     unfolds = model.unfold or isinstance(model, BaseUnfold)
-    # What makes the number of steps, or a step itself, depend on the noise in ways that no
+    # With these the number of steps, or a step itself, would depend on the noise in ways that no
     # equation of the method describes
     options = {
         "DEQ": model.DEQ or isinstance(model, BaseDEQ),

@@ -1,11 +1,11 @@
-r"""The noise :math:`w_k`: its scale, units and generator; the layer that adds it in training."""
+r"""The noise :math:`w_k`: scale, unit and generator; and the layer that adds it in training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 
@@ -35,7 +35,7 @@ class GaussianJitter:
     :param torch.Generator, None generator: source of the randomness. ``None`` (default) uses the
         global generator of the iterate's device, governed by :func:`torch.manual_seed`; a
         generator leaves the global one untouched, and may live on another device than the iterate.
-    :raises TypeError: if ``sigma`` is not made of numbers or ``generator`` is no
+    :raises TypeError: if ``sigma`` is not made of numbers or ``generator`` is not a
         :class:`torch.Generator`.
     :raises ValueError: if a level is negative or not finite, ``sigma`` is empty, or ``scale`` is
         unknown.
@@ -72,10 +72,10 @@ class GaussianJitter:
 
         :param int k: iteration, from 0.
         :return: (:class:`float`) :math:`\sigma_k`.
-        :raises TypeError: if ``k`` is no whole number.
-        :raises ValueError: if it is negative, or there is one level per iteration and none for it.
+        :raises TypeError: if ``k`` is not a whole number.
+        :raises ValueError: if it is negative, or beyond the last of several levels.
         """
-        # Every iteration comes by: the check itself only where something is wrong
+        # Called in every iteration: the check runs only where something is wrong
         if type(k) is not int or k < 0:
             k = checks.whole("k", k, 0)
         if len(self.sigma) == 1:
@@ -98,9 +98,9 @@ class GaussianJitter:
         :param Callable, None data_step: returns :math:`x_k - \eta\,A^\top(Ax_k-y)`, called only by
             the ``"official"`` scale.
         :return: (:class:`torch.Tensor`) noise, of the shape, type and device of ``x``.
-        :raises TypeError: if ``x`` is no tensor of real or complex numbers.
-        :raises ValueError: if ``x`` is no batch, the level is so large that squares of the noise
-            overflow, or the scale is ``"official"`` and ``data_step`` is missing or complex.
+        :raises TypeError: if ``x`` is not a tensor of real or complex numbers.
+        :raises ValueError: if ``x`` is not a batch, the level is so large that the squared noise
+            overflows, or the scale is ``"official"`` and ``data_step`` is missing or complex.
         """
         sigma = self.level(x, k)
         std: float | torch.Tensor
@@ -125,19 +125,19 @@ class GaussianJitter:
 
     def level(self, x: torch.Tensor, k: int = 0) -> float:
         r"""
-        Noise level of iteration ``k`` for an iterate, whose values it does not look at.
+        Noise level of iteration ``k``, checked against an iterate whose values are not read.
 
         :param torch.Tensor x: iterate, shape `(B, ...)`.
         :param int k: iteration, from 0. Default: 0.
         :return: (:class:`float`) :math:`\sigma_k`.
-        :raises TypeError: if ``x`` is no tensor of real or complex numbers.
-        :raises ValueError: if ``x`` is no batch, there is no level for ``k``, or it is so large
+        :raises TypeError: if ``x`` is not a tensor of real or complex numbers.
+        :raises ValueError: if ``x`` is not a batch, there is no level for ``k``, or it is so large
             that :math:`\|w_k\|_2^2` overflows.
         """
         checks.tensor("x", x)
         sigma, entries = self.sigma_at(k), x[0].numel()
         norm = sigma * math.sqrt(entries) if self.scale == "std" else sigma
-        # Losses sum squares in single precision at least; a normal number hardly exceeds 10
+        # Losses sum squares in single precision or better; a normal number hardly exceeds 10
         largest = torch.finfo(torch.promote_types(x.dtype, torch.float32)).max
         if norm > math.sqrt(largest) or 10 * sigma > torch.finfo(x.dtype).max:
             raise ValueError(
@@ -154,10 +154,10 @@ class GaussianJitter:
         :return: (:class:`torch.Tensor`) noise of the shape of ``x``, in contiguous memory: the same
             for a seed in any memory layout of ``x``.
         """
-        # Not randn_like: on a channels_last iterate it is several times slower and gives other
-        # values for the same seed. Here a seed means the same noise in any memory layout.
+        # Not randn_like, which on a channels_last iterate is several times slower and gives other
+        # values for the same seed
         device = x.device if self.generator is None else self.generator.device
-        # Drawn in single precision at least: autocast does not change the noise of a seed.
+        # In single precision or better, so that autocast does not change the noise of a seed
         dtype = torch.promote_types(x.dtype, torch.float32)
         return torch.randn(x.shape, generator=self.generator, device=device, dtype=dtype).to(x)
 
@@ -165,7 +165,7 @@ class GaussianJitter:
         sigma = self.sigma[0] if len(self.sigma) == 1 else list(self.sigma)
         return f"GaussianJitter(sigma={sigma}, scale={self.scale!r})"
 
-    # torch.Generator itself pickles and deep-copies only in newer versions of torch.
+    # torch.Generator itself can be pickled and deep-copied only in newer versions of torch
     def __getstate__(self) -> dict:
         state = self.__dict__.copy()
         if self.generator is not None:
@@ -187,17 +187,17 @@ class Jitter(torch.nn.Module):
     .. math::
         g \mapsto g + w_k
 
-    In evaluation mode, inside :func:`no_jitter` and where :math:`\sigma_k = 0` it returns the very
-    tensor it is given and draws no random number. It has no weights: names in ``state_dict`` do not
-    change. The scale is that of its input: ``"relative"`` takes the largest magnitude of each
-    sample of ``g``, ``"norm"`` the number of its entries; ``"official"`` needs an iteration of
-    gradient descent, see :func:`jitter`.
+    In evaluation mode, inside :func:`no_jitter` and where :math:`\sigma_k = 0` it returns its input
+    itself and draws no random number. It has no weights, so the names in ``state_dict`` stay the
+    same. The scale refers to its input: ``"relative"`` takes the largest magnitude of each sample
+    of ``g``, ``"norm"`` the number of its entries; ``"official"`` needs an iteration of gradient
+    descent, see :func:`jitter`.
 
-    With ``generator=None`` the noise is the same again where activation checkpointing repeats a
-    part of the forward pass, since ``torch.utils.checkpoint`` brings the global
-    generators back. It does not bring back others: there, a noise model with a generator of its own
-    is refused, instead of giving wrong gradients. ``checkpoint=True`` of :class:`UnfoldedGD` and
-    :class:`UnfoldedPGD` brings those back, too.
+    Where activation checkpointing repeats a part of the forward pass, ``torch.utils.checkpoint``
+    restores the global generators, so with ``generator=None`` the noise is the same again. It does
+    not restore other generators: a noise model with its own is refused there, instead of giving
+    wrong gradients. ``checkpoint=True`` of :class:`UnfoldedGD` and :class:`UnfoldedPGD` restores
+    those as well.
 
     :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
         iteration, as a per-entry standard deviation in the unit of the input; or a noise model.
@@ -231,7 +231,7 @@ class Jitter(torch.nn.Module):
         super().__init__()
         self.noise = sigma if isinstance(sigma, GaussianJitter) else GaussianJitter(sigma)
         self.enabled = True
-        # Whether a repeated forward pass finds the generator as the first one did
+        # Whether a repeated forward pass finds the generator as the first pass found it
         self.replayed = False
 
     def forward(self, g: torch.Tensor, k: int | None = None) -> torch.Tensor:
@@ -287,23 +287,23 @@ class Jitter(torch.nn.Module):
 
 
 def in_backward() -> bool:
-    """Whether a backward pass is running: what is called then repeats a part of the forward one."""
+    """Whether a backward pass is running, so that a call repeats a part of the forward pass."""
     # torch.utils.checkpoint itself asks in this way
     return torch._C._current_graph_task_id() != -1
 
 
 def _levels(sigma: float | Iterable[float]) -> tuple[float, ...]:
     """The noise levels as a tuple of checked floats."""
-    levels: list[Any] = list(sigma) if _is_sequence(sigma) else [sigma]
+    given = _plain(sigma)
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    levels = [_plain(level) for level in given] if several else [given]
     if not levels:
         raise ValueError("sigma must hold at least one level, got an empty sequence.")
-    # What tensors and arrays hold is a number, too
-    levels = [s.item() if getattr(s, "shape", None) == () else s for s in levels]
     if not all(isinstance(s, Real) and not isinstance(s, bool) for s in levels):
         raise TypeError(f"sigma must be a number or one number per iteration, got {sigma!r}.")
-    return tuple(checks.real("sigma", s, 0) for s in levels)
+    return tuple(checks.real("sigma", level, 0) for level in levels)
 
 
-def _is_sequence(sigma: object) -> TypeGuard[Iterable]:
-    # 0-d tensors and arrays define __iter__ but are numbers; a string is neither
-    return isinstance(sigma, Iterable) and getattr(sigma, "ndim", not isinstance(sigma, str)) > 0
+def _plain(value: Any) -> Any:
+    """Tensors and arrays as Python numbers and lists."""
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -8,7 +8,7 @@ import torch
 from deepinv.optim import RED, PnP, Prior
 from torch import nn
 
-#: What networks call the noise level that they are told to remove; the first is deepinv's.
+#: Names of the argument by which networks are told the noise level; the first is deepinv's.
 LEVELS = ("sigma", "sigma_denoiser", "noise_level")
 
 
@@ -18,7 +18,7 @@ def level_argument(network: nn.Module) -> inspect.Parameter | None:
 
     :param torch.nn.Module network: the network, compiled or not.
     :return: (:class:`inspect.Parameter`, ``None``) of ``forward``, named ``sigma``,
-        ``sigma_denoiser`` or ``noise_level``; ``None`` if it has none such.
+        ``sigma_denoiser`` or ``noise_level``; ``None`` if there is no such argument.
     """
     forward = getattr(network, "_orig_mod", network).forward
     arguments = inspect.signature(forward).parameters
@@ -27,10 +27,10 @@ def level_argument(network: nn.Module) -> inspect.Parameter | None:
 
 class NetworkPrior(Prior):
     r"""
-    Base of the priors that are known only through a network :math:`f_\theta`.
+    Base of the priors that are defined by a network :math:`f_\theta`.
 
     :param torch.nn.Module network: :math:`f_\theta`, called as ``network(x)``, or ``network(x,
-        y)`` with ``reads_y``; with ``sigma=...`` beside if it takes a noise level and there is one.
+        y)`` with ``reads_y``; with ``sigma=...`` as well if it takes a noise level and has one.
     :param bool reads_y: whether the network also reads the measurements ``y``. Default: ``False``.
     :raises TypeError: if ``network`` is not a module.
     """
@@ -46,10 +46,10 @@ class NetworkPrior(Prior):
 
     def given(self, y: torch.Tensor) -> PriorGivenY:
         r"""
-        The prior which knows the measurements.
+        This prior together with the measurements.
 
         :param torch.Tensor y: measurements.
-        :return: (:class:`PriorGivenY`) the prior in its place for one iteration.
+        :return: (:class:`PriorGivenY`) what stands in for it in one iteration.
         """
         return PriorGivenY(self, y)
 
@@ -65,7 +65,7 @@ class NetworkPrior(Prior):
         seen = (x, y) if self.reads_y else (x,)
         told = {} if level is None or self.level_name is None else {self.level_name: level}
         out = self.network(*seen, **told)
-        # Another shape could be broadcast without a word
+        # Another shape could be broadcast silently
         if not isinstance(out, torch.Tensor) or out.shape != x.shape:
             got = getattr(out, "shape", type(out).__name__)
             raise ValueError(
@@ -104,10 +104,11 @@ class GradientPrior(NetworkPrior):
     :param torch.nn.Module network: :math:`f_\theta`, from shape `(B, ...)` to the same shape;
         called as ``network(x)``, or ``network(x, y)`` with ``reads_y``.
     :param bool reads_y: whether the network also reads the measurements, as the paper's seismic
-        one does. Such a prior works in :class:`UnfoldedGD`. Default: ``False``.
+        one does. Such a prior works in :class:`UnfoldedGD` and :class:`UnfoldedPGD`. Default:
+        ``False``.
 
     A network whose ``forward`` has an argument ``sigma`` (or ``sigma_denoiser``, ``noise_level``)
-    is told the level that the model has, its ``sigma_denoiser``; others are called without.
+    is told the model's ``sigma_denoiser``; others are called without.
 
     :raises TypeError: if ``network`` is not a module.
 
@@ -146,17 +147,8 @@ class ProximalPrior(NetworkPrior):
     r"""
     A network as the proximal map, :math:`\operatorname{prox}_r = f_\theta`: equation (12).
 
-    Used by algorithms that take a proximal step on the prior (PGD, FISTA, HQS, ADMM, DRS).
-
-    :param torch.nn.Module network: :math:`f_\theta`, from shape `(B, ...)` to the same shape;
-        called as ``network(x)``, or ``network(x, y)`` with ``reads_y``.
-    :param bool reads_y: whether the network also reads the measurements, as the paper's seismic
-        one does. Such a prior works in :class:`UnfoldedPGD`. Default: ``False``.
-
-    A network whose ``forward`` has an argument ``sigma`` (or ``sigma_denoiser``, ``noise_level``)
-    is told the level that the model has, its ``sigma_denoiser``; others are called without.
-
-    :raises TypeError: if ``network`` is not a module.
+    Used by algorithms that take a proximal step on the prior (PGD, FISTA, HQS, ADMM, DRS). The
+    parameters and errors are those of :class:`GradientPrior`.
 
     |sep|
 
@@ -177,14 +169,9 @@ class ProximalPrior(NetworkPrior):
         **kwargs,
     ) -> torch.Tensor:
         r"""
-        :math:`f_\theta(x)`.
+        :math:`f_\theta(x)`, the proximal point of the stepped iterate ``x``.
 
-        :param torch.Tensor x: stepped iterate, shape `(B, ...)`.
-        :param float, torch.Tensor, None sigma_denoiser: noise level, for a network that takes one.
-        :param torch.Tensor, None y: measurements, for a network that reads them.
-        :return: (:class:`torch.Tensor`) proximal point, of the shape of ``x``.
-        :raises ValueError: if the network reads the measurements and gets none, or returns another
-            shape.
+        Arguments and errors are those of :meth:`GradientPrior.grad`.
         """
         return self._apply_network(x, sigma_denoiser, y)
 
@@ -209,7 +196,7 @@ def denoised(
     denoiser: nn.Module, x: torch.Tensor, level: float | torch.Tensor | None
 ) -> torch.Tensor:
     r"""
-    What a deepinv denoiser makes of an image.
+    The output of a deepinv denoiser.
 
     :param deepinv.models.Denoiser denoiser: the denoiser.
     :param torch.Tensor x: image, shape `(B, ...)`.
@@ -219,7 +206,7 @@ def denoised(
     """
     argument = level_argument(denoiser)
     try:
-        # By name where there is one: it need not be the second argument
+        # By name if it has one: the level need not be the second argument
         if argument is not None:
             return denoiser(x, **{argument.name: level})
         return denoiser(x, level)

@@ -301,7 +301,7 @@ def test_jitter_argument(name):
         (
             {"g_param": [torch.ones(3)] * 2},
             ValueError,
-            "sigma_denoiser must hold one value .* got 2 for max_iter=10",
+            "sigma_denoiser must be one or one per iteration, got 2 for max_iter=10",
         ),
         ({"g_param": [torch.tensor([0.1, -1])]}, ValueError, "sigma_denoiser must be"),
         ({"trainable_params": [[]]}, ValueError, "must be a list of names in"),
@@ -320,7 +320,7 @@ def test_jitter_argument(name):
         (
             {"stepsize": [0.1, 0.2]},
             ValueError,
-            "stepsize must hold one value .* got 2 for max_iter=10",
+            "stepsize must be one or one per iteration, got 2 for max_iter=10",
         ),
         (
             {"trainable_params": ["step"]},
