@@ -277,7 +277,7 @@ def _per_iteration(
 ) -> list[float | torch.Tensor]:
     """The parameter as the host takes it: a list of one value, or of one per iteration."""
     listed = isinstance(value, (list, tuple))
-    given = value if listed else torch.atleast_1d(checks.reals(name, value))
+    given: Any = value if listed else torch.atleast_1d(checks.reals(name, value))
     rows = [checks.reals(name, row) for row in given]
     # Through single precision, in which the host keeps what is learned
     if not all((row.float().isfinite() & (row >= 0)).all() for row in rows):
