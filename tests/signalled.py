@@ -6,6 +6,7 @@ said and what came of it. The process that imports everything forks one for ever
 the signal with its workers, as in a scheduler's job.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -147,6 +148,9 @@ def forked(folder, *arguments):
 
 
 def main(folder):
+    # What was imported is not looked through again where a child ends: most of a child's time
+    gc.collect()
+    gc.freeze()
     outcomes = {
         "whole": forked(folder / "whole", None, 0, *CASES["training, none"][2:])
     }
