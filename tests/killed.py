@@ -40,7 +40,7 @@ def training(folder):
         persistent=True,
         ckp_minutes=0,  # after every batch
         count=40,
-        epochs=12,
+        epochs=6,
         train_dataloader=torch.utils.data.DataLoader(
             dj.IndexedDataset(two_ranks.Signals1D(40)), 4, shuffle=True
         ),

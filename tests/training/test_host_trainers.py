@@ -74,7 +74,17 @@ TRAINERS = {
 }
 
 
-@pytest.fixture(autouse=True, params=TRAINERS)
+#: Long tests, in which nothing depends on whether there is a perturbation.
+LONG = {"test_dataloader_formats", "test_early_stop", "test_gradient_norm"}
+
+
+def pytest_generate_tests(metafunc):
+    some = [name for name in TRAINERS if not name.startswith("no ")]
+    names = some if metafunc.function.__name__ in LONG else list(TRAINERS)
+    metafunc.parametrize("trainer", names, indirect=True)
+
+
+@pytest.fixture(autouse=True)
 def trainer(request, monkeypatch):
     counts_forward_passes = request.function.__name__ == "test_model_forward_passes"
     if counts_forward_passes and "attack" in request.param:

@@ -1,6 +1,7 @@
 """Whatever cuts a run off, it goes on as if nothing had been; and no file is ever half written."""
 
 import fcntl
+import functools
 import os
 import resource
 import signal
@@ -39,13 +40,24 @@ def struck(trainer, number, batch, training=True):
     trainer.train()
 
 
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory):
+    """Runs of four epochs that nothing interrupts, by scheme."""
+
+    @functools.cache
+    def whole(scheme):
+        trainer = build(tmp_path_factory.mktemp("whole"), 4, **SCHEMES[scheme])
+        trainer.train()
+        return trainer
+
+    return whole
+
+
 # Of 4 batches in an epoch, training and validation
 @pytest.mark.parametrize("place", [(1, True), (4, True), (10, True), (6, False)])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_run_that_is_told_to_end_goes_on_exactly(tmp_path, scheme, place):
-    options = SCHEMES[scheme]
-    whole = build(tmp_path / "whole", 4, **options)
-    whole.train()
+def test_a_run_that_is_told_to_end_goes_on_exactly(tmp_path, scheme, place, wholes):
+    options, whole = SCHEMES[scheme], wholes(scheme)
     with pytest.raises(SystemExit) as end:
         struck(build(tmp_path / "run", 4, **options), signal.SIGTERM, *place)
     assert end.value.code == 128 + signal.SIGTERM
