@@ -61,6 +61,15 @@ def build(kind, tmp_path=None, workers=0, **kwargs):
     return trainer(model, POINTS, optimizer, **arguments | options | kwargs)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def what_was_there_before():
+    """Out of the sight of the collector, which would look through it again and again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def held():
     """The files that are open, by what they are, and the child processes."""
     folder, files = Path("/proc/self/fd"), []
@@ -130,7 +139,7 @@ def test_data_files_are_closed_once_read(tmp_path):
 
 
 def tensors():
-    """How many tensors there are. What is unreachable counts too, as nothing collects it."""
+    """How many tensors there are now. The unreachable count too, as nothing collects them."""
     # Not isinstance, which asks lazy objects of other packages for their class
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
