@@ -7,6 +7,21 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """
+    Mark what ``-m fast`` runs: of every test its first case, except those marked as slow; and begin
+    with the slow ones, so that no process has to wait for them at the end.
+    """
+    found = set()
+    for item in items:
+        test = item.nodeid.split("[")[0]
+        if test not in found and not item.get_closest_marker("slow"):
+            item.add_marker("fast")
+            found.add(test)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):
     if request.param == "cuda" and not torch.cuda.is_available():

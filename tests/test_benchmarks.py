@@ -21,6 +21,7 @@ import memory  # noqa: E402
 CASES = cases.cases(quick=True, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["goals", "growth"])
 def test_command(target, tmp_path, monkeypatch, capsys):
     matplotlib.use("Agg")
@@ -78,6 +79,7 @@ def test_peak_memory():
     assert 7.9 < measure.peak_memory(allocate) < 8.6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_memory_command(tmp_path, monkeypatch, capsys):
     matplotlib.use("Agg")

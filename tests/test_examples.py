@@ -49,6 +49,7 @@ def test_weights_fit_their_network_and_have_a_log(name):
     assert [row["epoch"] for row in rows] == [str(k + 1) for k in range(task.epochs)]
 
 
+@pytest.mark.slow
 def test_the_comparison_on_brain_slices(tmp_path, monkeypatch):
     matplotlib.use("Agg")
     arguments = ["--epochs", "1", "--size", "24", "--out", str(tmp_path)]

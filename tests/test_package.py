@@ -3,11 +3,14 @@
 import ast
 import inspect
 import re
+import subprocess
+import sys
 import warnings
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import deepinv
+import pytest
 
 import deepinv_jitter as dj
 
@@ -135,6 +138,15 @@ def test_public_things_are_documented_typed_and_have_an_example():
         base = inspect.isabstract(thing)
         result = name in ("ConvergenceBound", "Risk")
         assert wrapper or base or result or ">>>" in doc, f"{name} has no example"
+
+
+@pytest.mark.slow
+def test_what_few_need_is_imported_where_it_is_needed():
+    script = "import deepinv, sys; before = set(sys.modules); import deepinv_jitter; "
+    script += "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not {"matplotlib", "nilearn", "segyio"} & set(done.stdout.split())
 
 
 def test_import_is_silent():

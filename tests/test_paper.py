@@ -50,6 +50,7 @@ def check_record(record):
             assert len(values) == count and all(map(math.isfinite, values))
 
 
+@pytest.mark.slow
 def test_every_table_and_figure(tmp_path, monkeypatch):
     command(tmp_path, "all")
     folder = tmp_path / "smoke"

@@ -3,6 +3,7 @@
 import math
 
 import deepinv as dinv
+import pytest
 import torch
 from fuzz import TABLE, run
 from hypothesis import given, settings
@@ -280,6 +281,7 @@ def test_shifts_change_their_region_alone_and_follow_the_number(
 # The fuzz
 
 
+@pytest.mark.slow
 def test_a_short_fuzz_finds_nothing():
     counts, violations = run(count=12 * len(TABLE), seed=0)
     assert not violations, "\n".join(

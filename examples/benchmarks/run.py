@@ -60,7 +60,7 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
         batch=1,
         device=device,
     )
-    few, some, many = (1, 1, 1) if quick else (2, 3, 9)
+    few, some, many, most = (1, 1, 1, 1) if quick else (2, 3, 9, 42)
     plan = [
         (
             goals.gradients,
@@ -68,7 +68,7 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
             images | {"MRI 320": large},
             2 * rounds,
         ),
-        (goals.small_steps, all_cases["points"], 6 * rounds),
+        (goals.small_steps, all_cases["points"], most),
         *(
             (goals.components, case, rounds)
             for case in all_cases.values()
@@ -85,7 +85,7 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
         (goals.attack_steps, all_cases["seismic 128"], (3, 10, 20), few),
         (goals.half_precision, all_cases["MRI 96"], 1),
         (goals.compiled, all_cases["MRI 96"], few),
-        (goals.compiled, all_cases["points"], 6 * rounds),
+        (goals.compiled, all_cases["points"], most),
     ]
     done = json.loads(path.read_text()) if path.exists() else {}
     for function, *arguments in plan:

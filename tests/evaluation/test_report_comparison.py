@@ -51,14 +51,12 @@ def test_together_is_one_by_one_bit_for_bit(problem):
     with assert_global_rng_untouched():
         together = evaluate(models, [x[:3], x[3:]], physics, **kwargs)
     assert list(together.reports) == list(models) and models["first"].training
-    for name, model in models.items():
-        alone = evaluate(model, [x[:3], x[3:]], physics, **kwargs)
-        assert_same_values(together.reports[name], alone)
-        assert together.reports[name].flags == alone.flags
-        assert together.reports[name].description == alone.description
-    joined = dj.RobustnessComparison(
-        {n: evaluate(m, [x[:3], x[3:]], physics, **kwargs) for n, m in models.items()}
-    )
+    alone = {n: evaluate(m, [x[:3], x[3:]], physics, **kwargs) for n, m in models.items()}
+    for name, report in alone.items():
+        assert_same_values(together.reports[name], report)
+        assert together.reports[name].flags == report.flags
+        assert together.reports[name].description == report.description
+    joined = dj.RobustnessComparison(alone)
     assert joined.table("csv") == together.table("csv")
     assert joined.table() == together.table()
 

@@ -550,6 +550,7 @@ def test_two_models_may_not_both_jitter_one_submodule():
     dj.jitter(second, 0.1, at="prior.0.network")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["compiled first", "jittered first"])
 def test_compiled_submodules(order):
     y = torch.randn(7, 2)

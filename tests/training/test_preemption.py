@@ -142,6 +142,7 @@ def outcomes(tmp_path_factory):
     return torch.load(folder / "outcomes.pt", weights_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", signalled.CASES)
 def test_a_signal_to_all_processes_of_a_run(outcomes, case):
     place, number, *_ = signalled.CASES[case]
@@ -473,6 +474,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
             draft.write_text("x")
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments(tmp_path):
     """Of training, sweep and paper runner, by a process that forks them."""
     script = Path(__file__).parent.with_name("killed.py")

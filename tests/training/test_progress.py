@@ -1,6 +1,5 @@
 """What a training tells: bars or lines, curves, and to wandb and mlflow."""
 
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -276,15 +275,6 @@ def test_names_of_curves(trained, names):
         trained.plot_history(names=names)
     known = ["SupLoss", "PSNR", "MSE"]
     assert str(error.value) == f"names must be among {known}, got {names}."
-
-
-def test_matplotlib_is_imported_when_it_is_needed():
-    script = "import deepinv, sys; before = set(sys.modules); import deepinv_jitter; "
-    script += "assert not [m for m in set(sys.modules) - before if 'matplotlib' in m]"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
 
 
 # ---- wandb and mlflow
