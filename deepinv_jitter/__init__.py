@@ -47,7 +47,6 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 
 - :mod:`~deepinv_jitter.models.unfolded`: the unrolled networks of SGD and SPGD jittering.
 - :mod:`~deepinv_jitter.models.networks`: the paper's networks :math:`f_\theta`.
-- :mod:`~deepinv_jitter.models.ensembles`: many small models trained as one.
 - :mod:`~deepinv_jitter.models.spectral`: spectral normalisation, a baseline.
 - :mod:`~deepinv_jitter.models.diffusion`: a conditional DDPM, a baseline.
 
@@ -131,7 +130,6 @@ from .datasets import (
 )
 from .evaluation import (
     Bias,
-    ConvergenceBound,
     HorizontalLayer,
     Lesion,
     PaperPSNR,
@@ -143,17 +141,13 @@ from .evaluation import (
     average_case_risk,
     choose_sigma,
     contrast_recovery,
-    convergence_bound,
     error_outside,
     evaluate_robustness,
     generalization_risk,
-    implicit_regularization,
-    trajectory_deviation,
     worst_case_risk,
 )
 from .models import (
     ConditionalDDPM,
-    Ensemble,
     PointMLP,
     UnfoldedGD,
     UnfoldedPGD,
@@ -201,10 +195,8 @@ __all__ = [
     "ConditionalDDPM",
     "ConditionedIterator",
     "ConvergedAttack",
-    "ConvergenceBound",
     "DDPMTrainer",
     "DenoisingLoss",
-    "Ensemble",
     "FastMRIMaskGenerator",
     "FrankWolfeAttack",
     "GaussianJitter",
@@ -243,12 +235,10 @@ __all__ = [
     "average_case_risk",
     "choose_sigma",
     "contrast_recovery",
-    "convergence_bound",
     "error_outside",
     "evaluate_robustness",
     "fastmri_slices",
     "generalization_risk",
-    "implicit_regularization",
     "input_jitter_sigma",
     "jitter",
     "latest_checkpoint",
@@ -257,7 +247,6 @@ __all__ = [
     "ricker",
     "segy_sections",
     "spectral_normalize",
-    "trajectory_deviation",
     "unjitter",
     "worst_case_risk",
 ]

@@ -5,50 +5,69 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import Any, TypeVar
 
 import torch
 
+N = TypeVar("N", int, float)
 
-def number(
-    name: str,
-    value: float,
-    kind: type[Real] = Real,
-    low: float = -math.inf,
-    high: float = math.inf,
-) -> int | float:
+
+def whole(name: str, value: int, low: float = -math.inf, high: float = math.inf) -> int:
     r"""
-    A finite number within bounds.
+    A whole number within bounds.
 
     :param str name: what the error message calls it.
-    :param float value: the number.
-    :param type kind: :class:`numbers.Real`, or :class:`numbers.Integral` for whole numbers.
+    :param int value: the number.
     :param float low: least value. Default: none.
     :param float high: largest value. Default: none.
-    :return: ``value`` as :class:`int` or :class:`float`.
-    :raises TypeError: if it is not a number of its kind; ``True`` and ``False`` are none.
-    :raises ValueError: if it is not finite or out of bounds.
+    :return: ``value`` as :class:`int`.
+    :raises TypeError: if it is not a whole number; ``True`` and ``False`` are none.
+    :raises ValueError: if it is out of bounds.
 
     |sep|
 
     :Examples:
 
     >>> from deepinv_jitter import checks
-    >>> checks.number("seed", 3, checks.Integral, 0)
+    >>> checks.whole("seed", 3, 0)
     3
     """
-    if isinstance(value, bool) or not isinstance(value, kind):
-        noun = "a whole number" if kind is Integral else "a number"
-        raise TypeError(f"{name} must be {noun}, got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}.")
+    return _within(name, int(value), low, high)
+
+
+def real(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
+    r"""
+    A finite number within bounds.
+
+    :param str name: what the error message calls it.
+    :param float value: the number.
+    :param float low: least value. Default: none.
+    :param float high: largest value. Default: none.
+    :return: ``value`` as :class:`float`.
+    :raises TypeError: if it is not a number; ``True`` and ``False`` are none.
+    :raises ValueError: if it is not finite or out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
     try:
-        finite = kind is Integral or math.isfinite(value)
+        number = float(value)
     except OverflowError:  # a whole number that no float can hold
-        finite = False
-    if not (finite and low <= value <= high):
-        bounds = "" if low == -math.inf else f" and at least {low}"
-        if high < math.inf:
-            bounds = f" and lie from {low} to {high}"
-        raise ValueError(f"{name} must be finite{bounds}, got {value}.")
-    return int(value) if kind is Integral else float(value)
+        number = math.inf
+    return _within(name, number, low, high)
+
+
+def number(
+    name: str,
+    value: float,
+    kind: Any = Real,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> Any:
+    """The older name of :func:`real` and, with ``kind`` :class:`numbers.Integral`, :func:`whole`."""
+    check: Any = whole if kind is Integral else real
+    return check(name, value, low, high)
 
 
 def positive(name: str, value: float, below: float = math.inf) -> float:
@@ -62,7 +81,7 @@ def positive(name: str, value: float, below: float = math.inf) -> float:
     :raises TypeError: if it is no number.
     :raises ValueError: if it is not finite, not positive or not below the bound.
     """
-    result = number(name, value)
+    result = real(name, value)
     if not 0 < result < below:
         bound = f" and below {below:g}" if below < math.inf else ""
         raise ValueError(f"{name} must be positive{bound}, got {value}.")
@@ -79,7 +98,7 @@ def seed(name: str, value: int) -> int:
     :raises TypeError: if it is no whole number.
     :raises ValueError: if it is negative or needs more than 63 bits.
     """
-    return number(name, value, Integral, 0, 2**63 - 1)
+    return whole(name, value, 0, 2**63 - 1)
 
 
 def sizes(
@@ -97,10 +116,10 @@ def sizes(
     """
     if not isinstance(values, Iterable) or isinstance(values, str):
         raise TypeError(f"{name} must be made of whole numbers, got {values!r}.")
-    values = tuple(number(name, n, Integral, 1) for n in values)
-    if count is not None and len(values) != count:
-        raise ValueError(f"{name} must hold {count} whole numbers, got {values}.")
-    return values
+    numbers = tuple(whole(name, n, 1) for n in values)
+    if count is not None and len(numbers) != count:
+        raise ValueError(f"{name} must hold {count} whole numbers, got {numbers}.")
+    return numbers
 
 
 def reals(name: str, values: object) -> torch.Tensor:
@@ -194,3 +213,12 @@ def finite(name: str, value: torch.Tensor) -> None:
             f"{name} must be finite, got NaN or infinity in {len(bad)} of {len(value)} samples, "
             f"first in sample {bad[0]}."
         )
+
+
+def _within(name: str, value: N, low: float, high: float) -> N:
+    if not (-math.inf < value < math.inf and low <= value <= high):
+        bounds = "" if low == -math.inf else f" and at least {low}"
+        if high < math.inf:
+            bounds = f" and lie from {low} to {high}"
+        raise ValueError(f"{name} must be finite{bounds}, got {value}.")
+    return value

@@ -4,13 +4,9 @@ from .comparison import RobustnessComparison
 from .metrics import PaperPSNR, PaperSSIM
 from .report import RobustnessReport
 from .risks import (
-    ConvergenceBound,
     Risk,
     average_case_risk,
-    convergence_bound,
     generalization_risk,
-    implicit_regularization,
-    trajectory_deviation,
     worst_case_risk,
 )
 from .robustness import evaluate_robustness
@@ -26,7 +22,6 @@ from .shifts import (
 
 __all__ = [
     "Bias",
-    "ConvergenceBound",
     "HorizontalLayer",
     "Lesion",
     "PaperPSNR",
@@ -38,11 +33,8 @@ __all__ = [
     "average_case_risk",
     "choose_sigma",
     "contrast_recovery",
-    "convergence_bound",
     "error_outside",
     "evaluate_robustness",
     "generalization_risk",
-    "implicit_regularization",
-    "trajectory_deviation",
     "worst_case_risk",
 ]

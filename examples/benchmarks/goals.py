@@ -99,7 +99,6 @@ def attack_steps(case: Case, counts: tuple[int, ...], rounds: int) -> Iterator[R
 
 def small_steps(case: Case, rounds: int) -> Iterator[Row]:
     """The points, where starting operations is all there is."""
-    models = 32
     functions = {
         "floor": case.floor(),
         "MSE": _lean(case, case.model()),
@@ -108,7 +107,6 @@ def small_steps(case: Case, rounds: int) -> Iterator[Row]:
         "plain SGD jittering": _plain(case, jitter=0.1),
         "epoch": _trainer_epoch(case, prebatched=True),
         "epoch, sample by sample": _trainer_epoch(case, prebatched=False),
-        "ensemble": _ensemble(case, models),
     }
     times = in_turns(functions, rounds)
 
@@ -133,13 +131,6 @@ def small_steps(case: Case, rounds: int) -> Iterator[Row]:
         "epoch, sample by sample",
         "MSE",
         scale=per_step,
-    )
-    yield row(
-        f"{models} models at once / one by one",
-        "ensemble",
-        "SGD jittering",
-        0.30,
-        1 / models,
     )
 
 
@@ -280,27 +271,6 @@ def _trainer_epoch(case: Case, prebatched: bool) -> Callable[[], None]:
     options = {"train_dataloader": loader, "epochs": 1, "show_progress_bar": False}
     trainer = case.trainer(case.model(), physics, metrics=[], **options)
     return trainer.train
-
-
-def _ensemble(case: Case, count: int) -> Callable[[], None]:
-    models = []
-    for seed in range(count):
-        model = case.model()
-        rng = torch.Generator(case.device).manual_seed(seed)
-        dj.jitter(model, dj.GaussianJitter(0.01 * (1 + seed), "relative", rng))
-        models.append(model)
-    ensemble = dj.Ensemble(models)
-    x, y, physics = case.batch_of()
-    y = y.expand(count, *y.shape)
-    optimizer = torch.optim.Adam(ensemble.parameters(), lr=1e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        losses = (ensemble(y, physics) - x).square().flatten(1).mean(1)
-        losses.sum().backward()
-        optimizer.step()
-
-    return step
 
 
 def _derivative(function: Callable, x: torch.Tensor) -> Callable[[], torch.Tensor]:

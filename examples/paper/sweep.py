@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import deepinv_jitter as dj
 import torch
+from ensembles import Ensemble
 from methods import build
 from runs import Archive, Run
 
@@ -53,7 +54,7 @@ def train(archive: Archive, runs: Iterable[Run]) -> None:
     (budget,) = {run.budget for run in runs}
     problem = archive.problem("points")
     settings, start = problem.settings, time.perf_counter()
-    ensemble = dj.Ensemble([untrained(archive, run) for run in runs]).to(archive.device)
+    ensemble = Ensemble([untrained(archive, run) for run in runs]).to(archive.device)
     batches = [next(iter(problem.loader(run.seed))) for run in runs]
     x, y = (
         torch.stack([batch[key] for batch in batches]).to(archive.device)
