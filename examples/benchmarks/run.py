@@ -23,6 +23,7 @@ from pathlib import Path
 import deepinv
 import deepinv_jitter as dj
 import torch
+from deepinv_jitter.evaluation.tables import markdown
 from deepinv_jitter.training.preemption import replacing
 
 import goals
@@ -35,16 +36,14 @@ TITLES = {"goals": "Speed and memory against goals", "growth": "How the cost gro
 
 def table(rows: list[goals.Row]) -> str:
     """The rows as a Markdown table."""
-    columns = ("what", "case", "median", "quartiles", "rounds", "goal", "met")
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines = [["what", "case", "median", "quartiles", "rounds", "goal", "met"]]
     for row in rows:
         goal = "" if row.goal is None else f"{row.goal:.3g}"
         r = row.ratio
-        lines.append(
-            f"| {row.what} | {row.case} | {r.median:.3g} | {r.low:.3g} to {r.high:.3g} | "
-            f"{r.rounds} | {goal} | {row.met} |"
-        )
-    return "\n".join(lines)
+        quartiles = f"{r.low:.3g} to {r.high:.3g}"
+        cells = (f"{r.median:.3g}", quartiles, r.rounds, goal, row.met)
+        lines.append([row.what, row.case, *cells])
+    return markdown(lines)
 
 
 def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:

@@ -67,7 +67,9 @@ class Ensemble(nn.Module):
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
         """Clip the gradient of every model by itself; its norms before, shape `(M,)`."""
         gradients = [w.grad for w in self.weights]
-        norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients]).norm(dim=0)
+        norms = torch.stack(
+            [g.reshape(len(g), -1).norm(dim=1) for g in gradients]
+        ).norm(dim=0)
         factors = (max_norm / (norms + 1e-6)).clamp(max=1)
         for g in gradients:
             g.mul_(factors.reshape(-1, *(1,) * (g.ndim - 1)))
