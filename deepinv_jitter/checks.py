@@ -37,7 +37,9 @@ def whole(name: str, value: int, low: float = -math.inf, high: float = math.inf)
     return _within(name, int(value), low, high)
 
 
-def real(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
+def real(
+    name: str, value: float, low: float = -math.inf, high: float = math.inf
+) -> float:
     r"""
     A finite number within bounds.
 

@@ -3,7 +3,6 @@ r"""Slices of a real brain that need no download."""
 from __future__ import annotations
 
 import functools
-from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -99,13 +98,13 @@ class BrainSliceDataset(ImageDataset):
         if plane not in PLANES:
             raise ValueError(f"plane must be one of {PLANES}, got {plane!r}.")
         img_size = checks.sizes("img_size", img_size, 2)
-        resolution = checks.number("resolution", resolution, Real, 0.1, 10)
-        spacing = checks.number("spacing", spacing, Integral, 1, 1000)
-        copies = checks.number("copies", copies, Integral, 1)
+        resolution = checks.real("resolution", resolution, 0.1, 10)
+        spacing = checks.whole("spacing", spacing, 1, 1000)
+        copies = checks.whole("copies", copies, 1)
         self.contrast, self.flip = contrast, flip
         # The template is its own mirror image from left to right
         self._mirrored_axis = -1 if plane == "sagittal" else -2
-        self.seed = checks.number("seed", seed, Integral, 0)
+        self.seed = checks.whole("seed", seed, 0)
 
         volume, positions = _brain()
         axis = PLANES.index(plane)

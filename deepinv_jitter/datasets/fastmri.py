@@ -7,7 +7,6 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -204,8 +203,8 @@ def _chosen(slice_index: str | int | Iterable[int]) -> str | int | tuple[int, ..
     if hasattr(slice_index, "tolist"):  # of numpy or torch
         slice_index = slice_index.tolist()
     if isinstance(slice_index, Iterable):
-        return tuple(checks.number("slice_index", i, Integral) for i in slice_index)
-    return checks.number("slice_index", slice_index, Integral)
+        return tuple(checks.whole("slice_index", i) for i in slice_index)
+    return checks.whole("slice_index", slice_index)
 
 
 def _slices(chosen: str | int | tuple[int, ...], count: int, path: Path) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -87,17 +86,15 @@ class ReflectivityDataset(ImageDataset):
         throw: float = 24.0,
     ):
         super().__init__(use_dict_output=True)
-        self.length = checks.number("length", length, Integral, 1, sys.maxsize)
+        self.length = checks.whole("length", length, 1, sys.maxsize)
         self.img_size = checks.sizes("img_size", img_size, 2)
-        self.seed = checks.number("seed", seed, Integral, 0)
-        self.thickness = checks.number(
-            "thickness", thickness, Real, 1, self.img_size[0]
-        )
-        self.dip = checks.number("dip", dip, Real, 0)
-        self.fold = checks.number("fold", fold, Real, 0)
-        self.pinch_out = checks.number("pinch_out", pinch_out, Real, 0, 1)
-        self.faults = checks.number("faults", faults, Integral, 0, LARGEST_CANVAS)
-        self.throw = checks.number("throw", throw, Real, 1, LARGEST_CANVAS)
+        self.seed = checks.whole("seed", seed, 0)
+        self.thickness = checks.real("thickness", thickness, 1, self.img_size[0])
+        self.dip = checks.real("dip", dip, 0)
+        self.fold = checks.real("fold", fold, 0)
+        self.pinch_out = checks.real("pinch_out", pinch_out, 0, 1)
+        self.faults = checks.whole("faults", faults, 0, LARGEST_CANVAS)
+        self.throw = checks.real("throw", throw, 1, LARGEST_CANVAS)
         # Faults bring in rock from above and from the sides: sections are cut from a larger canvas
         slide = self.faults * math.ceil(self.throw)
         self._margin = (slide, math.ceil(0.7 * slide))

@@ -108,7 +108,7 @@ def conditions_of(
     radii = [epsilons] if single else epsilons
     # What tensors and arrays hold is a number, too
     radii = [e.item() if getattr(e, "shape", None) == () else e for e in radii]
-    radii = sorted({checks.number("epsilons", eps, Real, 0) for eps in radii})
+    radii = sorted({checks.real("epsilons", eps, 0) for eps in radii})
     if isinstance(shifts, Shift):
         shifts = [shifts]
     if isinstance(shifts, str) or not isinstance(shifts, (Iterable, type(None))):

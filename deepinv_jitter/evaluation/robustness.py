@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
-from numbers import Integral
 
 import torch
 from deepinv.loss.metric import Metric
@@ -190,9 +189,9 @@ def evaluate_robustness(
         attack=attack_of(attacks, relative_to, PRESETS),
         metrics=metrics,
         peak=peak_for(peak, metrics, sources),
-        draws=checks.number("draws", draws, Integral, 1),
+        draws=checks.whole("draws", draws, 1),
         seed=checks.seed("seed", seed),
-        pictures=checks.number("pictures", pictures, Integral, 0),
+        pictures=checks.whole("pictures", pictures, 0),
     )
     operators = [source.physics for source in sources]
     parameters = chain.from_iterable(m.parameters() for m in models.values())

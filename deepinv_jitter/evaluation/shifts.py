@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from numbers import Integral, Real
 from random import Random
 
 import torch
@@ -51,7 +50,7 @@ class Shift(ABC):
         """
         checks.tensor("x", x, real=True)
         checks.finite("x", x)
-        start = checks.number("start", start, Integral, 0)
+        start = checks.whole("start", start, 0)
         # A string is hashed, so neighbouring seeds and numbers give unrelated streams
         edited = torch.stack(
             [
@@ -153,10 +152,10 @@ class HorizontalLayer(Shift):
         position: tuple[int, int] | None = None,
         seed: int = 0,
     ):
-        self.height = checks.number("height", height, Real)
-        self.length = checks.number("length", length, Integral, 1)
+        self.height = checks.real("height", height)
+        self.length = checks.whole("length", length, 1)
         self.position = _checked_position(position)
-        self.seed = checks.number("seed", seed, Integral, 0)
+        self.seed = checks.whole("seed", seed, 0)
 
     def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
         """The layer, see :meth:`Shift.detail`."""
@@ -217,10 +216,10 @@ class Lesion(Shift):
         position: tuple[int, int] | None = None,
         seed: int = 0,
     ):
-        self.radius = checks.number("radius", radius, Real, 1)
-        self.contrast = checks.number("contrast", contrast, Real)
+        self.radius = checks.real("radius", radius, 1)
+        self.contrast = checks.real("contrast", contrast)
         self.position = _checked_position(position)
-        self.seed = checks.number("seed", seed, Integral, 0)
+        self.seed = checks.whole("seed", seed, 0)
 
     def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
         """The disc, see :meth:`Shift.detail`."""
@@ -368,4 +367,4 @@ def _checked_position(position: tuple[int, int] | None) -> tuple[int, int] | Non
         raise ValueError(
             f"position must be None or two whole numbers, got {position!r}."
         )
-    return tuple(checks.number("position", p, Integral, 0) for p in place)
+    return tuple(checks.whole("position", p, 0) for p in place)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from numbers import Integral
 
 import torch
 
@@ -53,7 +52,7 @@ def ricker(
     >>> wavelet[25:28]
     tensor([1.0000, 0.7272, 0.1418])
     """
-    points = checks.number("points", points, Integral, 1)
+    points = checks.whole("points", points, 1)
     if points % 2 != 1:
         raise ValueError(
             f"points must be odd, got {points}: only an odd wavelet has a centre sample."
