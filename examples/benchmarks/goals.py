@@ -6,12 +6,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import deepinv as dinv
 import deepinv_jitter as dj
 import torch
 from cases import Case
 from deepinv.datasets import TensorDataset
-from deepinv.optim import L2
 from measure import Ratio, in_turns, peak_memory
 from plain import training_step
 from torch import nn
@@ -149,9 +147,9 @@ def components(case: Case, rounds: int) -> Iterator[Row]:
         yield Row(f"noise of SGD jittering / MSE step{name}", case.name, ratio, 0.01)
 
 
-def gradients(sections: dict[str, Case], images: dict[str, Case], rounds: int):
-    """The gradient of the data fidelity, forward and backward, against the dense or host route."""
-    for name, case in sections.items():
+def gradients(cases: list[Case], rounds: int) -> Iterator[Row]:
+    """The gradient of a section's data fidelity, forward and backward, against dense matrices."""
+    for case in cases:
         A, (x, y, physics) = case.dense(), case.batch_of()
         known = dj.NormalL2().given(physics.A_adjoint(y))
         times = in_turns(
@@ -163,29 +161,7 @@ def gradients(sections: dict[str, Case], images: dict[str, Case], rounds: int):
         )
         goal = {352: 0.75, 4096: 0.02}.get(case.size[0])
         ratio = times.ratio("ours", "dense")
-        yield Row("seismic gradient / dense (A^T A) x - A^T y", name, ratio, goal)
-    for name, case in images.items():
-        x, y, physics = case.batch_of()
-        host = dinv.physics.MRI(physics.mask, (2, *case.size), device=case.device)
-        known, plain = dj.NormalL2().given(physics.A_adjoint(y)), L2()
-
-        def ours(x):
-            return known.grad(x, y, physics)
-
-        def theirs(x):
-            return plain.grad(x, y, host)
-
-        functions = {
-            "ours": lambda: ours(x),
-            "host": lambda: theirs(x),
-            "ours, backward": _derivative(ours, x),
-            "host, backward": _derivative(theirs, x),
-        }
-        times = in_turns(functions, rounds)
-        ratio = times.ratio("ours", "host")
-        yield Row("MRI gradient / host's L2.grad", name, ratio, 0.35)
-        ratio = times.ratio("ours, backward", "host, backward")
-        yield Row("the same, forward and backward", name, ratio)
+        yield Row("seismic gradient / dense (A^T A) x - A^T y", case.name, ratio, goal)
 
 
 def checkpoints(case: Case, rounds: int) -> Iterator[Row]:

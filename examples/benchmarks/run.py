@@ -49,9 +49,7 @@ def table(rows: list[goals.Row]) -> str:
 def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
     """Every row, printed as it comes; a file keeps what is done, and is gone on with."""
     all_cases, rounds = cases(quick, device), 1 if quick else 7
-    images = {n: c for n, c in all_cases.items() if c.kind == "mri"}
-    sections = {n: c for n, c in all_cases.items() if c.kind == "seismic"}
-    large = Case(name="MRI 320", kind="mri", size=(320, 320), batch=2, device=device)
+    sections = [c for c in all_cases.values() if c.kind == "seismic"]
     traces = Case(
         name="traces of 4096",
         kind="seismic",
@@ -61,12 +59,7 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
     )
     few, some, many = (1, 1, 1) if quick else (2, 3, 9)
     plan = [
-        (
-            goals.gradients,
-            sections | {traces.name: traces},
-            images | {"MRI 320": large},
-            2 * rounds,
-        ),
+        (goals.gradients, [*sections, traces], 2 * rounds),
         (goals.small_steps, all_cases["points"], 6 * rounds),
         *(
             (goals.components, case, rounds)
