@@ -84,7 +84,7 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 
 :mod:`~deepinv_jitter.evaluation`, how robust a network is:
 
-- :mod:`~deepinv_jitter.evaluation.metrics`: PSNR and SSIM as the paper defines them.
+- :mod:`~deepinv_jitter.evaluation.metrics`: the paper's PSNR and SSIM; what becomes of a detail.
 - :mod:`~deepinv_jitter.evaluation.shifts`: out-of-distribution edits of the truth.
 - :mod:`~deepinv_jitter.evaluation.statistics`: bootstrap intervals and verdicts.
 - :mod:`~deepinv_jitter.evaluation.results`: what was measured of one network.

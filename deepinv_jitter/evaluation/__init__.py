@@ -1,7 +1,7 @@
 r"""How robust a network is: one call, its report, comparisons, risks and shifts."""
 
 from .comparison import RobustnessComparison
-from .metrics import PaperPSNR, PaperSSIM
+from .metrics import PaperPSNR, PaperSSIM, contrast_recovery, error_outside
 from .report import RobustnessReport
 from .risks import (
     Risk,
@@ -11,14 +11,7 @@ from .risks import (
 )
 from .robustness import evaluate_robustness
 from .selection import choose_sigma
-from .shifts import (
-    Bias,
-    HorizontalLayer,
-    Lesion,
-    Shift,
-    contrast_recovery,
-    error_outside,
-)
+from .shifts import Bias, HorizontalLayer, Lesion, Shift
 
 __all__ = [
     "Bias",

@@ -13,6 +13,7 @@ from ..attacks.parts import Layout
 from ..attacks.problem import as_function
 from ..attacks.samples import where
 from .batches import seed_of
+from .metrics import contrast_recovery, error_outside
 from .protocol import peak_of
 from .results import (
     ERROR,
@@ -29,7 +30,6 @@ from .results import (
     Columns,
     Condition,
 )
-from .shifts import contrast_recovery, error_outside
 
 
 class Bench:
