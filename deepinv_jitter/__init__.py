@@ -95,9 +95,11 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.evaluation.standings`: which network is better, if the data tell.
 - :mod:`~deepinv_jitter.evaluation.comparison`: networks side by side.
 - :mod:`~deepinv_jitter.evaluation.report`: the report of one network.
+- :mod:`~deepinv_jitter.evaluation.seeds`: what is random in an evaluation.
 - :mod:`~deepinv_jitter.evaluation.batches`: the samples, and the parameters of their physics.
 - :mod:`~deepinv_jitter.evaluation.cache`: what an interrupted evaluation goes on from.
 - :mod:`~deepinv_jitter.evaluation.protocol`: what is done to each sample.
+- :mod:`~deepinv_jitter.evaluation.scores`: the scores of reconstructions.
 - :mod:`~deepinv_jitter.evaluation.conditions`: what is done to a batch.
 - :mod:`~deepinv_jitter.evaluation.robustness`: the one call.
 - :mod:`~deepinv_jitter.evaluation.selection`: how to choose a noise level.

@@ -2,15 +2,12 @@ r"""The samples of an evaluation: truths, measurements, and the parameters of th
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, combinations
-from random import Random
 
-import numpy as np
 import torch
 from deepinv.datasets.base import batch_as_dict
 from deepinv.physics import LinearPhysics, NoiseModel, Physics
@@ -22,7 +19,7 @@ from .. import checks
 from ..attacks.noise import noise_models
 from ..attacks.parts import Measurements, modules, named_parts
 from ..attacks.state import Memory, preserved
-from ..training import generators, rng
+from .seeds import seed_of, seeded
 
 
 @dataclass
@@ -242,40 +239,6 @@ def paired(
                 f"{type(g).__name__}."
             )
     return [Source(*parts) for parts in zip(loaders, physics, generator, strict=True)]
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device, *owners: object) -> Iterator[None]:
-    """The global generators and those of the owners from a seed on, and back."""
-    own = list(_generators(owners))
-    states = [generators.state(generator) for generator in own]
-    others = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            # Not torch.manual_seed, which also seeds GPUs that nobody brings back
-            torch.default_generator.manual_seed(seed)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            for generator in own:
-                generators.seed(generator, seed)
-            yield
-    finally:
-        for generator, state in zip(own, states, strict=True):
-            generators.restore(generator, state)
-        np.random.set_state(others[0])
-        random.setstate(others[1])
-
-
-def seed_of(seed: int, purpose: str, number: int) -> int:
-    """A seed for one purpose, unrelated to its neighbours."""
-    return Random(f"{seed}, {purpose}, {number}").getrandbits(62)
-
-
-def _generators(owners: Iterable[object]) -> list[generators.Generator]:
-    return rng.generators(chain(owners, modules(*owners)))
 
 
 def _first(y: Measurements) -> Measurements:
