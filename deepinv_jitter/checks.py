@@ -1,4 +1,4 @@
-r"""What an argument must be, said in one way everywhere: the rule, what came, what to do."""
+r"""Checks of arguments, whose messages all say the same: the rule, what came, what to do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def whole(name: str, value: int, low: float = -math.inf, high: float = math.inf)
     :param float low: least value. Default: none.
     :param float high: largest value. Default: none.
     :return: ``value`` as :class:`int`.
-    :raises TypeError: if it is not a whole number; ``True`` and ``False`` are none.
+    :raises TypeError: if it is not a whole number; ``True`` and ``False`` are refused, too.
     :raises ValueError: if it is out of bounds.
 
     |sep|
@@ -37,9 +37,7 @@ def whole(name: str, value: int, low: float = -math.inf, high: float = math.inf)
     return _within(name, int(value), low, high)
 
 
-def real(
-    name: str, value: float, low: float = -math.inf, high: float = math.inf
-) -> float:
+def real(name: str, value: float, low: float = -math.inf, high: float = math.inf) -> float:
     r"""
     A finite number within bounds.
 
@@ -48,7 +46,7 @@ def real(
     :param float low: least value. Default: none.
     :param float high: largest value. Default: none.
     :return: ``value`` as :class:`float`.
-    :raises TypeError: if it is not a number; ``True`` and ``False`` are none.
+    :raises TypeError: if it is not a number; ``True`` and ``False`` are refused, too.
     :raises ValueError: if it is not finite or out of bounds.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -61,13 +59,9 @@ def real(
 
 
 def number(
-    name: str,
-    value: float,
-    kind: Any = Real,
-    low: float = -math.inf,
-    high: float = math.inf,
+    name: str, value: float, kind: Any = Real, low: float = -math.inf, high: float = math.inf
 ) -> Any:
-    """The older name of :func:`real` and, with ``kind`` :class:`numbers.Integral`, :func:`whole`."""
+    """The older name of :func:`real`, and of :func:`whole` with ``kind=Integral``."""
     check: Any = whole if kind is Integral else real
     return check(name, value, low, high)
 
@@ -80,7 +74,7 @@ def positive(name: str, value: float, below: float = math.inf) -> float:
     :param float value: the number.
     :param float below: a bound that it must not reach. Default: none.
     :return: ``value`` as :class:`float`.
-    :raises TypeError: if it is no number.
+    :raises TypeError: if it is not a number.
     :raises ValueError: if it is not finite, not positive or not below the bound.
     """
     result = real(name, value)
@@ -92,29 +86,27 @@ def positive(name: str, value: float, below: float = math.inf) -> float:
 
 def seed(name: str, value: int) -> int:
     r"""
-    A whole number that torch's generators take.
+    A seed that torch's generators accept.
 
     :param str name: what the error message calls it.
     :param int value: the seed.
     :return: ``value`` as :class:`int`.
-    :raises TypeError: if it is no whole number.
+    :raises TypeError: if it is not a whole number.
     :raises ValueError: if it is negative or needs more than 63 bits.
     """
     return whole(name, value, 0, 2**63 - 1)
 
 
-def sizes(
-    name: str, values: Iterable[int], count: int | None = None
-) -> tuple[int, ...]:
+def sizes(name: str, values: Iterable[int], count: int | None = None) -> tuple[int, ...]:
     r"""
     The sizes of an array.
 
     :param str name: what the error message calls them.
     :param Iterable[int] values: whole numbers, at least 1.
-    :param int, None count: how many there are. Default: any number.
+    :param int, None count: how many there must be. Default: ``None``, any number.
     :return: ``values`` as a tuple of :class:`int`.
-    :raises TypeError: if they are not made of whole numbers.
-    :raises ValueError: if one is below 1, or there are more or fewer.
+    :raises TypeError: if they are not whole numbers.
+    :raises ValueError: if one is below 1, or their number is not ``count``.
     """
     if not isinstance(values, Iterable) or isinstance(values, str):
         raise TypeError(f"{name} must be made of whole numbers, got {values!r}.")
@@ -130,7 +122,7 @@ def reals(name: str, values: object) -> torch.Tensor:
 
     :param str name: what the error message calls them.
     :param object values: a number, or an array or sequence of such.
-    :return: (:class:`torch.Tensor`) of the same shape; what is not finite may be in it.
+    :return: (:class:`torch.Tensor`) of the same shape. NaN and infinity pass.
     :raises TypeError: if they are not real numbers.
     """
     try:
@@ -146,26 +138,24 @@ def reals(name: str, values: object) -> torch.Tensor:
 
 def tensor(name: str, value: torch.Tensor, real: bool = False) -> None:
     r"""
-    A batch of real or complex numbers. Its values are not looked at, which costs next to nothing.
+    A batch of real or complex numbers. Its values are not read: the check costs next to nothing.
 
     :param str name: what the error messages call it.
     :param torch.Tensor value: the tensor, shape `(B, ...)`.
     :param bool real: whether complex numbers are refused. Default: ``False``.
-    :raises TypeError: if it is no tensor of such numbers.
-    :raises ValueError: if it is empty, or no batch.
+    :raises TypeError: if it is not a tensor of such numbers.
+    :raises ValueError: if it is empty or has fewer than two dimensions.
     """
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
-    if not (value.is_floating_point() or value.is_complex() and not real):
+    if not (value.is_floating_point() or (value.is_complex() and not real)):
         kind = "real" if real else "real or complex"
         advice = (
             "give complex images as 2 channels"
             if value.is_complex()
             else "convert it, for example by float()"
         )
-        raise TypeError(
-            f"{name} must be a tensor of {kind} numbers, got {value.dtype}: {advice}."
-        )
+        raise TypeError(f"{name} must be a tensor of {kind} numbers, got {value.dtype}: {advice}.")
     if value.ndim < 2 or value.numel() == 0:
         raise ValueError(
             f"{name} must be a batch of shape (B, ...) and not empty, got {tuple(value.shape)}."
@@ -174,13 +164,13 @@ def tensor(name: str, value: torch.Tensor, real: bool = False) -> None:
 
 def batch(**tensors: torch.Tensor) -> None:
     r"""
-    Tensors that belong together, such as truths and their measurements. Once per batch: their
-    values are looked at.
+    Tensors that belong together, such as truths and their measurements. Their values are read, so
+    call it once per batch.
 
     :param torch.Tensor tensors: by name, each of shape `(B, ...)`.
-    :raises TypeError: if one is no tensor of real or complex numbers.
-    :raises ValueError: if one is empty, no batch, or not finite, or they differ in the size of the
-        batch or in the device.
+    :raises TypeError: if one is not a tensor of real or complex numbers.
+    :raises ValueError: if one is empty, has fewer than two dimensions or is not finite, or if they
+        differ in batch size or device.
     """
     for name, value in tensors.items():
         tensor(name, value)
@@ -200,11 +190,11 @@ def batch(**tensors: torch.Tensor) -> None:
 
 def finite(name: str, value: torch.Tensor) -> None:
     r"""
-    A tensor without NaN and infinity. On a GPU this waits for all that came before.
+    A tensor without NaN and infinity. On a GPU this waits for the work queued before.
 
     :param str name: what the error message calls it.
     :param torch.Tensor value: the tensor, shape `(B, ...)`.
-    :raises ValueError: if a value is not finite, or there are none, as on the meta device.
+    :raises ValueError: if a value is not finite, or the tensor is on the meta device.
     """
     if value.is_meta:
         raise ValueError(f"{name} must hold values, got a tensor on the meta device.")

@@ -24,7 +24,6 @@ from .results import (
     SIZES,
     UNDEFINED,
     UNITS,
-    WORST,
     WORST_DRAW,
     Columns,
     Condition,
@@ -73,13 +72,13 @@ class Bench:
         x, x_net = self.x, self.x_clean
         if condition.shift is not None:
             columns, x, x_net = self.shifted(*self.shifts[condition.label])
-        elif condition.kind == RANDOM:
-            columns, x_net = self.random(condition.eps)
-        elif condition.kind == WORST:
-            columns, x_net = self.worst(condition.eps, done, point)
-        else:
+        elif condition.eps is None:
             columns = self.scores.of(x_net, x) | self.context(x, self.none)
             columns["peak_exceeded"] = self.scores.peak_exceeded()
+        elif condition.kind == RANDOM:
+            columns, x_net = self.random(condition.eps)
+        else:
+            columns, x_net = self.worst(condition.eps, done, point)
         columns = {
             name: values
             for name, values in columns.items()
@@ -106,7 +105,8 @@ class Bench:
             torch.Generator().manual_seed(seed_of(seed, "draw", self.start + i))
             for i in range(len(zero))
         ]
-        rounds, first = [], None
+        rounds: list[Columns] = []
+        images: list[torch.Tensor] = []
         for _ in range(self.protocol.draws):
             drawn = [
                 budget.random(
@@ -116,7 +116,7 @@ class Bench:
             ]
             delta = budget.to_measurement(torch.cat(drawn), self.physics)
             x_net = self.reconstruct(delta)
-            first = x_net if first is None else first
+            images = images or [x_net]
             rounds.append(self.scores.of(x_net, self.x) | self.context(self.x, delta))
         columns = {name: torch.stack([r[name] for r in rounds]) for name in rounds[0]}
         worst = columns[self.scores.harm].amax(0)
@@ -124,14 +124,15 @@ class Bench:
             name: values.any(0) if values.dtype == torch.bool else values.mean(0)
             for name, values in columns.items()
         }
-        return means | {WORST_DRAW: worst} | self.units(eps, radii), first
+        return means | {WORST_DRAW: worst} | self.units(eps, radii), images[0]
 
     def worst(
         self, eps: float, done: dict[str, Columns], point: dict
     ) -> tuple[Columns, torch.Tensor]:
         """The columns and reconstructions of the worst perturbations found so far."""
         budget, radii = self.protocol.attack.budget, self.radii(eps)
-        starts, gradients = [None], 0
+        starts: list[torch.Tensor | None] = [None]
+        gradients: int | torch.Tensor = 0
         if point and point["eps"] > 0:
             last = point["perturbation"] * (eps / point["eps"])
             starts = [last] if self.protocol.attack.adds_init else [None, last]
@@ -158,8 +159,8 @@ class Bench:
         columns["|delta|"] = budget.norm(point["perturbation"]).double().cpu()
         columns |= self.context(self.x, point["delta"])
         # One number, or one per sample, as samples may leave a search early
-        gradients = torch.as_tensor(gradients).cpu()
-        columns["gradients"] = torch.zeros_like(columns[self.scores.harm]) + gradients
+        count = torch.as_tensor(gradients).cpu()
+        columns["gradients"] = torch.zeros_like(columns[self.scores.harm]) + count
         drawn = done[Condition(RANDOM, eps).label][WORST_DRAW]
         columns["random_beats_attack"] = drawn > columns[self.scores.harm]
         flags = {

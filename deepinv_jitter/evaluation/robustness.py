@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
+from typing import Any
 
 import torch
 from deepinv.loss.metric import Metric
@@ -211,7 +212,7 @@ def evaluate_robustness(
             stack.enter_context(no_jitter(m))
             stack.enter_context(evaluated(m))
         number = _fill(caches, protocol, models, sources, device, share, verbose)
-    reports = {}
+    reports: dict[str, Any] = {}
     for name, cache in caches.items():
         content = cache.complete(number, distributed)
         reports[name] = RobustnessReport(

@@ -267,4 +267,5 @@ def _checked_position(position: tuple[int, int] | None) -> tuple[int, int] | Non
         raise ValueError(
             f"position must be None or two whole numbers, got {position!r}."
         )
-    return tuple(checks.whole("position", p, 0) for p in place)
+    row, column = (checks.whole("position", p, 0) for p in place)
+    return row, column

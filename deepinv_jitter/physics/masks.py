@@ -75,7 +75,7 @@ class FastMRIMaskGenerator(PhysicsGenerator):
                 f"give exactly one of rng and seed, got rng={rng} and seed={seed}: "
                 "for example seed=0 for training and seed=1 for testing."
             )
-        if rng is None:
+        if seed is not None:
             rng = torch.Generator(device).manual_seed(checks.seed("seed", seed))
         elif not isinstance(rng, torch.Generator):
             raise TypeError(f"rng must be a torch.Generator, got {type(rng).__name__}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import reprlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class OwnParameters(LinearPhysics):
     def update_parameters(self, **parameters) -> None:
         r"""Replace parameters of the operator; those of the noise model are passed over."""
         noise = self.noise_model
-        call = getattr(noise, "forward", noise)
+        call: Any = getattr(noise, "forward", noise)
         for name in (n for n, value in parameters.items() if value is not None):
             # What can be called is a method or a part, not a parameter
             known = not all(callable(getattr(m, name, len)) for m in (self, noise))

@@ -62,7 +62,7 @@ def ricker(
             "give either a, in samples, or both frequency, in Hz, and dt, in ms, got "
             f"a={a}, frequency={frequency} and dt={dt}."
         )
-    if frequency is None:
+    if frequency is None or dt is None:
         given, a = a is not None, checks.positive("a", 4.0 if a is None else a)
         if given and 1 < points < 4 * a:
             warnings.warn(
