@@ -80,6 +80,7 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.training.jitter`: SGD and SPGD jittering.
 - :mod:`~deepinv_jitter.training.input_jitter`: input jittering.
 - :mod:`~deepinv_jitter.training.adversarial`: adversarial training.
+- :mod:`~deepinv_jitter.training.fitting`: a training in one call.
 - :mod:`~deepinv_jitter.training.diffusion`: the DDPM's trainer.
 
 :mod:`~deepinv_jitter.evaluation`, how robust a network is:
@@ -178,6 +179,7 @@ from .training import (
     JitterTrainer,
     RobustTrainer,
     ShardSampler,
+    fit,
     input_jitter_sigma,
     latest_checkpoint,
     plot_history,
@@ -240,6 +242,7 @@ __all__ = [
     "error_outside",
     "evaluate_robustness",
     "fastmri_slices",
+    "fit",
     "generalization_risk",
     "input_jitter_sigma",
     "jitter",

@@ -928,6 +928,28 @@ def training(d):
     return call, check
 
 
+def fitted(d):
+    model = dj.UnfoldedGD(dj.PointMLP(hidden=4), max_iter=2, jitter=0.1)
+    data = dj.PointDataset(6)
+    loader = torch.utils.data.DataLoader(data, 2)
+    data = d.spoilt(data, loader, None, 3, [], {}, "data", iter([]))
+    physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+    epochs, size = d.spoilt(2, *NUMBERS), d.spoilt(2, *NUMBERS)
+    not_too_large(epochs)
+    not_too_large(size)
+    lr, called = d.number(0, 0.1), d.spoilt(model, None, len)
+
+    def call():
+        options = {"epochs": epochs, "batch_size": size, "lr": lr}
+        return dj.fit(called, physics, data, **options)
+
+    def check(result):
+        assert result is model and not model.training
+        finite(*model.parameters())
+
+    return call, check
+
+
 def normalised(d):
     network = d.spoilt(dj.PointMLP(), torch.nn.ReLU(), None, len)
     count = d.spoilt(1, *NUMBERS)
@@ -995,6 +1017,7 @@ TABLE = {
     "input_jitter_sigma": level,
     "spectral_normalize": normalised,
     "trainers": training,
+    "fit": fitted,
 }
 
 

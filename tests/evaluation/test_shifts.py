@@ -327,7 +327,9 @@ def test_refused_scores():
         metrics.error_outside(X, X + 0j, X > 0)
     with pytest.raises(ValueError, match="x_net must be a batch .* not empty"):
         metrics.contrast_recovery(X, X[:0], X, X)
-    with pytest.raises(ValueError, match="one shape and device, got .* on cpu and .* on meta"):
+    with pytest.raises(
+        ValueError, match="one shape and device, got .* on cpu and .* on meta"
+    ):
         metrics.error_outside(X, X.to("meta"), X > 0)
     with pytest.raises(ValueError, match="region must be on the device .* cpu, got m"):
         metrics.error_outside(X, X, (X > 0).to("meta"))
