@@ -47,8 +47,8 @@ def fit(
     :param kwargs: arguments of the trainer, such as ``attack`` of :class:`AttackTrainer`,
         ``losses`` or ``physics_generator``.
     :return: (:class:`torch.nn.Module`) ``model``, in evaluation mode.
-    :raises TypeError: if ``model`` is not a module, ``data`` not a data set of samples, or a number of
-        another type.
+    :raises TypeError: if ``model`` is not a module, ``data`` not a data set of samples, or a number
+        of another type.
     :raises ValueError: if a number is out of range. Other errors are the trainer's.
 
     |sep|

@@ -50,7 +50,9 @@ def trained(trainer=dj.JitterTrainer, jitter=None, **options):
     torch.manual_seed(0)
     network = dj.PointMLP()
     model = dj.UnfoldedGD(network, stepsize=0.5, max_iter=10, jitter=jitter)
-    return dj.fit(model, problem(0), loader, epochs=400, trainer=trainer, **options)
+    plain = {"scheduler": None, "grad_clip": None}
+    options = plain | {"trainer": trainer} | options
+    return dj.fit(model, problem(seed=0), loader, epochs=400, **options)
 
 
 attack = dj.FrankWolfeAttack(dj.L2Ball(RADIUS), steps=3, keep="last")
