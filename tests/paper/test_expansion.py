@@ -64,9 +64,9 @@ def test_implicit_regularization_is_equation_10(stepsize, jitter):
     etas = stepsize if isinstance(stepsize, list) else [stepsize] * 5
     etas = torch.tensor(etas).to(y).tolist()  # as the parameters round them
     risk = implicit_regularization(model, y, DENOISING, noise(), samples=6)
-    law, draws = noise(), []
+    fresh, draws = noise(), []
     for _ in range(6):
-        noises = [law(y) for _ in range(5)]
+        noises = [fresh(y) for _ in range(5)]
         with torch.no_grad():
             terms = differences(model.prior[0].network, y, etas, noises)
         draws.append(weighted_sum(etas, terms).square().sum(1))
@@ -124,10 +124,10 @@ def test_the_sign_and_the_number_of_noise_terms():
     """Without a network the deviation is the weighted noise of K iterations, negative."""
     model = unrolled(nn.Linear(3, 3, bias=False))
     nn.init.zeros_(model.prior[0].network.weight)
-    y, law = points(), noise()
+    y, fresh = points(), noise()
     left, _ = trajectory_deviation(model, y, DENOISING, noise())
     etas = [model.update_params_fn(0)["stepsize"].item()] * 5
-    noise_term = weighted_sum(etas, [law(y) for _ in range(5)])
+    noise_term = weighted_sum(etas, [fresh(y) for _ in range(5)])
     assert (left + noise_term).abs().max() < 1e-12
     assert not implicit_regularization(model, y, DENOISING, noise()).values.any()
 
