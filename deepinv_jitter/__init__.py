@@ -47,7 +47,6 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 
 - :mod:`~deepinv_jitter.models.unfolded`: the unrolled networks of SGD and SPGD jittering.
 - :mod:`~deepinv_jitter.models.networks`: the paper's networks :math:`f_\theta`.
-- :mod:`~deepinv_jitter.models.ensembles`: many small models trained as one.
 - :mod:`~deepinv_jitter.models.spectral`: spectral normalisation, a baseline.
 - :mod:`~deepinv_jitter.models.diffusion`: a conditional DDPM, a baseline.
 
@@ -81,11 +80,12 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.training.jitter`: SGD and SPGD jittering.
 - :mod:`~deepinv_jitter.training.input_jitter`: input jittering.
 - :mod:`~deepinv_jitter.training.adversarial`: adversarial training.
+- :mod:`~deepinv_jitter.training.fitting`: a training in one call.
 - :mod:`~deepinv_jitter.training.diffusion`: the DDPM's trainer.
 
 :mod:`~deepinv_jitter.evaluation`, how robust a network is:
 
-- :mod:`~deepinv_jitter.evaluation.metrics`: PSNR and SSIM as the paper defines them.
+- :mod:`~deepinv_jitter.evaluation.metrics`: the paper's PSNR and SSIM; what becomes of a detail.
 - :mod:`~deepinv_jitter.evaluation.shifts`: out-of-distribution edits of the truth.
 - :mod:`~deepinv_jitter.evaluation.statistics`: bootstrap intervals and verdicts.
 - :mod:`~deepinv_jitter.evaluation.results`: what was measured of one network.
@@ -96,9 +96,11 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.evaluation.standings`: which network is better, if the data tell.
 - :mod:`~deepinv_jitter.evaluation.comparison`: networks side by side.
 - :mod:`~deepinv_jitter.evaluation.report`: the report of one network.
+- :mod:`~deepinv_jitter.evaluation.seeds`: what is random in an evaluation.
 - :mod:`~deepinv_jitter.evaluation.batches`: the samples, and the parameters of their physics.
 - :mod:`~deepinv_jitter.evaluation.cache`: what an interrupted evaluation goes on from.
 - :mod:`~deepinv_jitter.evaluation.protocol`: what is done to each sample.
+- :mod:`~deepinv_jitter.evaluation.scores`: the scores of reconstructions.
 - :mod:`~deepinv_jitter.evaluation.conditions`: what is done to a batch.
 - :mod:`~deepinv_jitter.evaluation.robustness`: the one call.
 - :mod:`~deepinv_jitter.evaluation.selection`: how to choose a noise level.
@@ -131,7 +133,6 @@ from .datasets import (
 )
 from .evaluation import (
     Bias,
-    ConvergenceBound,
     HorizontalLayer,
     Lesion,
     PaperPSNR,
@@ -143,17 +144,13 @@ from .evaluation import (
     average_case_risk,
     choose_sigma,
     contrast_recovery,
-    convergence_bound,
     error_outside,
     evaluate_robustness,
     generalization_risk,
-    implicit_regularization,
-    trajectory_deviation,
     worst_case_risk,
 )
 from .models import (
     ConditionalDDPM,
-    Ensemble,
     PointMLP,
     UnfoldedGD,
     UnfoldedPGD,
@@ -182,6 +179,7 @@ from .training import (
     JitterTrainer,
     RobustTrainer,
     ShardSampler,
+    fit,
     input_jitter_sigma,
     latest_checkpoint,
     plot_history,
@@ -201,10 +199,8 @@ __all__ = [
     "ConditionalDDPM",
     "ConditionedIterator",
     "ConvergedAttack",
-    "ConvergenceBound",
     "DDPMTrainer",
     "DenoisingLoss",
-    "Ensemble",
     "FastMRIMaskGenerator",
     "FrankWolfeAttack",
     "GaussianJitter",
@@ -243,12 +239,11 @@ __all__ = [
     "average_case_risk",
     "choose_sigma",
     "contrast_recovery",
-    "convergence_bound",
     "error_outside",
     "evaluate_robustness",
     "fastmri_slices",
+    "fit",
     "generalization_risk",
-    "implicit_regularization",
     "input_jitter_sigma",
     "jitter",
     "latest_checkpoint",
@@ -257,7 +252,6 @@ __all__ = [
     "ricker",
     "segy_sections",
     "spectral_normalize",
-    "trajectory_deviation",
     "unjitter",
     "worst_case_risk",
 ]

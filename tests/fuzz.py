@@ -795,42 +795,6 @@ def iterator(d):
     return lambda: dj.JitteredIterator(make(base), levels), lambda out: None
 
 
-def ensemble(d):
-    def member():
-        torch.manual_seed(d.randrange(9))
-        level = d.spoilt(0.1, *NUMBERS)
-        law = (
-            level
-            if level is None
-            else lambda: dj.GaussianJitter(level, generator=d.generator())
-        )
-        hidden = d.spoilt(4, 5)
-        return lambda: dj.UnfoldedGD(
-            dj.PointMLP(hidden=hidden), stepsize=0.5, max_iter=2, jitter=law and law()
-        )
-
-    members = [member() for _ in range(2)]
-    wrap = d.spoilt(
-        list, lambda m: m[0], lambda m: [], lambda m: [*m, None], lambda m: None
-    )
-    y, clip = d.tensor(2, 3, 2, bad=TYPES + SHAPES[:3] + KINDS[:3]), d.number()
-
-    def call():
-        ensemble = dj.Ensemble(wrap([m() for m in members]))
-        out = ensemble(y, dinv.physics.Denoising())
-        out.square().sum().backward()
-        return ensemble, out, ensemble.clip_grad_norm_(clip)
-
-    def check(result):
-        ensemble, out, norms = result
-        alike(out, y)
-        if out.abs().max() < 1e6:
-            finite(norms)
-        assert len(ensemble.unstack()) == 2
-
-    return call, check
-
-
 def risk(name):
     def draw(d):
         physics, model, shape = problem(d)
@@ -858,45 +822,6 @@ def risk(name):
         return lambda: getattr(dj, name)(model, x, y, physics, **options), check
 
     return draw
-
-
-def theory(d):
-    sigma, y, samples = d.levels(), d.tensor(3, 2), d.spoilt(3, 1, True, 2.5, None)
-    model = dj.UnfoldedGD(dj.PointMLP(hidden=4), stepsize=0.5, max_iter=3, jitter=0.1)
-    model = d.spoilt(model, dj.UnfoldedPGD(dj.PointMLP()), dj.PointMLP(), None)
-    denoising = dinv.physics.Denoising()
-    physics = d.spoilt(denoising, dj.SeismicConvolution(), None)
-    options = {"sigma": d.spoilt(sigma, None), "generator": d.spoilt(d.generator(), 3)}
-
-    def call():
-        risk = dj.implicit_regularization(model, y, physics, samples=samples, **options)
-        return risk, *dj.trajectory_deviation(model, y, physics, **options)
-
-    def check(result):
-        risk, left, right = result
-        finite(risk.values, left, right)
-        # Rounding is that of the largest iterate
-        scale = 1 + y.abs().max() + left.abs().max()
-        assert (left - right).abs().max() < 1e-4 * scale
-
-    return call, check
-
-
-def bound(d):
-    lipschitz = d.number()
-    constants = {
-        "lipschitz": lipschitz,
-        "lipschitz_max": d.spoilt(lipschitz, *NUMBERS),
-        "max_iter": d.whole(),
-        "f_start": d.number(1, 2),
-        "f_inf": d.number(0, 1),
-        "delta": d.number(),
-    }
-
-    def check(bound):
-        assert 0 <= bound.value < math.inf and 0 < bound.stepsize < math.inf
-
-    return lambda: dj.convergence_bound(**constants), check
 
 
 def evaluation(d):
@@ -1003,6 +928,28 @@ def training(d):
     return call, check
 
 
+def fitted(d):
+    model = dj.UnfoldedGD(dj.PointMLP(hidden=4), max_iter=2, jitter=0.1)
+    data = dj.PointDataset(6)
+    loader = torch.utils.data.DataLoader(data, 2)
+    data = d.spoilt(data, loader, None, 3, [], {}, "data", iter([]))
+    physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+    epochs, size = d.spoilt(2, *NUMBERS), d.spoilt(2, *NUMBERS)
+    not_too_large(epochs)
+    not_too_large(size)
+    lr, called = d.number(0, 0.1), d.spoilt(model, None, len)
+
+    def call():
+        options = {"epochs": epochs, "batch_size": size, "lr": lr}
+        return dj.fit(called, physics, data, **options)
+
+    def check(result):
+        assert result is model and not model.training
+        finite(*model.parameters())
+
+    return call, check
+
+
 def normalised(d):
     network = d.spoilt(dj.PointMLP(), torch.nn.ReLU(), None, len)
     count = d.spoilt(1, *NUMBERS)
@@ -1062,17 +1009,15 @@ TABLE = {
     "iterators": iterator,
     "Jitter": jitter_layer,
     "jitter at submodules": submodules,
-    "Ensemble": ensemble,
     "average_case_risk": risk("average_case_risk"),
     "generalization_risk": risk("generalization_risk"),
     "worst_case_risk": risk("worst_case_risk"),
-    "implicit_regularization, trajectory_deviation": theory,
-    "convergence_bound": bound,
     "choose_sigma": selection,
     "evaluate_robustness": evaluation,
     "input_jitter_sigma": level,
     "spectral_normalize": normalised,
     "trainers": training,
+    "fit": fitted,
 }
 
 

@@ -3,7 +3,6 @@ r"""Slices of a real brain that need no download."""
 from __future__ import annotations
 
 import functools
-from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -98,14 +97,14 @@ class BrainSliceDataset(ImageDataset):
             raise ValueError(f"split must be one of {tuple(BLOCKS)}, got {split!r}.")
         if plane not in PLANES:
             raise ValueError(f"plane must be one of {PLANES}, got {plane!r}.")
-        img_size = checks.sizes("img_size", img_size, 2)
-        resolution = checks.number("resolution", resolution, Real, 0.1, 10)
-        spacing = checks.number("spacing", spacing, Integral, 1, 1000)
-        copies = checks.number("copies", copies, Integral, 1)
+        size = checks.sizes("img_size", img_size, 2)
+        resolution = checks.real("resolution", resolution, 0.1, 10)
+        spacing = checks.whole("spacing", spacing, 1, 1000)
+        copies = checks.whole("copies", copies, 1)
         self.contrast, self.flip = contrast, flip
         # The template is its own mirror image from left to right
         self._mirrored_axis = -1 if plane == "sagittal" else -2
-        self.seed = checks.number("seed", seed, Integral, 0)
+        self.seed = checks.whole("seed", seed, 0)
 
         volume, positions = _brain()
         axis = PLANES.index(plane)
@@ -120,7 +119,7 @@ class BrainSliceDataset(ImageDataset):
                 f"spacing must leave a {split} slice, {spacing} mm leaves none."
             )
         self.positions = p[keep].float().repeat(copies)
-        self._slices = _resampled(slices[keep], img_size, resolution)
+        self._slices = _resampled(slices[keep], size, resolution)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -162,7 +161,7 @@ def _brain() -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 def _resampled(
-    slices: torch.Tensor, size: tuple[int, int], resolution: float
+    slices: torch.Tensor, size: tuple[int, ...], resolution: float
 ) -> torch.Tensor:
     """Slices of 1 mm per pixel, cut to ``size`` pixels of ``resolution`` mm and scaled."""
     field = [max(1, round(n * resolution)) for n in size]

@@ -7,9 +7,8 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -71,7 +70,7 @@ def fastmri_slices(
     Traceback (most recent call last):
     FileNotFoundError: root must be a folder of fastMRI .h5 files, got knee/singlecoil_train.
     """
-    img_size = checks.sizes("img_size", img_size, 2)
+    size = checks.sizes("img_size", img_size, 2)
     chosen = _chosen(slice_index)
     paths = _paths(Path(root).expanduser())
     kept = None if save_path is None else Path(save_path).expanduser()
@@ -87,8 +86,8 @@ def fastmri_slices(
         return tqdm(values, description, disable=None if verbose else True, unit="file")
 
     volumes = [_volume(path, chosen) for path in bar(paths, "fastMRI files, checked")]
-    _warn_of_padding(volumes, img_size)
-    crop = Compose([Rescale(), CenterCrop(img_size)])
+    _warn_of_padding(volumes, size)
+    crop = Compose([Rescale(), CenterCrop(size)])
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
     # The host's data set is loaded from a file. Beside the one to keep, it takes its place in one
@@ -138,8 +137,8 @@ def _volume(path: Path, chosen: str | int | tuple[int, ...]) -> Volume:
     """What a file holds, once that has been checked."""
     with _readable(path), h5py.File(path) as file:
         names = sorted(file)
-        name = next((n for n in IMAGES if n in file), None)
-        k, x = (file.get(n or "") for n in ("kspace", name))
+        name = next((n for n in IMAGES if n in file), "")
+        k, x = (file.get(n) for n in ("kspace", name))
         k, x = ((v.shape, v.dtype) if hasattr(v, "dtype") else None for v in (k, x))
     if k is None:
         raise ValueError(
@@ -169,7 +168,8 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        rule, kind = "be a fastMRI volume", ValueError
+        kind: type[Exception] = ValueError
+        rule = "be a fastMRI volume"
         advice = "load it down again, or take it out of the folder"
         if isinstance(error, IsADirectoryError):
             advice = "it is a folder, take it out"
@@ -193,7 +193,7 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _chosen(slice_index: str | int | Iterable[int]) -> str | int | tuple[int, ...]:
+def _chosen(slice_index: Any) -> str | int | tuple[int, ...]:
     if isinstance(slice_index, str):
         if not re.fullmatch(r"all|middle(\+\d+)?", slice_index):
             raise ValueError(
@@ -204,8 +204,8 @@ def _chosen(slice_index: str | int | Iterable[int]) -> str | int | tuple[int, ..
     if hasattr(slice_index, "tolist"):  # of numpy or torch
         slice_index = slice_index.tolist()
     if isinstance(slice_index, Iterable):
-        return tuple(checks.number("slice_index", i, Integral) for i in slice_index)
-    return checks.number("slice_index", slice_index, Integral)
+        return tuple(checks.whole("slice_index", i) for i in slice_index)
+    return checks.whole("slice_index", slice_index)
 
 
 def _slices(chosen: str | int | tuple[int, ...], count: int, path: Path) -> list[int]:
@@ -215,8 +215,8 @@ def _slices(chosen: str | int | tuple[int, ...], count: int, path: Path) -> list
         around = int(chosen.partition("+")[2] or 0)
         wanted = list(range(count // 2 - around, count // 2 + around + 1))
     else:
-        wanted = chosen if isinstance(chosen, tuple) else (chosen,)
-        wanted = [i + count if i < 0 else i for i in wanted]
+        indices = chosen if isinstance(chosen, tuple) else (chosen,)
+        wanted = [i + count if i < 0 else i for i in indices]
     if not wanted or not 0 <= min(wanted) <= max(wanted) < count:
         raise ValueError(
             f"slice_index must choose slices of every volume, got {chosen!r}, but {path} has "
@@ -225,7 +225,7 @@ def _slices(chosen: str | int | tuple[int, ...], count: int, path: Path) -> list
     return wanted
 
 
-def _warn_of_padding(volumes: list[Volume], size: tuple[int, int]) -> None:
+def _warn_of_padding(volumes: list[Volume], size: tuple[int, ...]) -> None:
     small = [v for v in volumes if v.size[0] < size[0] or v.size[1] < size[1]]
     if small:
         warnings.warn(

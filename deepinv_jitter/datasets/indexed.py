@@ -47,7 +47,7 @@ class IndexedDataset(ImageDataset):
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset)  # type: ignore[arg-type]  # which has been asked for
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
         # One number for each sample, however it is asked for

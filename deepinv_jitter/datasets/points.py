@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from numbers import Integral, Real
 
 import torch
 from deepinv.datasets import ImageDataset
@@ -40,14 +39,12 @@ class PointDataset(ImageDataset):
 
     def __init__(self, length: int, *, center: Iterable[float] = (0.0, 0.0)):
         super().__init__(use_dict_output=True)
-        self.length = checks.number("length", length, Integral, 1, sys.maxsize)
+        self.length = checks.whole("length", length, 1, sys.maxsize)
         if hasattr(center, "tolist"):  # of numpy or torch
             center = center.tolist()
         center = tuple(center) if isinstance(center, Iterable) else (center,)
         largest = torch.finfo(torch.float32).max
-        self.center = tuple(
-            checks.number("center", c, Real, -largest, largest) for c in center
-        )
+        self.center = tuple(checks.real("center", c, -largest, largest) for c in center)
         if len(center) != 2:
             raise ValueError(f"center must hold two numbers, got {len(center)}.")
 

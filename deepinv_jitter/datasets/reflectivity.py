@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ class ReflectivityDataset(ImageDataset):
     r"""
     Synthetic reflectivity sections of a layered, folded and faulted earth, for deconvolution.
 
-    Each sample is ``{"x": x}`` with ``x`` of shape `(1, T, X)`, time samples by traces. Its law:
+    Each sample is ``{"x": x}`` with ``x`` of shape `(1, T, X)`, time samples by traces. How it is drawn:
 
     - *Traces* are Bernoulli-Gaussian (Kormylo and Mendel, IEEE Trans. Information Theory, 1982):
       each time sample holds an interface with probability :math:`1/\text{thickness}`, each
@@ -41,7 +40,7 @@ class ReflectivityDataset(ImageDataset):
     Finally a section is divided by its largest magnitude, so that :math:`\max|x| = 1`; sections
     without an interface are drawn again. Sample :math:`i` depends on :math:`i`, ``seed`` and the
     arguments below it: neither on ``length``, nor on the order of access, nor on a global
-    generator. Train and test on different seeds. The law stands in for the paper's own data.
+    generator. Train and test on different seeds. The model stands in for the paper's own data.
 
     :param int length: number of sections.
     :param tuple[int, int] img_size: `(T, X)`. Default: the paper's `(352, 352)`.
@@ -87,17 +86,15 @@ class ReflectivityDataset(ImageDataset):
         throw: float = 24.0,
     ):
         super().__init__(use_dict_output=True)
-        self.length = checks.number("length", length, Integral, 1, sys.maxsize)
+        self.length = checks.whole("length", length, 1, sys.maxsize)
         self.img_size = checks.sizes("img_size", img_size, 2)
-        self.seed = checks.number("seed", seed, Integral, 0)
-        self.thickness = checks.number(
-            "thickness", thickness, Real, 1, self.img_size[0]
-        )
-        self.dip = checks.number("dip", dip, Real, 0)
-        self.fold = checks.number("fold", fold, Real, 0)
-        self.pinch_out = checks.number("pinch_out", pinch_out, Real, 0, 1)
-        self.faults = checks.number("faults", faults, Integral, 0, LARGEST_CANVAS)
-        self.throw = checks.number("throw", throw, Real, 1, LARGEST_CANVAS)
+        self.seed = checks.whole("seed", seed, 0)
+        self.thickness = checks.real("thickness", thickness, 1, self.img_size[0])
+        self.dip = checks.real("dip", dip, 0)
+        self.fold = checks.real("fold", fold, 0)
+        self.pinch_out = checks.real("pinch_out", pinch_out, 0, 1)
+        self.faults = checks.whole("faults", faults, 0, LARGEST_CANVAS)
+        self.throw = checks.real("throw", throw, 1, LARGEST_CANVAS)
         # Faults bring in rock from above and from the sides: sections are cut from a larger canvas
         slide = self.faults * math.ceil(self.throw)
         self._margin = (slide, math.ceil(0.7 * slide))

@@ -1,32 +1,20 @@
 r"""How robust a network is: one call, its report, comparisons, risks and shifts."""
 
 from .comparison import RobustnessComparison
-from .metrics import PaperPSNR, PaperSSIM
+from .metrics import PaperPSNR, PaperSSIM, contrast_recovery, error_outside
 from .report import RobustnessReport
 from .risks import (
-    ConvergenceBound,
     Risk,
     average_case_risk,
-    convergence_bound,
     generalization_risk,
-    implicit_regularization,
-    trajectory_deviation,
     worst_case_risk,
 )
 from .robustness import evaluate_robustness
 from .selection import choose_sigma
-from .shifts import (
-    Bias,
-    HorizontalLayer,
-    Lesion,
-    Shift,
-    contrast_recovery,
-    error_outside,
-)
+from .shifts import Bias, HorizontalLayer, Lesion, Shift
 
 __all__ = [
     "Bias",
-    "ConvergenceBound",
     "HorizontalLayer",
     "Lesion",
     "PaperPSNR",
@@ -38,11 +26,8 @@ __all__ = [
     "average_case_risk",
     "choose_sigma",
     "contrast_recovery",
-    "convergence_bound",
     "error_outside",
     "evaluate_robustness",
     "generalization_risk",
-    "implicit_regularization",
-    "trajectory_deviation",
     "worst_case_risk",
 ]

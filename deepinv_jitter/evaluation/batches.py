@@ -2,15 +2,13 @@ r"""The samples of an evaluation: truths, measurements, and the parameters of th
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, combinations
-from random import Random
+from typing import Any
 
-import numpy as np
 import torch
 from deepinv.datasets.base import batch_as_dict
 from deepinv.physics import LinearPhysics, NoiseModel, Physics
@@ -22,7 +20,9 @@ from .. import checks
 from ..attacks.noise import noise_models
 from ..attacks.parts import Measurements, modules, named_parts
 from ..attacks.state import Memory, preserved
-from ..training import generators, rng
+from .seeds import seed_of, seeded
+
+GENERATOR = (PhysicsGenerator, type(None))
 
 
 @dataclass
@@ -52,30 +52,33 @@ class Source:
         self, numbers: Iterable[int], device: torch.device, seed: int
     ) -> tuple[dict, frozenset[str]]:
         """Parameters that follow from the numbers of the samples, and which differ by sample."""
-        rows, params, own = [], {}, set()
+        generator, rows = self.generator, []
+        assert generator is not None
         for number in numbers:
             seed_here = seed_of(seed, "physics", number)
-            with seeded(seed_here, device, self.generator):
-                rows.append(self.generator.step(batch_size=1, seed=seed_here))
+            with seeded(seed_here, device, generator):
+                rows.append(generator.step(batch_size=1, seed=seed_here))
+        params: dict[str, Any] = {}
+        own: set[str] = set()
         for name in dict.fromkeys(chain.from_iterable(rows)):
             values = [row.get(name) for row in rows]
-            first, shapes = values[0], {tuple(getattr(v, "shape", ())) for v in values}
-            if isinstance(first, torch.Tensor):
-                fits = len(shapes) == 1 and first.shape[:1] == (1,)
+            shapes = {tuple(getattr(v, "shape", ())) for v in values}
+            if all(isinstance(v, torch.Tensor) and v.shape[:1] == (1,) for v in values):
+                fits = len(shapes) == 1
+                params[name] = torch.cat(values).to(device) if fits else None
+                own.add(name)
+            elif all(isinstance(v, list) for v in values):
+                fits, params[name] = True, list(chain.from_iterable(values))
+                own.add(name)
             else:
-                fits = all(isinstance(v, list) or v == first for v in values)
+                tensors = any(isinstance(v, torch.Tensor) for v in values)
+                fits = not tensors and all(v == values[0] for v in values)
+                params[name] = values[0]
             if not fits:
                 raise ValueError(
                     f"physics_generator must draw {name!r} in one shape (1, ...) for all samples "
                     f"of a batch, got {sorted(shapes)}: use batches of one sample."
                 )
-            params[name] = first
-            if isinstance(first, torch.Tensor):
-                own.add(name)
-                params[name] = torch.cat(values).to(device)
-            elif isinstance(first, list):
-                own.add(name)
-                params[name] = list(chain.from_iterable(values))
         return params, frozenset(own)
 
     @contextmanager
@@ -149,15 +152,18 @@ class Batch:
 
         Their length does not tell: a wavelet of 5 samples may meet 5 sections. The physics does.
         """
-        failure = None
-        for count in range(len(candidates) + 1):
-            for own in combinations(candidates, count):
-                self.own = frozenset(own)
-                try:
-                    return self._check_first()
-                except Exception as error:
-                    failure = error
-        raise failure
+        choices = [
+            own
+            for count in range(len(candidates) + 1)
+            for own in combinations(candidates, count)
+        ]
+        for i, own in enumerate(choices, 1):
+            self.own = frozenset(own)
+            try:
+                return self._check_first()
+            except Exception:
+                if i == len(choices):
+                    raise
 
     def _check_first(self) -> None:
         """Refuse parameters with which one sample is not measured as one, or not at all."""
@@ -206,17 +212,13 @@ class Batch:
         return made
 
 
-def paired(
-    dataloader: Iterable,
-    physics: Physics | list[Physics],
-    generator: PhysicsGenerator | list[PhysicsGenerator] | None,
-) -> list[Source]:
+def paired(dataloader: Any, physics: Any, generator: Any) -> list[Source]:
     """Loaders with their physics and generators, as deepinv's Trainer pairs lists of them."""
     loaders, several = [dataloader], isinstance(physics, (list, tuple))
     if isinstance(dataloader, (list, tuple)) and dataloader:
         # A list may also be one loader, made of batches
         if several or all(isinstance(loader, DataLoader) for loader in dataloader):
-            loaders = dataloader
+            loaders = [*dataloader]
     physics = physics if several else [physics] * len(loaders)
     if not isinstance(generator, (list, tuple)):
         generator = [generator] * len(physics)
@@ -225,57 +227,15 @@ def paired(
             "dataloader, physics and physics_generator must be one each or lists of one length, "
             f"got {len(loaders)}, {len(physics)} and {len(generator)}."
         )
-    for loader in loaders:
-        if not isinstance(loader, Iterable):
-            raise TypeError(
-                f"dataloader must be iterable, got {type(loader).__name__}."
-            )
-    for p in physics:
-        if not isinstance(p, Physics):
-            raise TypeError(
-                f"physics must be a deepinv Physics, got {type(p).__name__}."
-            )
-    for g in generator:
-        if g is not None and not isinstance(g, PhysicsGenerator):
-            raise TypeError(
-                "physics_generator must be a deepinv PhysicsGenerator, got "
-                f"{type(g).__name__}."
-            )
+    for name, noun, kind, things in (
+        ("dataloader", "iterable", Iterable, loaders),
+        ("physics", "a deepinv Physics", Physics, physics),
+        ("physics_generator", "a deepinv PhysicsGenerator", GENERATOR, generator),
+    ):
+        for thing in things:
+            if not isinstance(thing, kind):
+                raise TypeError(f"{name} must be {noun}, got {type(thing).__name__}.")
     return [Source(*parts) for parts in zip(loaders, physics, generator, strict=True)]
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device, *owners: object) -> Iterator[None]:
-    """The global generators and those of the owners from a seed on, and back."""
-    own = list(_generators(owners))
-    states = [generators.state(generator) for generator in own]
-    others = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            # Not torch.manual_seed, which also seeds GPUs that nobody brings back
-            torch.default_generator.manual_seed(seed)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            for generator in own:
-                generators.seed(generator, seed)
-            yield
-    finally:
-        for generator, state in zip(own, states, strict=True):
-            generators.restore(generator, state)
-        np.random.set_state(others[0])
-        random.setstate(others[1])
-
-
-def seed_of(seed: int, purpose: str, number: int) -> int:
-    """A seed for one purpose, unrelated to its neighbours."""
-    return Random(f"{seed}, {purpose}, {number}").getrandbits(62)
-
-
-def _generators(owners: Iterable[object]) -> list[generators.Generator]:
-    return rng.generators(chain(owners, modules(*owners)))
 
 
 def _first(y: Measurements) -> Measurements:
@@ -289,14 +249,14 @@ def _joined(measurements: list[Measurements]) -> Measurements:
     return TensorList([torch.cat(part) for part in zip(*measurements, strict=True)])
 
 
-def _length(value: object) -> int | None:
+def _length(value: Any) -> int | None:
     """Of what could be values for several samples, how many."""
     sized = isinstance(value, (torch.Tensor, list, tuple))
-    return len(value) if sized and getattr(value, "ndim", 1) else None
+    return len(value) if sized and getattr(value, "ndim", None) != 0 else None
 
 
 def _unpacked(
-    data: object, device: torch.device
+    data: Any, device: torch.device
 ) -> tuple[torch.Tensor, Measurements | None, dict]:
     """Truth, measurements if any, and parameters of the physics."""
     if not isinstance(data, (dict, list, tuple, torch.Tensor)):

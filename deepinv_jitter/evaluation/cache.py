@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from itertools import chain
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import torch
 from deepinv.utils import TensorList
@@ -30,7 +31,7 @@ class Cache:
 
     def __init__(self, path: str | os.PathLike | None, description: dict[str, str]):
         self.path = None if path is None else Path(path)
-        self.content = {
+        self.content: dict[str, Any] = {
             "description": description,
             "metrics": {},
             "batches": {},
@@ -113,18 +114,17 @@ def files(
     state: str | os.PathLike | None, model: object, distributed: bool
 ) -> dict[str, Path | None]:
     """The file of each network: of several, one each in a folder."""
-    several = isinstance(model, dict)
-    names = list(model) if several else [""]
+    names = list(model) if isinstance(model, dict) else [""]
     if state is None:
         return dict.fromkeys(names)
-    if not several and Path(state).is_dir():
-        raise ValueError(
-            f"state must be a file for one network, got the folder {str(state)!r}: folders are for "
-            "a dictionary of networks."
-        )
-    places = {"": Path(state)}
-    if several:
-        folder = Path(state)
+    places, folder = {"": Path(state)}, Path(state)
+    if not isinstance(model, dict):
+        if folder.is_dir():
+            raise ValueError(
+                f"state must be a file for one network, got the folder {str(state)!r}: folders are "
+                "for a dictionary of networks."
+            )
+    else:
         if not folder.is_dir():
             if folder.exists() or not folder.parent.is_dir():
                 raise ValueError(
@@ -142,7 +142,7 @@ def files(
     if distributed and processes.count() > 1:
         end = f".{processes.own()}of{processes.count()}"
         places = {name: Path(f"{path}{end}") for name, path in places.items()}
-    return places
+    return {**places}
 
 
 def joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
@@ -215,7 +215,8 @@ def fingerprint(module: nn.Module) -> str:
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:
     """Weights and buffers, also those that the host's leaves out, of modules in lists."""
-    state, covered = {}, set()
+    state: dict[str, torch.Tensor] = {}
+    covered: set[nn.Module] = set()
     for i, part in enumerate(modules(module)):
         if part not in covered:
             covered.update(part.modules())

@@ -6,17 +6,17 @@ import copy
 import math
 
 import torch
-from deepinv.physics import LinearPhysics
-from deepinv.utils.signals import complex_abs
+from deepinv.physics import LinearPhysics, Physics
+from torch import nn
+from tqdm import tqdm
 
-from ..attacks.parts import Layout
-from ..attacks.problem import as_function
+from ..attacks.parts import Layout, Measurements
 from ..attacks.samples import where
-from .batches import seed_of
-from .protocol import peak_of
+from .batches import Batch
+from .cache import Cache
+from .metrics import contrast_recovery, error_outside
+from .protocol import Protocol
 from .results import (
-    ERROR,
-    OBJECTIVE,
     OUTSIDE,
     RANDOM,
     RECOVERY,
@@ -24,25 +24,29 @@ from .results import (
     SIZES,
     UNDEFINED,
     UNITS,
-    WORST,
     WORST_DRAW,
     Columns,
     Condition,
 )
-from .shifts import contrast_recovery, error_outside
+from .scores import Scores, alike, squared_error
+from .seeds import seed_of, seeded
 
 
 class Bench:
     """A batch on which the conditions are tried, one by one."""
 
-    def __init__(self, protocol, model, physics, x, y, start):
+    def __init__(
+        self,
+        protocol: Protocol,
+        model: nn.Module,
+        physics: Physics,
+        x: torch.Tensor,
+        y: Measurements,
+        start: int,
+    ):
         self.protocol, self.model, self.physics = protocol, model, physics
         self.x, self.y, self.start = x, y, start
-        self.metrics, self.truths = protocol.metrics_for(x), self.kept(x)
-        objective = protocol.attack.objective
-        self.objective, self.against_clean = as_function(objective)
-        by_error = isinstance(objective, str) and objective == "error"
-        self.harm = ERROR if by_error else OBJECTIVE
+        self.truths = self.kept(x)
         # Measurements of several parts are one tensor here, and so are their perturbations
         self.layout = Layout(y)
         self.flat = self.layout.pack(y)
@@ -50,11 +54,13 @@ class Bench:
         self.x_clean = self.reconstruct(self.none)
         linear = isinstance(physics, LinearPhysics)
         self.adjoint = physics.A_adjoint(y) if linear else None
-        shifts = [c for c in protocol.conditions if c.shift is not None]
-        self._check_shape(bool(shifts))
+        self.scores = Scores(protocol, x, self.x_clean)
         # Before any work is lost to an edit that does not fit
-        self.shifts = {c.label: c.shift(x, start=start) for c in shifts}
-        self.undefined = self._undefined(x)
+        self.shifts = {
+            c.label: c.shift(x, start=start)
+            for c in protocol.conditions
+            if c.shift is not None
+        }
 
     def run(
         self, condition: Condition, done: dict[str, Columns], point: dict
@@ -66,13 +72,13 @@ class Bench:
         x, x_net = self.x, self.x_clean
         if condition.shift is not None:
             columns, x, x_net = self.shifted(*self.shifts[condition.label])
+        elif condition.eps is None:
+            columns = self.scores.of(x_net, x) | self.context(x, self.none)
+            columns["peak_exceeded"] = self.scores.peak_exceeded()
         elif condition.kind == RANDOM:
             columns, x_net = self.random(condition.eps)
-        elif condition.kind == WORST:
-            columns, x_net = self.worst(condition.eps, done, point)
         else:
-            columns = self.score(x_net, x) | self.context(x, self.none)
-            columns["peak_exceeded"] = self.peak_exceeded()
+            columns, x_net = self.worst(condition.eps, done, point)
         columns = {
             name: values
             for name, values in columns.items()
@@ -88,17 +94,6 @@ class Bench:
             count = self.start + len(samples)
         return samples[: max(0, count - self.start)].detach().cpu().clone()
 
-    def peak_exceeded(self) -> torch.Tensor:
-        """Truths of a larger range than a metric takes them to have."""
-        exceeded = torch.zeros(len(self.x), dtype=torch.bool)
-        for metric in self.metrics.values():
-            peak = peak_of(metric)
-            if isinstance(peak, float) and metric.norm_inputs is None:
-                x = complex_abs(self.x) if metric.complex_abs else self.x
-                x = x.flatten(1).cpu()
-                exceeded |= x.amax(1) - x.amin(1) > (1 + 1e-3) * peak
-        return exceeded
-
     def random(self, eps: float) -> tuple[Columns, torch.Tensor]:
         """The means over all draws, and the reconstructions of the first."""
         budget, seed = self.protocol.attack.budget, self.protocol.seed
@@ -110,7 +105,8 @@ class Bench:
             torch.Generator().manual_seed(seed_of(seed, "draw", self.start + i))
             for i in range(len(zero))
         ]
-        rounds, first = [], None
+        rounds: list[Columns] = []
+        images: list[torch.Tensor] = []
         for _ in range(self.protocol.draws):
             drawn = [
                 budget.random(
@@ -120,22 +116,23 @@ class Bench:
             ]
             delta = budget.to_measurement(torch.cat(drawn), self.physics)
             x_net = self.reconstruct(delta)
-            first = x_net if first is None else first
-            rounds.append(self.score(x_net, self.x) | self.context(self.x, delta))
+            images = images or [x_net]
+            rounds.append(self.scores.of(x_net, self.x) | self.context(self.x, delta))
         columns = {name: torch.stack([r[name] for r in rounds]) for name in rounds[0]}
-        worst = columns[self.harm].amax(0)
+        worst = columns[self.scores.harm].amax(0)
         means = {
             name: values.any(0) if values.dtype == torch.bool else values.mean(0)
             for name, values in columns.items()
         }
-        return means | {WORST_DRAW: worst} | self.units(eps, radii), first
+        return means | {WORST_DRAW: worst} | self.units(eps, radii), images[0]
 
     def worst(
         self, eps: float, done: dict[str, Columns], point: dict
     ) -> tuple[Columns, torch.Tensor]:
         """The columns and reconstructions of the worst perturbations found so far."""
         budget, radii = self.protocol.attack.budget, self.radii(eps)
-        starts, gradients = [None], 0
+        starts: list[torch.Tensor | None] = [None]
+        gradients: int | torch.Tensor = 0
         if point and point["eps"] > 0:
             last = point["perturbation"] * (eps / point["eps"])
             starts = [last] if self.protocol.attack.adds_init else [None, last]
@@ -146,7 +143,7 @@ class Bench:
             gradients = gradients + result.n_grad
             delta = self.layout.pack(result.delta)
             x_net = self.reconstruct(delta)
-            harm = self.score(x_net, self.x, metrics=False)[self.harm]
+            harm = self.scores.of(x_net, self.x, metrics=False)[self.scores.harm]
             found = {
                 "perturbation": self.layout.pack(result.perturbation),
                 "delta": delta,
@@ -158,14 +155,14 @@ class Bench:
                 old = point.get(name, torch.zeros_like(value))
                 point[name] = value if won is None else where(won, value, old)
         point["eps"] = eps
-        columns = self.score(point["x_net"], self.x) | self.units(eps, radii)
+        columns = self.scores.of(point["x_net"], self.x) | self.units(eps, radii)
         columns["|delta|"] = budget.norm(point["perturbation"]).double().cpu()
         columns |= self.context(self.x, point["delta"])
         # One number, or one per sample, as samples may leave a search early
-        gradients = torch.as_tensor(gradients).cpu()
-        columns["gradients"] = torch.zeros_like(columns[self.harm]) + gradients
+        count = torch.as_tensor(gradients).cpu()
+        columns["gradients"] = torch.zeros_like(columns[self.scores.harm]) + count
         drawn = done[Condition(RANDOM, eps).label][WORST_DRAW]
-        columns["random_beats_attack"] = drawn > columns[self.harm]
+        columns["random_beats_attack"] = drawn > columns[self.scores.harm]
         flags = {
             k: v.cpu()
             for k, v in point.items()
@@ -183,14 +180,14 @@ class Bench:
             return v.abs().double().flatten(1).norm(dim=1)
 
         sizes, references = [_ratio(norm(delta), norm(self.flat))], []
-        if _alike(self.x_clean, x):
+        if alike(self.x_clean, x):
             references.append(torch.zeros_like(x))
         if self.adjoint is not None:
             image = self.physics.A_adjoint(self.layout.unpack(delta))
             sizes.append(norm(image))
-            if _alike(self.x_clean, x) and image.shape == x.shape:
+            if alike(self.x_clean, x) and image.shape == x.shape:
                 references.append(self.adjoint + image)
-        errors = (_squared_error(reference, x) for reference in references)
+        errors = (squared_error(reference, x) for reference in references)
         columns = dict(zip(SIZES, sizes, strict=False))
         columns |= zip(REFERENCES, errors, strict=False)
         return {name: values.cpu() for name, values in columns.items()}
@@ -205,7 +202,7 @@ class Bench:
             RECOVERY: contrast_recovery(x_net, self.x_clean, x, self.x),
             OUTSIDE: error_outside(x_net, x, region),
         }
-        columns = self.score(x_net, x) | self.context(x, delta)
+        columns = self.scores.of(x_net, x) | self.context(x, delta)
         columns |= {n: v.double().cpu() for n, v in detail.items()}
         # Where the edit changes nothing, or everything
         changed = (x != self.x).flatten(1).any(1).cpu()
@@ -221,29 +218,6 @@ class Bench:
                 f"the model must return a torch.Tensor, got {type(x_net).__name__}."
             )
         return x_net
-
-    def score(
-        self, x_net: torch.Tensor, x: torch.Tensor, metrics: bool = True
-    ) -> Columns:
-        """Squared error, objective and metrics of reconstructions, and where they say nothing."""
-        columns = {}
-        if _alike(x_net, x):
-            columns[ERROR] = _squared_error(x_net, x)
-        if self.harm == OBJECTIVE and (x is self.x or not self.against_clean):
-            values = self.objective(x_net, self.x_clean if self.against_clean else x)
-            columns[OBJECTIVE] = _one_each("the objective", values, x)
-        for name, metric in self.metrics.items() if metrics else ():
-            columns[name] = _one_each(f"metric {name!r}", metric(x_net=x_net, x=x), x)
-        undefined = self.undefined if x is self.x else self._undefined(x)
-        best = self.protocol.best_values(self.metrics, columns)
-        for name in self.metrics if metrics else ():
-            # Of a perfect reconstruction there is no PSNR, either
-            perfect = columns[name] == best[name]
-            columns[f"{name}{UNDEFINED}"] = undefined[name] | perfect
-        return {
-            name: (v if v.dtype == torch.bool else v.double()).cpu()
-            for name, v in columns.items()
-        }
 
     def radii(self, eps: float) -> torch.Tensor:
         """A radius in the unit of the attack's budget as absolute ones."""
@@ -261,49 +235,48 @@ class Bench:
         values = (given, radii, _ratio(radii, norm_y), _ratio(radii, noise))
         return {u: v.double().cpu() for u, v in zip(UNITS, values, strict=True)}
 
-    def _undefined(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Truths for which a metric has no value, whatever the reconstruction; NMSE, if blank."""
-        none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        if not _alike(self.x_clean, x):
-            return dict.fromkeys(self.metrics, none)
-        return {name: m(x_net=x, x=x).isnan() for name, m in self.metrics.items()}
 
-    def _check_shape(self, shifts: bool) -> None:
-        """Truths of another shape than the reconstruction are for the caller's own metrics."""
-        shape, expected = tuple(self.x_clean.shape), tuple(self.x.shape)
-        own = (
-            self.harm == OBJECTIVE and self.protocol.metrics is not None and not shifts
-        )
-        if shape != expected and not (own and shape[:1] == expected[:1]):
-            raise ValueError(
-                f"the reconstruction must have the shape of x, {expected}, got {shape}: or give "
-                "metrics, and an attack with an objective, that bring them together, for the same "
-                "samples and without shifts."
-            )
-        if self.x_clean.is_complex() != self.x.is_complex() and not own:
-            raise TypeError(
-                "the reconstruction must be complex if x is, and only then, got "
-                f"{self.x_clean.dtype} for x of {self.x.dtype}."
-            )
+def complete(
+    entry: dict,
+    batch: Batch,
+    protocol: Protocol,
+    model: nn.Module,
+    cache: Cache,
+    bar: tqdm,
+) -> None:
+    """Try the conditions of a batch that are not done yet."""
+    done, content = entry["results"], cache.content
+    todo = [c for c in protocol.conditions if c.label not in done]
+    bar.update(len(protocol.conditions) - len(todo))
+    if not todo:
+        return
+    device = batch.x.device
 
+    def randomness(purpose: str):
+        # So that a resumed evaluation of a random model goes on as it would have
+        own = seed_of(protocol.seed, purpose, batch.start)
+        return seeded(own, device, model, batch.physics)
 
-def _squared_error(x_net: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return (x_net - x).abs().double().square().flatten(1).sum(1)
-
-
-def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Of one shape, and both real or both complex."""
-    return a.shape == b.shape and a.is_complex() == b.is_complex()
-
-
-def _one_each(name: str, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    if not isinstance(values, torch.Tensor) or values.shape != (len(x),):
-        got = tuple(values.shape) if isinstance(values, torch.Tensor) else values
-        raise ValueError(
-            f"{name} must give one value per sample, shape ({len(x)},), got {got}: set "
-            "reduction=None."
-        )
-    return values
+    batch.measure(protocol.seed)
+    cache.start()
+    with randomness("clean"):
+        bench = Bench(protocol, model, batch.physics, batch.x, batch.y, batch.start)
+    point = {
+        k: v.to(device) if isinstance(v, torch.Tensor) else v
+        for k, v in content["point"].items()
+    }
+    for condition in todo:
+        bar.set_description(condition.label, refresh=False)
+        with randomness(condition.label):
+            columns, images = bench.run(condition, done, point)
+        done[condition.label] = columns
+        if len(images["x"]):
+            entry["pictures"][condition.label] = images
+        columns = done[protocol.conditions[0].label]
+        content["metrics"] |= protocol.best_values(bench.scores.metrics, columns)
+        content["point"] = point
+        cache.save()
+        bar.update()
 
 
 def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,10 @@
-r"""The paper's own image metrics, beside the host's: their numbers must never share a column."""
+r"""
+The paper's PSNR and SSIM, and scores that see what becomes of a detail.
+
+The paper's two are no substitute for deepinv's: their numbers must never share a column. The scores
+of a detail are there because a metric of the whole image cannot tell a recovered detail of a few
+pixels from a deleted one.
+"""
 
 from __future__ import annotations
 
@@ -94,24 +100,115 @@ class PaperSSIM(SSIM):
         return super().metric(x_net, x, *args, **kwargs)
 
 
+def contrast_recovery(
+    x_net_shifted: torch.Tensor,
+    x_net: torch.Tensor,
+    x_shifted: torch.Tensor,
+    x: torch.Tensor,
+) -> torch.Tensor:
+    r"""
+    How much of a detail :math:`d` a reconstructor :math:`H` brings back:
+    :math:`\langle H(y_d) - H(y), d\rangle / \|d\|_2^2`.
+
+    1 means that the detail is kept and 0 that it is deleted; a linear :math:`H` gives
+    :math:`\langle HAd, d\rangle / \|d\|_2^2`. The measurements :math:`y_d` and :math:`y` of the two
+    truths should carry the same noise, which then cancels to first order.
+
+    :param torch.Tensor x_net_shifted: reconstruction :math:`H(y_d)` of the edited truth, shape `(B,
+        ...)`.
+    :param torch.Tensor x_net: reconstruction :math:`H(y)`, same shape.
+    :param torch.Tensor x_shifted: edited truth :math:`x + d`, same shape.
+    :param torch.Tensor x: truth, same shape.
+    :return: (:class:`torch.Tensor`) recovery of each sample, shape `(B,)`; NaN where the truths do
+        not differ, or a reconstruction is not finite.
+    :raises TypeError: if an image is no tensor of real numbers.
+    :raises ValueError: if the shapes or the devices differ, or there are no samples.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv_jitter as dj
+    >>> x = torch.zeros(1, 1, 32, 32)
+    >>> x_shifted, _ = dj.HorizontalLayer(0.1)(x)
+    >>> dj.contrast_recovery(0.7 * x_shifted, x, x_shifted, x)
+    tensor([0.7000])
+    """
+    _check_alike(x_net_shifted=x_net_shifted, x_net=x_net, x_shifted=x_shifted, x=x)
+    d = (x_shifted - x).flatten(1)
+    recovered = (x_net_shifted - x_net).flatten(1)
+    # Of largest entry 1, so that no square overflows or vanishes
+    largest = d.abs().amax(1, keepdim=True)
+    d, recovered = d / largest, recovered / largest
+    return (recovered * d).sum(1) / d.square().sum(1)
+
+
+def error_outside(
+    x_net_shifted: torch.Tensor, x_shifted: torch.Tensor, region: torch.Tensor
+) -> torch.Tensor:
+    r"""
+    Root-mean-square error outside the edited region: what a detail changes where nothing changed.
+
+    :param torch.Tensor x_net_shifted: reconstruction of the edited truth, shape `(B, ...)`.
+    :param torch.Tensor x_shifted: edited truth, same shape.
+    :param torch.Tensor region: boolean, as a :class:`Shift` returns it; broadcasts to the shape.
+    :return: (:class:`torch.Tensor`) error of each sample in the unit of ``x_shifted``, shape
+        `(B,)`; NaN where the region is everything.
+    :raises TypeError: if an image is no tensor of real numbers, or ``region`` is not boolean.
+    :raises ValueError: if the shapes or the devices differ, there are no samples, or ``region``
+        does not broadcast to them.
+
+    |sep|
+
+    :Examples:
+
+    >>> import torch, deepinv_jitter as dj
+    >>> x, region = dj.HorizontalLayer(0.1)(torch.zeros(1, 1, 32, 32))
+    >>> dj.error_outside(torch.full_like(x, 0.25), x, region)
+    tensor([0.2500])
+    """
+    _check_alike(x_net_shifted=x_net_shifted, x_shifted=x_shifted)
+    kind = getattr(region, "dtype", type(region).__name__)
+    if kind != torch.bool:
+        raise TypeError(f"region must be a boolean tensor, got {kind}.")
+    if region.device != x_shifted.device:
+        raise ValueError(
+            f"region must be on the device of the images, {x_shifted.device}, got {region.device}."
+        )
+    try:
+        outside = ~region.expand_as(x_shifted).flatten(1)
+    except RuntimeError as error:
+        raise ValueError(
+            f"region must broadcast to {tuple(x_shifted.shape)}, got {tuple(region.shape)}."
+        ) from error
+    # where, not a product: an infinite error inside must not leak out as NaN
+    squares = (x_net_shifted - x_shifted).flatten(1).square().where(outside, 0)
+    return (squares.sum(1) / outside.sum(1)).sqrt()
+
+
 def _real_parts(
     x_net: torch.Tensor, x: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    for name, image in {"x_net": x_net, "x": x}.items():
-        checks.tensor(name, image)
-    x_net, x = _real_part(x_net), _real_part(x)
-    if x_net.shape != x.shape or x_net.device != x.device:
-        raise ValueError(
-            "x_net and x must have one shape and device, got "
-            f"{tuple(x_net.shape)} on {x_net.device} and {tuple(x.shape)} on {x.device}."
-        )
+    x_net, x = _real_part("x_net", x_net), _real_part("x", x)
+    _check_alike(x_net=x_net, x=x)
     return x_net, x
 
 
-def _real_part(x: torch.Tensor) -> torch.Tensor:
+def _real_part(name: str, x: torch.Tensor) -> torch.Tensor:
     """The real channel of complex images, real ones as they are; cut to [0, 1]."""
+    checks.tensor(name, x)
     if x.is_complex():
         x = x.real
     elif x.shape[1] == 2:
         x = x[:, :1]
     return x.clamp(0, 1)
+
+
+def _check_alike(**images: torch.Tensor) -> None:
+    for name, image in images.items():
+        checks.tensor(name, image, real=True)
+    places = [f"{tuple(image.shape)} on {image.device}" for image in images.values()]
+    if len(set(places)) > 1:
+        raise ValueError(
+            f"{' and '.join(images)} must have one shape and device, got {' and '.join(places)}."
+        )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import torch
 from deepinv.loss.metric import PSNR, SSIM, Metric
@@ -72,8 +73,8 @@ class Protocol:
         for source in sources:
             with source.of_first_sample(device, self.seed) as first:
                 physics.append(fingerprint(first))
-        peaks = {name: peak_of(m) for name, m in (self.metrics or {}).items()}
-        peaks = ", ".join(f"{p} ({name})" for name, p in peaks.items() if p is not None)
+        peaks = [(peak_of(m), name) for name, m in (self.metrics or {}).items()]
+        own = ", ".join(f"{p} ({name})" for p, name in peaks if p is not None)
         budget = self.attack.budget
         return {
             "conditions": ", ".join(condition.label for condition in self.conditions),
@@ -85,7 +86,7 @@ class Protocol:
             "norm": type(budget).__name__,
             "lower bound": str(self.attack.lower_bound),
             "metrics": describe(self.metrics),
-            "peak": str(self.peak) if self.metrics is None else peaks,
+            "peak": str(self.peak) if self.metrics is None else own,
             "draws": str(self.draws),
             "seed": str(self.seed),
             "pictures": str(self.pictures),
@@ -97,7 +98,7 @@ class Protocol:
 
 
 def conditions_of(
-    epsilons: float | Iterable[float],
+    epsilons: Any,
     shifts: Shift | Sequence[Shift] | dict[str, Shift] | None,
     sources: Sequence[Source],
 ) -> list[Condition]:
@@ -105,10 +106,12 @@ def conditions_of(
     single = isinstance(epsilons, Real) or getattr(epsilons, "shape", None) == ()
     if isinstance(epsilons, str) or not (single or isinstance(epsilons, Iterable)):
         raise TypeError(f"epsilons must be a radius or several, got {epsilons!r}.")
-    radii = [epsilons] if single else epsilons
     # What tensors and arrays hold is a number, too
-    radii = [e.item() if getattr(e, "shape", None) == () else e for e in radii]
-    radii = sorted({checks.number("epsilons", eps, Real, 0) for eps in radii})
+    given = [
+        e.item() if getattr(e, "shape", None) == () else e
+        for e in ([epsilons] if single else epsilons)
+    ]
+    radii = sorted({checks.real("epsilons", eps, 0) for eps in given})
     if isinstance(shifts, Shift):
         shifts = [shifts]
     if isinstance(shifts, str) or not isinstance(shifts, (Iterable, type(None))):
@@ -163,13 +166,14 @@ def attack_of(
     if isinstance(attacks, Attack):
         return attacks
     worst = WorstCase(attacks)
-    first, *others = (attack.objective for attack in worst.attacks)
+    members: list[Any] = [*worst.attacks]
+    first, *others = (attack.objective for attack in members)
     if any(o is not first and (not isinstance(o, str) or o != first) for o in others):
         raise ValueError(
             "attacks must have one objective, by which the worst is chosen: give "
             "WorstCase(attacks, objective=...), got different ones."
         )
-    return WorstCase(worst.attacks, objective=first)
+    return WorstCase(members, objective=first)
 
 
 def named_metrics(
@@ -242,7 +246,7 @@ def peak_of(metric: Metric) -> float | str | None:
     return float(metric.max_pixel - metric.min_pixel)
 
 
-def attack_names(attack: Attack) -> str:
+def attack_names(attack: nn.Module) -> str:
     """An attack in one line."""
     if isinstance(attack, WorstCase):
         return f"worst of {', '.join(map(attack_names, attack.attacks))}"
@@ -273,7 +277,7 @@ def _declared_peaks(data: object) -> Iterable[float]:
 def _default_metrics(x: torch.Tensor, peak: float | str = 1.0) -> dict[str, Metric]:
     if x.ndim < 3:
         return {}
-    pixels = {"max_pixel": peak, "min_pixel": 0.0}
+    pixels: dict[str, Any] = {"max_pixel": peak, "min_pixel": 0.0}
     if peak == "sample":
         pixels = {"max_pixel": None, "min_pixel": None}
     pixels["complex_abs"] = x.is_complex() or x.shape[1] == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -117,7 +118,7 @@ class Results:
         return self.description.get("lower bound") == "True"
 
     @property
-    def records(self) -> list[dict[str, str | int | float | bool]]:
+    def records(self) -> list[dict[str, Any]]:
         """One dictionary for each condition and sample."""
         return [
             {"condition": label, "sample": i}
@@ -176,7 +177,7 @@ class Results:
         :return: the worst case of the radius nearest to the noise, or of the largest where there is
             no such unit; ``None`` if no radius was evaluated.
         """
-        worst = [c for c in self.conditions if c.kind == WORST and c.eps > 0]
+        worst = [c for c in self.conditions if c.kind == WORST and c.eps]
 
         def distance(condition: Condition) -> float:
             ratio = self.radius(condition, "radius/|noise|")

@@ -1,6 +1,5 @@
 r"""
-The paper's risks of a reconstructor :math:`H_\theta`, estimated with standard errors, and its
-theory in numbers.
+The paper's risks of a reconstructor :math:`H_\theta`, estimated with standard errors.
 
 Every function runs the model in evaluation mode and leaves it as it was. Draws come one after the
 other: their number costs time, not memory.
@@ -9,24 +8,17 @@ other: their number costs time, not memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import NamedTuple
 
 import torch
-from deepinv.optim import BaseOptim
-from deepinv.optim.optim_iterators import GDIteration
-from deepinv.physics import Denoising, LinearPhysics, Physics
+from deepinv.physics import LinearPhysics, Physics
 from torch import nn
 
 from .. import checks
 from ..attacks.balls import L2Ball
 from ..attacks.state import evaluated
-from ..optim.fidelities import TiltedFidelity
-from ..optim.iterators import JitteredIterator, innermost
-from ..optim.jittering import jittered
 from ..optim.noise import GaussianJitter
 
 
@@ -103,10 +95,12 @@ def average_case_risk(
     >>> risk.values.shape, risk.mean > 0
     (torch.Size([50]), True)
     """
-    law = _law("sigma_e", sigma_e, generator)
+    noise = _noise("sigma_e", sigma_e, generator)
     checks.batch(x=x, y=y)
     weight = _support_weight(y, physics)
-    return _risk(model, samples, lambda: _error(model, x, y + weight * law(y), physics))
+    return _risk(
+        model, samples, lambda: _error(model, x, y + weight * noise(y), physics)
+    )
 
 
 def generalization_risk(
@@ -151,7 +145,7 @@ def generalization_risk(
     >>> dj.generalization_risk(model, x, physics(x), physics, sigma_g=0.1, samples=4).values.shape
     torch.Size([2])
     """
-    law = _law("sigma_g", sigma_g, generator)
+    noise = _noise("sigma_g", sigma_g, generator)
     checks.batch(x=x, y=y)
     if not isinstance(physics, LinearPhysics):
         raise TypeError(
@@ -159,7 +153,7 @@ def generalization_risk(
         )
 
     def draw() -> torch.Tensor:
-        g = law(x)
+        g = noise(x)
         e = physics.A(g)
         if e.shape != y.shape:
             raise ValueError(
@@ -235,196 +229,9 @@ def worst_case_risk(
     return Risk(values, torch.zeros_like(values))
 
 
-def implicit_regularization(
-    model: BaseOptim,
-    y: torch.Tensor,
-    physics: Denoising,
-    *,
-    sigma: float | Iterable[float] | GaussianJitter | None = None,
-    samples: int = 32,
-    generator: torch.Generator | None = None,
-) -> Risk:
-    r"""
-    The regulariser that SGD jittering adds implicitly when denoising, equation (10):
-
-    .. math::
-        \mathbb{E}_w\Big\| \sum_{i=0}^{K-1} \eta(1-\eta)^{K-1-i}
-        \left(f_\theta(x'_i) - f_\theta(x_i^{sgd})\right) \Big\|_2^2,
-
-    with :math:`x'_i` the iterates of the model without noise and :math:`x_i^{sgd}` those with. Both
-    come from the model's own iterations, so that jittered and other models can be compared at the
-    same ``sigma``. Step sizes that differ between iterations are taken as they are.
-
-    :param deepinv.optim.BaseOptim model: unrolled gradient descent, such as :class:`UnfoldedGD`,
-        with the default data fidelity.
-    :param torch.Tensor y: measurements, shape `(B, ...)`.
-    :param deepinv.physics.Denoising physics: the identity; eq. (10) is derived for denoising only.
-    :param float, Iterable[float], GaussianJitter, None sigma: noise, as in :func:`jitter`. Default:
-        ``None``, the model's own. Of a law the levels and the scale are used, its generator is not.
-    :param int samples: number of noisy trajectories, at least 2. Default: 32.
-    :param torch.Generator, None generator: source of the randomness. ``None`` (default) uses the
-        global generator; a generator leaves it untouched.
-    :return: (:class:`Risk`) the regulariser of each sample, in the unit of ``y`` squared.
-    :raises TypeError: if the model is no unrolled gradient descent, the physics is not
-        :class:`deepinv.physics.Denoising`, or an argument is of another type.
-    :raises ValueError: if neither ``sigma`` nor the model has noise, the noise is refused by
-        :func:`jitter`, or there are fewer than 2 draws.
-
-    |sep|
-
-    :Examples:
-
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=10, jitter=0.1)
-    >>> dj.implicit_regularization(model, torch.zeros(50, 2), dinv.physics.Denoising()).values.shape
-    torch.Size([50])
-    """
-    law = _denoising_law(model, y, physics, sigma, generator)
-    with _evaluation(model), torch.no_grad():
-        clean = _trajectory(model, y, physics)
-
-    def draw() -> torch.Tensor:
-        with _jitter_alone(model, law):
-            noisy = _trajectory(model, y, physics)
-        return _squared_norm(_network_term(clean, noisy))
-
-    return _risk(model, samples, draw)
-
-
-def trajectory_deviation(
-    model: BaseOptim,
-    y: torch.Tensor,
-    physics: Denoising,
-    *,
-    sigma: float | Iterable[float] | GaussianJitter | None = None,
-    generator: torch.Generator | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""
-    Both sides of the identity behind equation (10), for one noisy trajectory: equal to rounding.
-
-    .. math::
-        x_K^{sgd} - x'_K = \sum_{i=0}^{K-1} \eta(1-\eta)^{K-1-i} \left(f_\theta(x'_i) -
-        f_\theta(x_i^{sgd})\right) - \sum_{i=0}^{K-1} \eta(1-\eta)^{K-1-i}\, w_i
-
-    This is Appendix C for the recursion that is implemented and that eq. (8) states, from
-    :math:`x_0` on: :math:`x_{k+1} = x_k - \eta((x_k - y) + f_\theta(x_k) + w_k)`. The appendix uses
-    :math:`w_{k+1}` in this step and adds one noise more, :math:`w_0`, to the start, so its second
-    sum has :math:`K+1` terms, :math:`\eta(1-\eta)^{K-i} w_i`; a start at :math:`y + w_0` would in
-    fact contribute :math:`(1-\eta)^K w_0` to the right side. Section 7 prints that sum with a plus
-    sign. The first sum, and so eq. (10), is the same for both.
-
-    Arguments and errors as for :func:`implicit_regularization`:
-
-    :param deepinv.optim.BaseOptim model: unrolled gradient descent.
-    :param torch.Tensor y: measurements, shape `(B, ...)`.
-    :param deepinv.physics.Denoising physics: the identity.
-    :param float, Iterable[float], GaussianJitter, None sigma: noise. Default: ``None``, the model's
-        own.
-    :param torch.Generator, None generator: source of the randomness. Default: ``None``, the global
-        generator.
-    :return: (:class:`tuple`) left and right side, of the shape of ``y``.
-
-    |sep|
-
-    :Examples:
-
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=10, jitter=0.1)
-    >>> left, right = dj.trajectory_deviation(model, torch.zeros(50, 2), dinv.physics.Denoising())
-    >>> torch.allclose(left, right, atol=1e-6)
-    True
-    """
-    law = _denoising_law(model, y, physics, sigma, generator)
-    with _evaluation(model), torch.no_grad():
-        clean = _trajectory(model, y, physics)
-        with _jitter_alone(model, law):
-            noisy = _trajectory(model, y, physics)
-    _check_errors(_squared_norm(noisy.x - clean.x))
-    noise_term = torch.zeros_like(y)
-    for step in noisy.steps:
-        noise_term = (1 - step.eta) * noise_term + step.eta * step.w
-    return noisy.x - clean.x, _network_term(clean, noisy) - noise_term
-
-
-class ConvergenceBound(NamedTuple):
-    r"""
-    What Corollary 6.2 promises.
-
-    :param float value: bound of :math:`\min_{k<K}\mathbb{E}\|\nabla F(x_k)\|_2^2`.
-    :param float stepsize: the step size :math:`\eta` it holds for.
-    """
-
-    value: float
-    stepsize: float
-
-
-def convergence_bound(
-    lipschitz: float,
-    lipschitz_max: float,
-    max_iter: int,
-    *,
-    f_start: float,
-    f_inf: float,
-    delta: float,
-) -> ConvergenceBound:
-    r"""
-    The bound of Corollary 6.2 on the gradient of :math:`F = \frac12\|y-A\cdot\|_2^2 + r_\theta`,
-    from its constants:
-
-    .. math::
-        \min_{0\leq k<K} \mathbb{E}\|\nabla F(x_k^{sgd})\|_2^2 \leq
-        \sqrt{\frac{2 L L_{\max}}{K}} \left(2(F(x_0) - \inf F) + \Delta_F^*\right),
-        \qquad \eta = \sqrt{\frac{2}{L L_{\max} K}}.
-
-    The paper takes for :math:`L` the Lipschitz constant of :math:`f_\theta` alone, and for
-    :math:`\Delta_F^*` a number without the noise. So read the bound can fail: for :math:`f_\theta
-    \to 0` it is zero. It holds if :math:`L = L_{\max}` is the Lipschitz constant of :math:`\nabla
-    F`, at most that of :math:`f_\theta` plus :math:`\|A\|^2`, and
-    :math:`\Delta_F^* \geq \mathbb{E}\|w_k\|_2^2 / (2L_{\max})`: then
-    :math:`\mathbb{E}\|\nabla F(x) + w_k\|_2^2 \leq 2L_{\max}(F(x) - \inf F + \Delta_F^*)`, which
-    the proof of the theorem it adapts needs (Garrigos and Gower, 2023, Theorem 5.12).
-
-    :param float lipschitz: :math:`L > 0`.
-    :param float lipschitz_max: :math:`L_{\max} \geq L`.
-    :param int max_iter: number of iterations :math:`K`, at least 1.
-    :param float f_start: :math:`F(x_0)`.
-    :param float f_inf: :math:`\inf F`, at most ``f_start``.
-    :param float delta: :math:`\Delta_F^* \geq 0`.
-    :return: (:class:`ConvergenceBound`) ``value`` of the bound and ``stepsize`` :math:`\eta`.
-    :raises TypeError: if an argument is not a number of its type.
-    :raises ValueError: if an argument is not finite or out of range.
-
-    |sep|
-
-    :Examples:
-
-    >>> import deepinv_jitter as dj
-    >>> dj.convergence_bound(1.0, 2.0, 100, f_start=3.0, f_inf=1.0, delta=1.0)
-    ConvergenceBound(value=1.0, stepsize=0.1)
-    """
-    max_iter = checks.number("max_iter", max_iter, Integral, 1, 2**63 - 1)
-    lipschitz = checks.positive("lipschitz", lipschitz)
-    lipschitz_max = checks.number("lipschitz_max", lipschitz_max, Real, lipschitz)
-    f_inf = checks.number("f_inf", f_inf, Real)
-    gap = checks.number("f_start", f_start, Real, f_inf) - f_inf
-    delta = checks.number("delta", delta, Real, 0)
-    product = lipschitz * lipschitz_max
-    value, stepsize = math.inf, math.inf
-    if 1e-280 < product < 1e300:
-        value = math.sqrt(2 * product / max_iter) * (2 * gap + delta)
-        stepsize = math.sqrt(2 / (product * max_iter))
-    if not math.isfinite(value):
-        raise ValueError(
-            "the bound must be finite, but its constants are out of the range of numbers, got "
-            f"lipschitz={lipschitz}, lipschitz_max={lipschitz_max}, f_start - f_inf={gap} and "
-            f"delta={delta}."
-        )
-    return ConvergenceBound(value, stepsize)
-
-
 def _risk(model: nn.Module, samples: int, draw: Callable[[], torch.Tensor]) -> Risk:
     """Mean and standard error of draws of shape `(B,)`, with the model in evaluation mode."""
-    samples = checks.number("samples", samples, Integral, 2)
+    samples = checks.whole("samples", samples, 2)
     with _evaluation(model), torch.no_grad():
         errors = torch.stack([draw() for _ in range(samples)])
     _check_errors(errors.sum(0))
@@ -464,11 +271,7 @@ def _error(
             f"the reconstruction must have the shape of x, {tuple(x.shape)}, "
             f"got {tuple(x_net.shape)}."
         )
-    return _squared_norm(x_net - x)
-
-
-def _squared_norm(x: torch.Tensor) -> torch.Tensor:
-    return x.abs().square().flatten(1).sum(1)
+    return (x_net - x).abs().square().flatten(1).sum(1)
 
 
 def _support_weight(y: torch.Tensor, physics: Physics) -> torch.Tensor:
@@ -479,89 +282,7 @@ def _support_weight(y: torch.Tensor, physics: Physics) -> torch.Tensor:
     return support * scale.reshape(-1, *[1] * (y.ndim - 1))
 
 
-def _law(name: str, sigma: float, generator: torch.Generator | None) -> GaussianJitter:
-    return GaussianJitter(checks.number(name, sigma, Real, 0), "norm", generator)
-
-
-class _Step(NamedTuple):
-    eta: torch.Tensor | float
-    f: torch.Tensor
-    w: torch.Tensor | float
-
-
-class _Trajectory(NamedTuple):
-    x: torch.Tensor
-    steps: list[_Step]
-
-
-def _trajectory(model: BaseOptim, y: torch.Tensor, physics: Physics) -> _Trajectory:
-    """The output of the model with the step size, network output and noise of every iteration."""
-    steps = []
-
-    def record(iteration: GDIteration, args: tuple) -> None:
-        X, fidelity, prior, params, *_ = args
-        f = params["lambda"] * prior.grad(X["est"][0], params["g_param"])
-        w = fidelity.w if isinstance(fidelity, TiltedFidelity) else 0.0
-        steps.append(_Step(params["stepsize"], f, w))
-
-    handle = _gradient_iteration(model).register_forward_pre_hook(record)
-    try:
-        return _Trajectory(model(y, physics), steps)
-    finally:
-        handle.remove()
-
-
-def _network_term(clean: _Trajectory, noisy: _Trajectory) -> torch.Tensor:
-    """The sum in equation (10), by Horner's scheme."""
-    total = torch.zeros_like(clean.x)
-    for a, b in zip(clean.steps, noisy.steps, strict=True):
-        total = (1 - a.eta) * total + a.eta * (a.f - b.f)
-    return total
-
-
-@contextmanager
-def _jitter_alone(model: BaseOptim, law: GaussianJitter) -> Iterator[None]:
-    """The noise of training and nothing else of it, such as dropout."""
-    before = model.fixed_point.iterator
-    try:
-        model.fixed_point.iterator = jittered(model, law)
-        model.fixed_point.iterator.jitter.training = True
-        yield
-    finally:
-        model.fixed_point.iterator = before
-
-
-def _denoising_law(
-    model: BaseOptim,
-    y: torch.Tensor,
-    physics: Denoising,
-    sigma: float | Iterable[float] | GaussianJitter | None,
-    generator: torch.Generator | None,
+def _noise(
+    name: str, sigma: float, generator: torch.Generator | None
 ) -> GaussianJitter:
-    """The checked noise, with the caller's generator: the law's own is that of training."""
-    checks.batch(y=y)
-    if not isinstance(model, BaseOptim) or _gradient_iteration(model) is None:
-        raise TypeError(
-            "model must be unrolled gradient descent, such as UnfoldedGD, "
-            f"got {type(model).__name__}."
-        )
-    if not isinstance(physics, Denoising):
-        raise TypeError(
-            f"eq. (10) is for deepinv.physics.Denoising, got {type(physics).__name__}."
-        )
-    if sigma is None:
-        iterator = model.fixed_point.iterator
-        if not isinstance(iterator, JitteredIterator):
-            raise ValueError(
-                "sigma is needed for a model without jitter, got None: pass the noise level "
-                "to compare at."
-            )
-        sigma = iterator.jitter.noise
-    if isinstance(sigma, GaussianJitter):
-        return GaussianJitter(sigma.sigma, sigma.scale, generator)
-    return GaussianJitter(sigma, generator=generator)
-
-
-def _gradient_iteration(model: BaseOptim) -> GDIteration | None:
-    iterator = innermost(model.fixed_point.iterator)
-    return iterator if isinstance(iterator, GDIteration) else None
+    return GaussianJitter(checks.real(name, sigma, 0), "norm", generator)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
-from numbers import Integral
+from typing import Any
 
 import torch
 from deepinv.loss.metric import Metric
@@ -34,12 +34,13 @@ from ..attacks.random import RandomAttack
 from ..attacks.state import evaluated, preserved
 from ..optim.jittering import no_jitter
 from ..training import distributed as processes
-from .batches import Batch, Source, paired, seed_of, seeded
+from .batches import Source, paired
 from .cache import Cache, digests, files, joined, pictures as kept
 from .comparison import RobustnessComparison
-from .conditions import Bench
+from .conditions import complete
 from .protocol import Protocol, attack_of, conditions_of, named_metrics, peak_for
 from .report import RobustnessReport
+from .seeds import seeded
 from .shifts import Shift
 
 #: The attacks that have a name. The radius is set by the sweep.
@@ -190,9 +191,9 @@ def evaluate_robustness(
         attack=attack_of(attacks, relative_to, PRESETS),
         metrics=metrics,
         peak=peak_for(peak, metrics, sources),
-        draws=checks.number("draws", draws, Integral, 1),
+        draws=checks.whole("draws", draws, 1),
         seed=checks.seed("seed", seed),
-        pictures=checks.number("pictures", pictures, Integral, 0),
+        pictures=checks.whole("pictures", pictures, 0),
     )
     operators = [source.physics for source in sources]
     parameters = chain.from_iterable(m.parameters() for m in models.values())
@@ -211,7 +212,7 @@ def evaluate_robustness(
             stack.enter_context(no_jitter(m))
             stack.enter_context(evaluated(m))
         number = _fill(caches, protocol, models, sources, device, share, verbose)
-    reports = {}
+    reports: dict[str, Any] = {}
     for name, cache in caches.items():
         content = cache.complete(number, distributed)
         reports[name] = RobustnessReport(
@@ -287,8 +288,10 @@ def _fill(
                     # All of them first, before work is lost to data that do not fit one
                     entries = {k: c.open(index, marks) for k, c in caches.items()}
                     for name, entry in entries.items():
-                        cache, network = caches[name], models[name]
-                        _complete(entry, batch, protocol, name, network, cache, bar)
+                        bar.set_postfix_str(name, refresh=False)
+                        complete(
+                            entry, batch, protocol, models[name], caches[name], bar
+                        )
                 else:
                     bar.update(count * len(models))
                 start += len(batch.x)
@@ -296,48 +299,3 @@ def _fill(
             if index == before:
                 raise ValueError("dataloader must give at least one batch, got none.")
     return index
-
-
-def _complete(
-    entry: dict,
-    batch: Batch,
-    protocol: Protocol,
-    name: str,
-    model: nn.Module,
-    cache: Cache,
-    bar: tqdm,
-) -> None:
-    """Try the conditions of a batch that are not done yet."""
-    done, content = entry["results"], cache.content
-    todo = [c for c in protocol.conditions if c.label not in done]
-    bar.update(len(protocol.conditions) - len(todo))
-    if not todo:
-        return
-    device = batch.x.device
-
-    def randomness(purpose: str):
-        # So that a resumed evaluation of a random model goes on as it would have
-        own = seed_of(protocol.seed, purpose, batch.start)
-        return seeded(own, device, model, batch.physics)
-
-    batch.measure(protocol.seed)
-    cache.start()
-    with randomness("clean"):
-        bench = Bench(protocol, model, batch.physics, batch.x, batch.y, batch.start)
-    point = {
-        k: v.to(device) if isinstance(v, torch.Tensor) else v
-        for k, v in content["point"].items()
-    }
-    for condition in todo:
-        title = f"{name}: {condition.label}" if name else condition.label
-        bar.set_description(title, refresh=False)
-        with randomness(condition.label):
-            columns, images = bench.run(condition, done, point)
-        done[condition.label] = columns
-        if len(images["x"]):
-            entry["pictures"][condition.label] = images
-        columns = done[protocol.conditions[0].label]
-        content["metrics"] |= protocol.best_values(bench.metrics, columns)
-        content["point"] = point
-        cache.save()
-        bar.update()

@@ -3,7 +3,6 @@ r"""How to choose a noise level: on validation data, from accuracy and robustnes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Real
 
 import torch
 
@@ -71,8 +70,8 @@ def choose_sigma(
             "accuracy and robustness must hold the same levels, at least one, got "
             f"{sorted(accuracy, key=str)} and {sorted(robustness, key=str)}."
         )
-    tolerance = checks.number("tolerance", tolerance, Real, 0)
-    levels = sorted(checks.number("a level", level, Real, 0) for level in accuracy)
+    tolerance = checks.real("tolerance", tolerance, 0)
+    levels = sorted(checks.real("a level", level, 0) for level in accuracy)
     sign = 1 if higher_is_better else -1
     clean, attacked = (
         {level: sign * _checked(values[level]) for level in levels}

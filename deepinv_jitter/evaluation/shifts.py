@@ -1,10 +1,8 @@
 r"""
-Out-of-distribution edits of the ground truth, and scores that see whether a detail survived.
+Out-of-distribution edits of the ground truth.
 
 A :class:`Shift` edits the truth and nothing else; the measurement is then made from the edited
-truth by the physics, noise included, as for any other image. The scores read the reconstructions
-alone: a metric of the whole image cannot tell a recovered detail of a few pixels from a deleted
-one.
+truth by the physics, noise included, as for any other image.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from numbers import Integral, Real
 from random import Random
 
 import torch
@@ -51,7 +48,7 @@ class Shift(ABC):
         """
         checks.tensor("x", x, real=True)
         checks.finite("x", x)
-        start = checks.number("start", start, Integral, 0)
+        start = checks.whole("start", start, 0)
         # A string is hashed, so neighbouring seeds and numbers give unrelated streams
         edited = torch.stack(
             [
@@ -153,10 +150,10 @@ class HorizontalLayer(Shift):
         position: tuple[int, int] | None = None,
         seed: int = 0,
     ):
-        self.height = checks.number("height", height, Real)
-        self.length = checks.number("length", length, Integral, 1)
+        self.height = checks.real("height", height)
+        self.length = checks.whole("length", length, 1)
         self.position = _checked_position(position)
-        self.seed = checks.number("seed", seed, Integral, 0)
+        self.seed = checks.whole("seed", seed, 0)
 
     def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
         """The layer, see :meth:`Shift.detail`."""
@@ -217,10 +214,10 @@ class Lesion(Shift):
         position: tuple[int, int] | None = None,
         seed: int = 0,
     ):
-        self.radius = checks.number("radius", radius, Real, 1)
-        self.contrast = checks.number("contrast", contrast, Real)
+        self.radius = checks.real("radius", radius, 1)
+        self.contrast = checks.real("contrast", contrast)
         self.position = _checked_position(position)
-        self.seed = checks.number("seed", seed, Integral, 0)
+        self.seed = checks.whole("seed", seed, 0)
 
     def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
         """The disc, see :meth:`Shift.detail`."""
@@ -263,104 +260,6 @@ class Lesion(Shift):
         return row + margin, column + margin
 
 
-def contrast_recovery(
-    x_net_shifted: torch.Tensor,
-    x_net: torch.Tensor,
-    x_shifted: torch.Tensor,
-    x: torch.Tensor,
-) -> torch.Tensor:
-    r"""
-    How much of a detail :math:`d` a reconstructor :math:`H` brings back:
-    :math:`\langle H(y_d) - H(y), d\rangle / \|d\|_2^2`.
-
-    1 means that the detail is kept and 0 that it is deleted; a linear :math:`H` gives
-    :math:`\langle HAd, d\rangle / \|d\|_2^2`. The measurements :math:`y_d` and :math:`y` of the two
-    truths should carry the same noise, which then cancels to first order.
-
-    :param torch.Tensor x_net_shifted: reconstruction :math:`H(y_d)` of the edited truth, shape `(B,
-        ...)`.
-    :param torch.Tensor x_net: reconstruction :math:`H(y)`, same shape.
-    :param torch.Tensor x_shifted: edited truth :math:`x + d`, same shape.
-    :param torch.Tensor x: truth, same shape.
-    :return: (:class:`torch.Tensor`) recovery of each sample, shape `(B,)`; NaN where the truths do
-        not differ, or a reconstruction is not finite.
-    :raises TypeError: if an image is no tensor of real numbers.
-    :raises ValueError: if the shapes or the devices differ, or there are no samples.
-
-    |sep|
-
-    :Examples:
-
-    >>> import torch, deepinv_jitter as dj
-    >>> x = torch.zeros(1, 1, 32, 32)
-    >>> x_shifted, _ = dj.HorizontalLayer(0.1)(x)
-    >>> dj.contrast_recovery(0.7 * x_shifted, x, x_shifted, x)
-    tensor([0.7000])
-    """
-    _check_alike(x_net_shifted=x_net_shifted, x_net=x_net, x_shifted=x_shifted, x=x)
-    d = (x_shifted - x).flatten(1)
-    recovered = (x_net_shifted - x_net).flatten(1)
-    # Of largest entry 1, so that no square overflows or vanishes
-    largest = d.abs().amax(1, keepdim=True)
-    d, recovered = d / largest, recovered / largest
-    return (recovered * d).sum(1) / d.square().sum(1)
-
-
-def error_outside(
-    x_net_shifted: torch.Tensor, x_shifted: torch.Tensor, region: torch.Tensor
-) -> torch.Tensor:
-    r"""
-    Root-mean-square error outside the edited region: what a detail changes where nothing changed.
-
-    :param torch.Tensor x_net_shifted: reconstruction of the edited truth, shape `(B, ...)`.
-    :param torch.Tensor x_shifted: edited truth, same shape.
-    :param torch.Tensor region: boolean, as a :class:`Shift` returns it; broadcasts to the shape.
-    :return: (:class:`torch.Tensor`) error of each sample in the unit of ``x_shifted``, shape
-        `(B,)`; NaN where the region is everything.
-    :raises TypeError: if an image is no tensor of real numbers, or ``region`` is not boolean.
-    :raises ValueError: if the shapes or the devices differ, there are no samples, or ``region``
-        does not broadcast to them.
-
-    |sep|
-
-    :Examples:
-
-    >>> import torch, deepinv_jitter as dj
-    >>> x, region = dj.HorizontalLayer(0.1)(torch.zeros(1, 1, 32, 32))
-    >>> dj.error_outside(torch.full_like(x, 0.25), x, region)
-    tensor([0.2500])
-    """
-    _check_alike(x_net_shifted=x_net_shifted, x_shifted=x_shifted)
-    kind = getattr(region, "dtype", type(region).__name__)
-    if kind != torch.bool:
-        raise TypeError(f"region must be a boolean tensor, got {kind}.")
-    if region.device != x_shifted.device:
-        raise ValueError(
-            f"region must be on the device of the images, {x_shifted.device}, got {region.device}."
-        )
-    try:
-        outside = ~region.expand_as(x_shifted).flatten(1)
-    except RuntimeError as error:
-        raise ValueError(
-            f"region must broadcast to {tuple(x_shifted.shape)}, got {tuple(region.shape)}."
-        ) from error
-    # where, not a product: an infinite error inside must not leak out as NaN
-    squares = (x_net_shifted - x_shifted).flatten(1).square().where(outside, 0)
-    return (squares.sum(1) / outside.sum(1)).sqrt()
-
-
-def _check_alike(**tensors: torch.Tensor) -> None:
-    for name, tensor in tensors.items():
-        checks.tensor(name, tensor, real=True)
-    shapes = [tuple(t.shape) for t in tensors.values()]
-    devices = [str(t.device) for t in tensors.values()]
-    if len(set(shapes)) > 1 or len(set(devices)) > 1:
-        raise ValueError(
-            "reconstructions and truths must have one shape and one device, got "
-            f"{shapes} on {devices}."
-        )
-
-
 def _checked_position(position: tuple[int, int] | None) -> tuple[int, int] | None:
     if position is None:
         return None
@@ -368,4 +267,5 @@ def _checked_position(position: tuple[int, int] | None) -> tuple[int, int] | Non
         raise ValueError(
             f"position must be None or two whole numbers, got {position!r}."
         )
-    return tuple(checks.number("position", p, Integral, 0) for p in place)
+    row, column = (checks.whole("position", p, 0) for p in place)
+    return row, column

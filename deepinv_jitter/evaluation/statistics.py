@@ -3,12 +3,11 @@ r"""Statistics of paired samples: bootstrap intervals and verdicts."""
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 import torch
+from scipy.special import ndtr, stdtrit
 
 RESAMPLES = 2000
-
 
 #: With fewer samples a difference of the same sign in all of them is likelier than 5 % by chance.
 FEWEST = 6
@@ -62,11 +61,7 @@ def paired(a: torch.Tensor, b: torch.Tensor, best: float) -> dict[str, str | flo
 
 def _tail(count: int) -> float:
     """The share of resamples beyond each end of the interval, smaller for few samples."""
-    normal = NormalDist()
-    z, nu = normal.inv_cdf(0.975), count - 1
-    # Student's quantile by its expansion in 1 / nu (Abramowitz and Stegun, 26.7.5)
-    t = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
-    return normal.cdf(-t * math.sqrt(count / nu))
+    return float(ndtr(-stdtrit(count - 1, 0.975) * math.sqrt(count / (count - 1))))
 
 
 def mean(values: torch.Tensor) -> float:

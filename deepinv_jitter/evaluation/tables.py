@@ -72,12 +72,9 @@ class Table:
         """The same blocks as pipes and dashes, the best in bold and the undecided in italics."""
         blocks = []
         for head, rows in self._blocks(False):
-            cells = [_joined(head), ["---", *["--:"] * (len(head) - 1)]]
-            for row in rows:
-                texts = zip(_joined(cell.text for cell in row), row, strict=True)
-                cells.append([BOLD[cell.mark].format(text) for text, cell in texts])
-            blocks.append("\n".join(f"| {' | '.join(line)} |" for line in cells))
-        return "\n\n".join([f"**{_joined([self.title])[0]}**", *blocks])
+            texts = [[BOLD[c.mark].format(c.text) for c in row] for row in rows]
+            blocks.append(markdown([head, *texts], numbers=True))
+        return "\n\n".join([f"**{in_markdown(self.title)}**", *blocks])
 
     def latex(self) -> str:
         """A tabular for booktabs, the best in bold and the undecided underlined."""
@@ -141,11 +138,6 @@ def _aligned(cells: list[str], widths: list[int]) -> str:
     return "  ".join(line).rstrip()
 
 
-def _joined(texts: Iterable[str]) -> list[str]:
-    """Each on one line, and bars, as of a norm, no columns."""
-    return [" ".join(text.split()).replace("|", "\\|") for text in texts]
-
-
 def _escaped(text: str) -> str:
     text = " ".join(text.split()).translate(LATEX)
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)
@@ -157,6 +149,24 @@ def _filled(cells: list[str], count: int) -> list[str]:
 
 def _latex_row(cells: list[str], count: int) -> str:
     return f"{' & '.join(_filled(list(map(_escaped, cells)), count))} \\\\"
+
+
+def markdown(rows: Iterable[Iterable[object]], numbers: bool = False) -> str:
+    """A Markdown table of rows, the head first; numbers stand on the right of all but the first."""
+    cells = [[in_markdown(str(cell)) for cell in row] for row in rows]
+    widths = [max(3, *map(len, column)) for column in _columns(cells)]
+    ends = ["-", *("-:"[numbers] for _ in widths[1:])]
+    rule = ["-" * (w - 1) + end for w, end in zip(widths, ends, strict=True)]
+    lines = [
+        " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
+        for line in (cells[0], rule, *cells[1:])
+    ]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def in_markdown(text: str) -> str:
+    """A text on one line, with bars, as of a norm, that begin no column."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def rendered(

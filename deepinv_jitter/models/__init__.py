@@ -1,14 +1,12 @@
 r"""Networks: the paper's unrolled ones, what they are made of, and its baselines."""
 
 from .diffusion import ConditionalDDPM
-from .ensembles import Ensemble
 from .networks import PointMLP, UnrolledDnCNN
 from .spectral import spectral_normalize
 from .unfolded import UnfoldedGD, UnfoldedPGD
 
 __all__ = [
     "ConditionalDDPM",
-    "Ensemble",
     "PointMLP",
     "UnfoldedGD",
     "UnfoldedPGD",

@@ -2,7 +2,6 @@ r"""Spectral normalisation, a baseline of Table 5."""
 
 from __future__ import annotations
 
-from numbers import Integral
 
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -46,7 +45,7 @@ def spectral_normalize(module: nn.Module, *, n_power_iterations: int = 1) -> nn.
         raise TypeError(
             f"module must be a torch.nn.Module, got {type(module).__name__}."
         )
-    iterations = checks.number("n_power_iterations", n_power_iterations, Integral, 1)
+    iterations = checks.whole("n_power_iterations", n_power_iterations, 1)
     layers = [m for m in module.modules() if isinstance(m, LAYERS)]
     if not layers:
         raise ValueError(

@@ -2,7 +2,6 @@ r"""The fastMRI challenge's undersampling masks."""
 
 from __future__ import annotations
 
-from numbers import Integral, Real
 
 import torch
 from deepinv.physics.generator import PhysicsGenerator
@@ -65,7 +64,7 @@ class FastMRIMaskGenerator(PhysicsGenerator):
         img_size = checks.sizes("img_size", img_size)
         if len(img_size) not in (2, 3):
             raise ValueError(f"img_size must be (H, W) or (C, H, W), got {img_size}.")
-        checks.number("acceleration", acceleration, Real, 1)
+        checks.real("acceleration", acceleration, 1)
         if center_fraction is None:
             center_fraction = 0.08 if acceleration < 8 else 0.04
         checks.positive("center_fraction", center_fraction, below=1)
@@ -76,7 +75,7 @@ class FastMRIMaskGenerator(PhysicsGenerator):
                 f"give exactly one of rng and seed, got rng={rng} and seed={seed}: "
                 "for example seed=0 for training and seed=1 for testing."
             )
-        if rng is None:
+        if seed is not None:
             rng = torch.Generator(device).manual_seed(checks.seed("seed", seed))
         elif not isinstance(rng, torch.Generator):
             raise TypeError(f"rng must be a torch.Generator, got {type(rng).__name__}.")
@@ -107,7 +106,7 @@ class FastMRIMaskGenerator(PhysicsGenerator):
         :raises ValueError: if an argument is out of range, or the centre takes none or all of the
             columns of this size.
         """
-        batch_size = checks.number("batch_size", batch_size, Integral, 0)
+        batch_size = checks.whole("batch_size", batch_size, 0)
         size = (
             self.img_size[-2:]
             if img_size is None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class OwnParameters(LinearPhysics):
     def update_parameters(self, **parameters) -> None:
         r"""Replace parameters of the operator; those of the noise model are passed over."""
         noise = self.noise_model
-        call = getattr(noise, "forward", noise)
+        call: Any = getattr(noise, "forward", noise)
         for name in (n for n, value in parameters.items() if value is not None):
             # What can be called is a method or a part, not a parameter
             known = not all(callable(getattr(m, name, len)) for m in (self, noise))
@@ -120,24 +121,3 @@ def _copied(parameters: dict) -> dict:
         name: value.clone() if isinstance(value, torch.Tensor) else value
         for name, value in parameters.items()
     }
-
-
-class Derived:
-    """
-    What a function makes of a buffer: made once, and again when the buffer is another one or has
-    been changed in place (by ``load_state_dict``, for example).
-    """
-
-    def __init__(self, function: Callable):
-        self.function = function
-        self.known = None, None, None
-
-    def __call__(self, buffer: torch.Tensor, *arguments):
-        # A graph must not outlive its backward pass; inference tensors tell no version
-        if buffer.requires_grad or buffer.is_inference():
-            return self.function(buffer, *arguments)
-        key = buffer._version, *arguments
-        if self.known[0] is not buffer or self.known[1] != key:
-            with torch.inference_mode(False):
-                self.known = buffer, key, self.function(buffer, *arguments)
-        return self.known[2]

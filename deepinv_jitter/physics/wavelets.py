@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from numbers import Integral
 
 import torch
 
@@ -53,7 +52,7 @@ def ricker(
     >>> wavelet[25:28]
     tensor([1.0000, 0.7272, 0.1418])
     """
-    points = checks.number("points", points, Integral, 1)
+    points = checks.whole("points", points, 1)
     if points % 2 != 1:
         raise ValueError(
             f"points must be odd, got {points}: only an odd wavelet has a centre sample."
@@ -63,7 +62,7 @@ def ricker(
             "give either a, in samples, or both frequency, in Hz, and dt, in ms, got "
             f"a={a}, frequency={frequency} and dt={dt}."
         )
-    if frequency is None:
+    if frequency is None or dt is None:
         given, a = a is not None, checks.positive("a", 4.0 if a is None else a)
         if given and 1 < points < 4 * a:
             warnings.warn(

@@ -4,6 +4,7 @@ from .adversarial import AttackTrainer, RobustTrainer
 from .checkpoints import latest_checkpoint
 from .diffusion import DDPMTrainer, DenoisingLoss
 from .distributed import ShardSampler
+from .fitting import fit
 from .history import plot_history
 from .input_jitter import InputJitterTrainer, input_jitter_sigma
 from .jitter import JitterTrainer
@@ -16,6 +17,7 @@ __all__ = [
     "JitterTrainer",
     "RobustTrainer",
     "ShardSampler",
+    "fit",
     "input_jitter_sigma",
     "latest_checkpoint",
     "plot_history",

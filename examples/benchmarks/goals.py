@@ -6,12 +6,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import deepinv as dinv
 import deepinv_jitter as dj
 import torch
 from cases import Case
 from deepinv.datasets import TensorDataset
-from deepinv.optim import L2
 from measure import Ratio, in_turns, peak_memory
 from plain import training_step
 from torch import nn
@@ -99,7 +97,6 @@ def attack_steps(case: Case, counts: tuple[int, ...], rounds: int) -> Iterator[R
 
 def small_steps(case: Case, rounds: int) -> Iterator[Row]:
     """The points, where starting operations is all there is."""
-    models = 32
     functions = {
         "floor": case.floor(),
         "MSE": _lean(case, case.model()),
@@ -108,7 +105,6 @@ def small_steps(case: Case, rounds: int) -> Iterator[Row]:
         "plain SGD jittering": _plain(case, jitter=0.1),
         "epoch": _trainer_epoch(case, prebatched=True),
         "epoch, sample by sample": _trainer_epoch(case, prebatched=False),
-        "ensemble": _ensemble(case, models),
     }
     times = in_turns(functions, rounds)
 
@@ -134,13 +130,6 @@ def small_steps(case: Case, rounds: int) -> Iterator[Row]:
         "MSE",
         scale=per_step,
     )
-    yield row(
-        f"{models} models at once / one by one",
-        "ensemble",
-        "SGD jittering",
-        0.30,
-        1 / models,
-    )
 
 
 def components(case: Case, rounds: int) -> Iterator[Row]:
@@ -158,9 +147,9 @@ def components(case: Case, rounds: int) -> Iterator[Row]:
         yield Row(f"noise of SGD jittering / MSE step{name}", case.name, ratio, 0.01)
 
 
-def gradients(sections: dict[str, Case], images: dict[str, Case], rounds: int):
-    """The gradient of the data fidelity, forward and backward, against the dense or host route."""
-    for name, case in sections.items():
+def gradients(cases: list[Case], rounds: int) -> Iterator[Row]:
+    """The gradient of a section's data fidelity, forward and backward, against dense matrices."""
+    for case in cases:
         A, (x, y, physics) = case.dense(), case.batch_of()
         known = dj.NormalL2().given(physics.A_adjoint(y))
         times = in_turns(
@@ -172,29 +161,7 @@ def gradients(sections: dict[str, Case], images: dict[str, Case], rounds: int):
         )
         goal = {352: 0.75, 4096: 0.02}.get(case.size[0])
         ratio = times.ratio("ours", "dense")
-        yield Row("seismic gradient / dense (A^T A) x - A^T y", name, ratio, goal)
-    for name, case in images.items():
-        x, y, physics = case.batch_of()
-        host = dinv.physics.MRI(physics.mask, (2, *case.size), device=case.device)
-        known, plain = dj.NormalL2().given(physics.A_adjoint(y)), L2()
-
-        def ours(x):
-            return known.grad(x, y, physics)
-
-        def theirs(x):
-            return plain.grad(x, y, host)
-
-        functions = {
-            "ours": lambda: ours(x),
-            "host": lambda: theirs(x),
-            "ours, backward": _derivative(ours, x),
-            "host, backward": _derivative(theirs, x),
-        }
-        times = in_turns(functions, rounds)
-        ratio = times.ratio("ours", "host")
-        yield Row("MRI gradient / host's L2.grad", name, ratio, 0.35)
-        ratio = times.ratio("ours, backward", "host, backward")
-        yield Row("the same, forward and backward", name, ratio)
+        yield Row("seismic gradient / dense (A^T A) x - A^T y", case.name, ratio, goal)
 
 
 def checkpoints(case: Case, rounds: int) -> Iterator[Row]:
@@ -280,27 +247,6 @@ def _trainer_epoch(case: Case, prebatched: bool) -> Callable[[], None]:
     options = {"train_dataloader": loader, "epochs": 1, "show_progress_bar": False}
     trainer = case.trainer(case.model(), physics, metrics=[], **options)
     return trainer.train
-
-
-def _ensemble(case: Case, count: int) -> Callable[[], None]:
-    models = []
-    for seed in range(count):
-        model = case.model()
-        rng = torch.Generator(case.device).manual_seed(seed)
-        dj.jitter(model, dj.GaussianJitter(0.01 * (1 + seed), "relative", rng))
-        models.append(model)
-    ensemble = dj.Ensemble(models)
-    x, y, physics = case.batch_of()
-    y = y.expand(count, *y.shape)
-    optimizer = torch.optim.Adam(ensemble.parameters(), lr=1e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        losses = (ensemble(y, physics) - x).square().flatten(1).mean(1)
-        losses.sum().backward()
-        optimizer.step()
-
-    return step
 
 
 def _derivative(function: Callable, x: torch.Tensor) -> Callable[[], torch.Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import deepinv_jitter as dj
+from deepinv_jitter.evaluation.tables import markdown
 import matplotlib.pyplot as plt
 import numpy as np
 from cases import Case
@@ -134,14 +135,12 @@ def render(record: dict, path: Path) -> str:
     batch = TARGET["batch"] ** exponent(record, "batch", "seconds")
     step = full["seconds"] * batch
     number = TARGET["epochs"] * TARGET["slices"] / TARGET["batch"]
-    lines = [
-        "| training | steps of MSE training | seconds per step | days |",
-        "|---|---|---|---|",
-    ]
+    lines = [["training", "steps of MSE training", "seconds per step", "days"]]
     for scheme, gradients in SCHEMES.items():
         factor = 1 + gradient * gradients
         days = factor * step * number / 86400
-        lines.append(f"| {scheme} | {factor:.1f} | {factor * step:.3g} | {days:.3g} |")
+        cells = (f"{factor:.1f}", f"{factor * step:.3g}", f"{days:.3g}")
+        lines.append([scheme, *cells])
     memory = {
         quantity: full[quantity]
         * TARGET["batch"] ** exponent(record, "batch", quantity)
@@ -158,7 +157,7 @@ def render(record: dict, path: Path) -> str:
         f"A training at {TARGET['size']} x {TARGET['size']}, K = {TARGET['iterations']}, batch "
         f"{TARGET['batch']}, {TARGET['epochs']} epochs of {TARGET['slices']} slices "
         f"({number:.0f} steps), from a measured step of one image and the growth with the batch:"
-        "\n\n" + "\n".join(lines) + "\n\nPeak memory of the activations: "
+        f"\n\n{markdown(lines)}\n\nPeak memory of the activations: "
         f"{memory['memory']:.1f} GiB, with `checkpoint=True` "
         f"{memory['memory, checkpoint']:.1f} GiB."
     )

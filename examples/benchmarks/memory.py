@@ -25,6 +25,7 @@ from pathlib import Path
 
 import deepinv as dinv
 import deepinv_jitter as dj
+from deepinv_jitter.evaluation.tables import markdown
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -159,16 +160,14 @@ def in_own_process(name: str) -> Record:
 
 def table(records: dict[str, Record]) -> str:
     """The records as a Markdown table."""
-    columns = ("case", "steps", "warm, MiB", "middle", "end", "MiB per 1,000 steps")
-    columns += ("open files", "at the end", "children", "at the end")
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    head = ("case", "steps", "warm, MiB", "middle", "end", "MiB per 1,000 steps")
+    lines = [[*head, "open files", "at the end", "children", "at the end"]]
     for name, r in records.items():
         middle = (r.warm + len(r.steps)) // 2
         memory = (f"{r.resident[i]:.1f}" for i in (r.warm, middle, -1))
         held = (max(r.files), r.files[-1], max(r.children), r.children[-1])
-        cells = (name, r.steps[-1], *memory, f"{r.slope:+.2f}", *held)
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        lines.append([name, r.steps[-1], *memory, f"{r.slope:+.2f}", *held])
+    return markdown(lines)
 
 
 def draw(records: dict[str, Record], path: Path) -> None:

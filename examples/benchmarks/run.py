@@ -23,6 +23,7 @@ from pathlib import Path
 import deepinv
 import deepinv_jitter as dj
 import torch
+from deepinv_jitter.evaluation.tables import markdown
 from deepinv_jitter.training.preemption import replacing
 
 import goals
@@ -35,24 +36,20 @@ TITLES = {"goals": "Speed and memory against goals", "growth": "How the cost gro
 
 def table(rows: list[goals.Row]) -> str:
     """The rows as a Markdown table."""
-    columns = ("what", "case", "median", "quartiles", "rounds", "goal", "met")
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines = [["what", "case", "median", "quartiles", "rounds", "goal", "met"]]
     for row in rows:
         goal = "" if row.goal is None else f"{row.goal:.3g}"
         r = row.ratio
-        lines.append(
-            f"| {row.what} | {row.case} | {r.median:.3g} | {r.low:.3g} to {r.high:.3g} | "
-            f"{r.rounds} | {goal} | {row.met} |"
-        )
-    return "\n".join(lines)
+        quartiles = f"{r.low:.3g} to {r.high:.3g}"
+        cells = (f"{r.median:.3g}", quartiles, r.rounds, goal, row.met)
+        lines.append([row.what, row.case, *cells])
+    return markdown(lines)
 
 
 def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
     """Every row, printed as it comes; a file keeps what is done, and is gone on with."""
     all_cases, rounds = cases(quick, device), 1 if quick else 7
-    images = {n: c for n, c in all_cases.items() if c.kind == "mri"}
-    sections = {n: c for n, c in all_cases.items() if c.kind == "seismic"}
-    large = Case(name="MRI 320", kind="mri", size=(320, 320), batch=2, device=device)
+    sections = [c for c in all_cases.values() if c.kind == "seismic"]
     traces = Case(
         name="traces of 4096",
         kind="seismic",
@@ -62,12 +59,7 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
     )
     few, some, many, most = (1, 1, 1, 1) if quick else (2, 3, 9, 42)
     plan = [
-        (
-            goals.gradients,
-            sections | {traces.name: traces},
-            images | {"MRI 320": large},
-            2 * rounds,
-        ),
+        (goals.gradients, [*sections, traces], 2 * rounds),
         (goals.small_steps, all_cases["points"], most),
         *(
             (goals.components, case, rounds)

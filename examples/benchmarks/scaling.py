@@ -20,6 +20,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 import deepinv_jitter as dj
+from deepinv_jitter.evaluation.tables import markdown
 from deepinv_jitter.training import distributed as ranks
 
 SIZE = (96, 96)
@@ -114,19 +115,17 @@ def main() -> None:
     distributed.init_process_group("gloo")
     seconds = measured()
     if ranks.own() == 0:
-        print("| measured on 2 processes, gloo | ms |\n|---|---|")
-        for name, value in seconds.items():
-            print(f"| {name} | {1e3 * value:.3g} |")
-        print(
-            "\n| network (parameters, gradient, assumed step) | link | 2 | 8 | 64 GPUs |"
-        )
-        print("|---|---|---|---|---|")
+        milliseconds = [[name, f"{1e3 * s:.3g}"] for name, s in seconds.items()]
+        print(markdown([["measured on 2 processes, gloo", "ms"], *milliseconds]))
+        head = "network (parameters, gradient, assumed step)"
+        lines = [[head, "link", "2", "8", "64 GPUs"]]
         for name, (parameters, step) in MODELS.items():
             size = f"{parameters:,}, {4 * parameters / 1e6:.3g} MB, {1e3 * step:g} ms"
             for link, speed in LINKS.items():
                 costs = [computed(parameters, n, speed) for n in (2, 8, 64)]
                 cells = [f"{1e3 * c:.2g} ms, {100 * c / step:.2g} %" for c in costs]
-                print(f"| {name} ({size}) | {link} | {' | '.join(cells)} |")
+                lines.append([f"{name} ({size})", link, *cells])
+        print("\n" + markdown(lines))
     distributed.destroy_process_group()
 
 

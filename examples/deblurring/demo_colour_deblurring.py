@@ -19,7 +19,6 @@ import matplotlib.pyplot as plt
 import skimage.data
 import torch
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
 
@@ -56,34 +55,17 @@ def camera(seed):
     )
 
 
-def fit(jitter=None, epochs=8):
+def trained(jitter=None):
     torch.manual_seed(0)
     denoiser = dinv.models.DnCNN(3, 3, depth=4, nf=32, pretrained=None)
     model = dj.UnfoldedPGD(
         denoiser, sigma_denoiser=0.02, stepsize=1.0, max_iter=3, jitter=jitter
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    return dj.JitterTrainer(
-        model,
-        camera(seed=0),
-        optimizer,
-        DataLoader(
-            dinv.datasets.TensorDataset(x=train, use_dict_output=True),
-            batch_size=4,
-            shuffle=True,
-        ),
-        epochs=epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-        online_measurements=True,
-        grad_clip=1.0,
-        device="cpu",
-        save_path=None,
-        verbose=False,
-        show_progress_bar=False,
-    ).train()
+    data = dinv.datasets.TensorDataset(x=train, use_dict_output=True)
+    return dj.fit(model, camera(seed=0), data, epochs=8, lr=2e-3)
 
 
-models = {"MSE": fit().eval(), "SPGD jittering": fit(jitter=0.01).eval()}
+models = {"MSE": trained(), "SPGD jittering": trained(jitter=0.01)}
 
 # %%
 # A photograph, clean and under attack

@@ -18,7 +18,6 @@ import copy
 import deepinv as dinv
 import matplotlib.pyplot as plt
 import torch
-from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
 
@@ -81,8 +80,8 @@ for mode in (True, False):
 # %%
 # Training
 # --------
-# ``dj.JitterTrainer`` is deepinv's trainer, with evaluation free of noise and an exact resume; a
-# plain ``deepinv.Trainer`` trains a jittered model too.
+# ``dj.fit`` is a training by ``dj.JitterTrainer`` in one call: deepinv's trainer, with evaluation
+# free of noise and an exact resume. A plain ``deepinv.Trainer`` trains a jittered model too.
 
 
 def magnitude(split, **kwargs):
@@ -94,23 +93,9 @@ train, test = magnitude("train", contrast=True, copies=2), magnitude("test", spa
 data = dinv.datasets.TensorDataset(x=train, use_dict_output=True)
 
 
-def fit(model, epochs=8):
+def trained(model):
     torch.manual_seed(1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    return dj.JitterTrainer(
-        model,
-        camera(seed=0),
-        optimizer,
-        DataLoader(data, batch_size=8, shuffle=True),
-        epochs=epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-        online_measurements=True,
-        grad_clip=1.0,
-        device="cpu",
-        save_path=None,
-        verbose=False,
-        show_progress_bar=False,
-    ).train()
+    return dj.fit(model, camera(seed=0), data, epochs=8, lr=2e-3, batch_size=8)
 
 
 # %%
@@ -129,11 +114,11 @@ for name, build in {"PGD": pgd, "FISTA": fista, "HQS": hqs}.items():
     torch.manual_seed(0)
     model = build()
     for label, sigma in ((name, 0.0), (f"{name}, jittered", 0.01)):
-        trained = fit(dj.jitter(copy.deepcopy(model), sigma)).eval()
-        delta = attack(trained, test, y, physics)
+        network = trained(dj.jitter(copy.deepcopy(model), sigma))
+        delta = attack(network, test, y, physics)
         with torch.no_grad():
-            panels[label] = trained(y, physics)
-            attacked = trained(y + delta, physics)
+            panels[label] = network(y, physics)
+            attacked = network(y + delta, physics)
         clean, worst = (psnr(x, test).mean() for x in (panels[label], attacked))
         print(f"{label:18s}{clean:8.2f}{worst:10.2f}")
 

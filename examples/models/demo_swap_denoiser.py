@@ -18,7 +18,6 @@ import time
 import deepinv as dinv
 import matplotlib.pyplot as plt
 import torch
-from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
 
@@ -83,23 +82,9 @@ def unrolled(prior):
 data = dinv.datasets.TensorDataset(x=train, use_dict_output=True)
 
 
-def fit(model, epochs=15, lr=2e-3):
+def trained(model, epochs=15, lr=2e-3):
     torch.manual_seed(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    return dj.JitterTrainer(
-        model,
-        camera(seed=0),
-        optimizer,
-        DataLoader(data, batch_size=4, shuffle=True),
-        epochs=epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-        online_measurements=True,
-        grad_clip=1.0,
-        device="cpu",
-        save_path=None,
-        verbose=False,
-        show_progress_bar=False,
-    ).train()
+    return dj.fit(model, camera(seed=0), data, epochs=epochs, lr=lr)
 
 
 torch.manual_seed(0)
@@ -107,7 +92,7 @@ models = {}
 for name, prior in priors.items():
     start = time.perf_counter()
     longer = {"epochs": 40, "lr": 5e-3} if name == "DRUNet" else {}
-    models[name] = fit(unrolled(prior), **longer).eval()
+    models[name] = trained(unrolled(prior), **longer)
     count = sum(p.numel() for p in models[name].parameters())
     print(f"{name:16s} {count:7d} weights {time.perf_counter() - start:5.0f} s")
 

@@ -29,7 +29,7 @@ from pathlib import Path
 import deepinv as dinv
 import matplotlib.pyplot as plt
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 import deepinv_jitter as dj
 
@@ -130,25 +130,13 @@ def build(model, jitter=None):
     )
 
 
-def fit(model, epochs, lr):
+def trained(model):
     torch.manual_seed(0)
     physics, masks = acquisition(seed=0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    trainer = dj.JitterTrainer(
-        model,
-        physics,
-        optimizer,
-        DataLoader(train, batch_size=4, shuffle=True),
-        epochs=epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-        online_measurements=True,
-        physics_generator=masks,
-        grad_clip=1.0,
-        device=args.device,
-        save_path=None,
-        freq_update_progress_bar=5,
+    options = {"physics_generator": masks, "freq_update_progress_bar": 5}
+    return dj.fit(
+        model, physics, train, epochs=args.epochs, lr=5e-4, verbose=True, **options
     )
-    return trainer.train().eval()
 
 
 methods = {
@@ -169,7 +157,7 @@ for name, (model, jitter, start) in methods.items():
     weights = torch.load(WEIGHTS / f"{start}.pt", weights_only=True)
     models[name] = build(model, jitter)
     models[name].load_state_dict(weights)
-    models[name] = fit(models[name], args.epochs, lr=5e-4)
+    models[name] = trained(models[name])
     torch.save(models[name].state_dict(), args.out / f"{slug(name)}.pt")
 
 # %%

@@ -24,7 +24,6 @@ from pathlib import Path
 import deepinv as dinv
 import matplotlib.pyplot as plt
 import torch
-from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
 
@@ -46,34 +45,19 @@ def acquisition(seed):
 # They share the batches, the masks and the measurement noise: ``jitter`` is all that differs.
 
 
-def fit(start, jitter=None, epochs=2):
+def trained(start, jitter=None):
     torch.manual_seed(0)
     network = dj.UnrolledDnCNN(2, depth=4, width=32, residual=True)
     model = dj.UnfoldedPGD(network, max_iter=5, jitter=jitter)
     model.load_state_dict(torch.load(WEIGHTS / f"{start}.pt", weights_only=True))
     physics, masks = acquisition(seed=0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
-    return dj.JitterTrainer(
-        model,
-        physics,
-        optimizer,
-        DataLoader(train, batch_size=4, shuffle=True),
-        epochs=epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-        online_measurements=True,
-        physics_generator=masks,
-        grad_clip=1.0,
-        device="cpu",
-        save_path=None,
-        verbose=False,
-        show_progress_bar=False,
-    ).train()
+    return dj.fit(model, physics, train, epochs=2, lr=5e-4, physics_generator=masks)
 
 
-law = dj.GaussianJitter(0.05, "relative")  # to the largest magnitude of an iterate
+noise = dj.GaussianJitter(0.05, "relative")  # to the largest magnitude of an iterate
 models = {
-    "MSE": fit("mri_pgd").eval(),
-    "SPGD jittering": fit("mri_pgd_jittered", law).eval(),
+    "MSE": trained("mri_pgd"),
+    "SPGD jittering": trained("mri_pgd_jittered", noise),
 }
 
 # %%

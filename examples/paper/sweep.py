@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import deepinv_jitter as dj
 import torch
+from ensembles import Ensemble
 from methods import build
 from runs import Archive, Run
 
@@ -53,7 +54,7 @@ def train(archive: Archive, runs: Iterable[Run]) -> None:
     (budget,) = {run.budget for run in runs}
     problem = archive.problem("points")
     settings, start = problem.settings, time.perf_counter()
-    ensemble = dj.Ensemble([untrained(archive, run) for run in runs]).to(archive.device)
+    ensemble = Ensemble([untrained(archive, run) for run in runs]).to(archive.device)
     batches = [next(iter(problem.loader(run.seed))) for run in runs]
     x, y = (
         torch.stack([batch[key] for batch in batches]).to(archive.device)
@@ -82,7 +83,7 @@ def untrained(archive: Archive, run: Run) -> torch.nn.Module:
     torch.manual_seed(run.seed)
     model = build(problem, run.algorithm, run.method, run.step).to(archive.device)
     if run.method == "jitter":
-        law = problem.settings.jitter[run.algorithm]
+        noise = problem.settings.jitter[run.algorithm]
         rng = torch.Generator(archive.device).manual_seed(run.seed)
-        dj.jitter(model, dj.GaussianJitter(law.sigma, law.scale, rng))
+        dj.jitter(model, dj.GaussianJitter(noise.sigma, noise.scale, rng))
     return model

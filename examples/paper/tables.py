@@ -2,10 +2,10 @@ r"""The paper's tables, made from the runs alone, beside the paper's own numbers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import paper
+from deepinv_jitter.evaluation.tables import markdown
 from intervals import Interval, crossed, paired
 from methods import METHODS
 from runs import Archive, Run
@@ -209,15 +209,3 @@ def flagged(results: Results) -> str:
 
 def total_seconds(results: Results) -> float:
     return sum(sum(r["seconds"].values()) for rs in results.all.values() for r in rs)
-
-
-def markdown(rows: Sequence[Sequence[Cell]]) -> str:
-    """A table with aligned columns."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
-        for row in cells
-    ]
-    lines.insert(1, " | ".join("-" * max(3, w) for w in widths))
-    return "\n".join(f"| {line} |" for line in lines)

@@ -2,11 +2,12 @@ r"""Numerical checks of the paper's theory on the toy problem."""
 
 from __future__ import annotations
 
-import convergence
+import corollary
 import deepinv_jitter as dj
 import stepsize
 import sweep
 import torch
+from expansion import implicit_regularization, trajectory_deviation
 from intervals import Interval, log_ratio, ratio
 from problems import RISK_LEVELS
 from runs import Archive
@@ -58,13 +59,9 @@ def expansion(archive: Archive) -> dict[str, float]:
     for level, trained in models.items():
         for seed, model in enumerate(trained):
             model = model.double()
-            left, right = dj.trajectory_deviation(
-                model,
-                y,
-                physics,
-                sigma=dj.GaussianJitter(level or 0.1, "norm"),
-                generator=torch.Generator().manual_seed(seed),
-            )
+            rng = torch.Generator().manual_seed(seed)
+            noise = dj.GaussianJitter(level or 0.1, "norm", rng)
+            left, right = trajectory_deviation(model, y, physics, noise)
             gaps.append((left - right).abs().max().item())
             values.append(left.abs().max().item())
     return {"gap": max(gaps), "largest": max(values), "networks": len(gaps)}
@@ -78,16 +75,11 @@ def regularisers(archive: Archive) -> list[list[str]]:
     means = {}
     models = sweep.models(archive, LEVELS[archive.preset], SEEDS[archive.preset])
     for sigma, trained in models.items():
-        means[sigma] = [
-            dj.implicit_regularization(
-                model,
-                y,
-                physics,
-                sigma=dj.GaussianJitter(level, "norm"),
-                generator=torch.Generator().manual_seed(5),
-            ).mean
-            for model in trained
-        ]
+        means[sigma] = []
+        for model in trained:
+            rng = torch.Generator().manual_seed(5)
+            noise = dj.GaussianJitter(level, "norm", rng)
+            means[sigma].append(implicit_regularization(model, y, physics, noise).mean)
     rows = [["σ_w in training", f"regulariser (10) at σ_w = {level:g}, / MSE training"]]
     for sigma in LEVELS[archive.preset]:
         rows.append([f"{sigma:g}", relative(log_ratio(means[sigma], means[0.0]))])
@@ -125,5 +117,5 @@ largest difference {identity["gap"]:.1e}, of deviations up to {identity["largest
 
 {markdown(regularisers(archive))}
 
-{convergence.render(archive)}
+{corollary.render(archive)}
 {stepsize.render(archive, seeds)}"""

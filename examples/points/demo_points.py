@@ -46,31 +46,21 @@ def problem(seed):
 # prior. SGD jittering is an argument of the model, the other two are trainers.
 
 
-def train(trainer=dj.JitterTrainer, jitter=None, **options):
+def trained(trainer=dj.JitterTrainer, jitter=None, **options):
     torch.manual_seed(0)
     network = dj.PointMLP()
     model = dj.UnfoldedGD(network, stepsize=0.5, max_iter=10, jitter=jitter)
-    return trainer(
-        model,
-        problem(seed=0),
-        torch.optim.Adam(model.parameters(), lr=1e-3),
-        loader,
-        epochs=400,
-        online_measurements=True,
-        device="cpu",
-        save_path=None,
-        verbose=False,
-        show_progress_bar=False,
-        **options,
-    ).train()
+    plain = {"scheduler": None, "grad_clip": None}
+    options = plain | {"trainer": trainer} | options
+    return dj.fit(model, problem(seed=0), loader, epochs=400, **options)
 
 
 attack = dj.FrankWolfeAttack(dj.L2Ball(RADIUS), steps=3, keep="last")
 models = {
-    "MSE": train(),
-    "AT": train(dj.AttackTrainer, attack=attack),
-    "input jittering": train(dj.InputJitterTrainer, sigma=0.2),
-    "SGD jittering": train(jitter=0.2),
+    "MSE": trained(),
+    "AT": trained(dj.AttackTrainer, attack=attack),
+    "input jittering": trained(dj.InputJitterTrainer, sigma=0.2),
+    "SGD jittering": trained(jitter=0.2),
 }
 
 # %%

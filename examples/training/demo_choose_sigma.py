@@ -16,7 +16,6 @@ no accuracy, and the test data see that one alone.
 import deepinv as dinv
 import matplotlib.pyplot as plt
 import torch
-from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
 
@@ -54,24 +53,8 @@ def trained(sigma):
     network = dj.UnrolledDnCNN(2, depth=4, width=16, residual=True)
     model = dj.UnfoldedPGD(network, stepsize=1.0, max_iter=4, jitter=sigma)
     physics, masks = acquisition(seed=0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     data = slices("train", contrast=True, copies=3)
-    trainer = dj.JitterTrainer(
-        model,
-        physics,
-        optimizer,
-        DataLoader(data, batch_size=4, shuffle=True),
-        epochs=EPOCHS,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS),
-        online_measurements=True,
-        physics_generator=masks,
-        grad_clip=1.0,
-        device="cpu",
-        save_path=None,
-        verbose=False,
-        show_progress_bar=False,
-    )
-    return trainer.train().eval()
+    return dj.fit(model, physics, data, epochs=EPOCHS, lr=4e-3, physics_generator=masks)
 
 
 def report(model, x):

@@ -16,7 +16,6 @@ gradient steps as always.
 import deepinv as dinv
 import matplotlib.pyplot as plt
 import torch
-from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
 
@@ -51,30 +50,14 @@ y_train, y_test = physics(x_train), camera(seed=1)(x_test)
 # loss suits jittering: SURE compares two evaluations of the model, and jitter makes it two models.)
 
 
-def fit(loss, jitter=None, x=None, epochs=12):
+def trained(loss, jitter=None, x=None):
     torch.manual_seed(0)
     network = dinv.models.DnCNN(1, 1, depth=4, nf=24, pretrained=None)
     model = dj.UnfoldedPGD(
         network, sigma_denoiser=SIGMA, stepsize=1.0, max_iter=3, jitter=jitter
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     data = dinv.datasets.TensorDataset(x=x, y=y_train, use_dict_output=True)
-    dj.JitterTrainer(
-        model,
-        physics,
-        optimizer,
-        DataLoader(data, batch_size=4, shuffle=True),
-        losses=loss,
-        metrics=[],
-        epochs=epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-        grad_clip=1.0,
-        device="cpu",
-        save_path=None,
-        verbose=False,
-        show_progress_bar=False,
-    ).train()
-    return model.eval()  # train() returns it inside the wrapper that recorrupts
+    return dj.fit(model, physics, data, losses=loss, epochs=12, lr=2e-3)
 
 
 def r2r():
@@ -83,9 +66,9 @@ def r2r():
 
 
 models = {
-    "R2R": fit(r2r()),
-    "R2R, jittered": fit(r2r(), jitter=0.02),
-    "MSE, with the truth": fit(dinv.loss.SupLoss(), x=x_train),
+    "R2R": trained(r2r()),
+    "R2R, jittered": trained(r2r(), jitter=0.02),
+    "MSE, with the truth": trained(dinv.loss.SupLoss(), x=x_train),
 }
 
 # %%

@@ -194,7 +194,7 @@ def test_mean_and_its_standard_error():
     assert math.isnan(risks.Risk(torch.ones(1), torch.ones(1)).standard_error)
 
 
-# ---- the regulariser of SGD jittering
+# ---- contracts of all of them
 
 
 class Softplus(nn.Sequential):
@@ -213,127 +213,6 @@ def y_points():
     return torch.randn(4, 3, generator=seeded(5), dtype=torch.float64)
 
 
-def trajectories(f, y, etas, noise):
-    """The clean and the noisy recursion, written out, and f along both."""
-    clean, noisy, differences = y, y, []
-    for eta, w in zip(etas, noise, strict=True):
-        differences.append(f(clean) - f(noisy))
-        clean = clean - eta * ((clean - y) + f(clean))
-        noisy = noisy - eta * ((noisy - y) + f(noisy) + w)
-    return clean, noisy, differences
-
-
-def weighted_sum(etas, terms):
-    """sum_i eta_i prod_{j > i} (1 - eta_j) terms_i."""
-    total = 0
-    for i, term in enumerate(terms):
-        total = total + etas[i] * math.prod(1 - eta for eta in etas[i + 1 :]) * term
-    return total
-
-
-STEPS = {"constant": 0.3, "one per iteration": [0.5, 0.1, 0.9, 0.3, 0.2]}
-
-
-@pytest.mark.parametrize("stepsize", STEPS.values(), ids=STEPS)
-@pytest.mark.parametrize("own", [True, False])
-def test_implicit_regularization_is_equation_10(stepsize, own):
-    y = y_points()
-    model = jittered(stepsize=stepsize, jitter=0.4 if own else None)
-    etas = stepsize if isinstance(stepsize, list) else [stepsize] * 5
-    etas = torch.tensor(etas).to(y).tolist()  # as the parameters round them
-    risk = risks.implicit_regularization(
-        model,
-        y,
-        DENOISING,
-        sigma=None if own else 0.4,
-        samples=6,
-        generator=seeded(),
-    )
-    law, draws = dj.GaussianJitter(0.4, generator=seeded()), []
-    for _ in range(6):
-        noise = [law(y) for _ in range(5)]
-        with torch.no_grad():
-            *_, differences = trajectories(model.prior[0].network, y, etas, noise)
-        draws.append(weighted_sum(etas, differences).square().sum(1))
-    draws = torch.stack(draws)
-    assert (risk.values - draws.mean(0)).abs().max() < 1e-10
-    assert (risk.standard_errors - draws.std(0) / 6**0.5).abs().max() < 1e-10
-
-
-class Reader(nn.Linear):
-    """A network that also reads the measurements."""
-
-    def __init__(self):
-        super().__init__(6, 3)
-
-    def forward(self, x, y):
-        return super().forward(torch.cat([x, y], 1)).tanh()
-
-
-class Shrink(dinv.models.Denoiser):
-    def forward(self, x, sigma, **kwargs):
-        return x / (1 + x.square()) / (1 + sigma)
-
-
-MODELS = {
-    "network": lambda: jittered(),
-    "dropout": lambda: jittered(Softplus(nn.Dropout(0.5), nn.BatchNorm1d(8))),
-    "one network per iteration": lambda: jittered([Softplus() for _ in range(5)]),
-    "steps": lambda: jittered(stepsize=STEPS["one per iteration"], lambda_reg=0.7),
-    "logarithmic step": lambda: jittered(positive_stepsize=True),
-    "checkpoint": lambda: jittered(checkpoint=True),
-    "reads y": lambda: jittered(dj.GradientPrior(Reader(), reads_y=True)),
-    "denoiser": lambda: jittered(Shrink(), sigma_denoiser=0.1),
-    "levels": lambda: jittered(jitter=[0.1, 0.0, 0.5, 0.2, 0.0]),
-    "law": lambda: jittered(jitter=dj.GaussianJitter(0.3, "relative")),
-    "other start": lambda: jittered(init=lambda y, physics: 2 * y),
-    "host": lambda: dj.jitter(
-        dinv.optim.GD(
-            prior=dj.GradientPrior(Softplus()),
-            data_fidelity=dinv.optim.L2(),
-            stepsize=0.3,
-            max_iter=5,
-            unfold=True,
-            trainable_params=["stepsize"],
-        ).to(torch.float64),
-        0.4,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_both_sides_of_the_trajectory_identity(name):
-    model = MODELS[name]()
-    before = model.fixed_point.iterator
-    left, right = risks.trajectory_deviation(model, y_points(), DENOISING)
-    assert left.abs().max() > 1e-2 and (left - right).abs().max() < 1e-12
-    assert model.fixed_point.iterator is before
-    assert all(module.training for module in model.modules())
-
-
-def test_the_sign_and_the_number_of_noise_terms():
-    """Without a network the deviation is the weighted noise of K iterations, negative."""
-    model = jittered(nn.Linear(3, 3, bias=False))
-    nn.init.zeros_(model.prior[0].network.weight)
-    y = y_points()
-    left, _ = risks.trajectory_deviation(model, y, DENOISING, generator=seeded())
-    law = dj.GaussianJitter(0.4, generator=seeded())
-    etas = [model.update_params_fn(0)["stepsize"].item()] * 5
-    noise_term = weighted_sum(etas, [law(y) for _ in range(5)])
-    assert (left + noise_term).abs().max() < 1e-12
-    assert not risks.implicit_regularization(model, y, DENOISING).values.any()
-
-
-def test_the_training_generator_is_not_consumed():
-    law = dj.GaussianJitter(0.3, generator=seeded(7))
-    model = jittered(jitter=law)
-    before = law.generator.get_state()
-    risks.implicit_regularization(model, y_points(), DENOISING, samples=2)
-    assert torch.equal(law.generator.get_state(), before)
-
-
-# ---- contracts of all of them
-
 CALLS = {
     "average": lambda m, x, p, **k: risks.average_case_risk(
         m, x, x, p, sigma_e=0.2, samples=3, **k
@@ -343,12 +222,6 @@ CALLS = {
     ),
     "worst": lambda m, x, p, generator=None: risks.worst_case_risk(
         m, x, x, p, attack=lambda m, x, y, p: 0.1 * y
-    ),
-    "regularization": lambda m, x, p, **k: risks.implicit_regularization(
-        m, x, p, samples=3, **k
-    ),
-    "deviation": lambda m, x, p, **k: risks.Risk(
-        *risks.trajectory_deviation(m, x, p, **k)
     ),
 }
 
@@ -372,7 +245,7 @@ def test_side_effects(call):
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["average", "generalization", "regularization"])
+@pytest.mark.parametrize("name", ["average", "generalization"])
 def test_no_generator_means_the_global_one(name):
     values = []
     for _ in range(2):
@@ -405,26 +278,6 @@ def test_the_model_is_restored_after_an_exception(call):
         call(model, y_points(), DENOISING)
     assert [module.training for module in model.modules()] == modes
     assert model.fixed_point.iterator is iterator and iterator.jitter.enabled
-    assert not iterator.iterator._forward_pre_hooks
-
-
-def test_an_exception_on_the_noisy_trajectory_restores_the_iterator():
-    class BreaksOnNoise(nn.Linear):
-        calls = 0
-
-        def forward(self, x):
-            # Of the class: a model keeps nothing from call to call
-            BreaksOnNoise.calls += 1
-            if self.calls > 13:
-                raise RuntimeError("broken network")
-            return super().forward(x)
-
-    model = jittered(BreaksOnNoise(3, 3))
-    iterator = model.fixed_point.iterator
-    with pytest.raises(RuntimeError, match="broken network"):
-        risks.implicit_regularization(model, y_points(), DENOISING)
-    assert model.fixed_point.iterator is iterator
-    assert all(module.training for module in model.modules())
 
 
 X = torch.zeros(3, 2)
@@ -433,15 +286,6 @@ HELD = {"model": GD, "x": X, "y": X, "physics": DENOISING}
 AVERAGE = (risks.average_case_risk, HELD | {"sigma_e": 0.1})
 GENERAL = (risks.generalization_risk, HELD | {"sigma_g": 0.1})
 WORST = (risks.worst_case_risk, HELD | {"attack": lambda m, x, y, p: 0 * y})
-IMPLICIT = (
-    risks.implicit_regularization,
-    {"model": GD, "y": X, "physics": DENOISING, "sigma": 0.1},
-)
-DEVIATION = (risks.trajectory_deviation, IMPLICIT[1])
-BOUND = (
-    risks.convergence_bound,
-    dict(lipschitz=1, lipschitz_max=2, max_iter=4, f_start=1, f_inf=0, delta=0),
-)
 
 
 class Tuple(torch.nn.Module):
@@ -450,8 +294,6 @@ class Tuple(torch.nn.Module):
 
 
 TUPLE = Tuple()
-PGD = dj.UnfoldedPGD(dj.PointMLP(), max_iter=2)
-MRI = dinv.physics.MRI(img_size=(2, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -512,47 +354,6 @@ MRI = dinv.physics.MRI(img_size=(2, 4, 4))
         ),
         (WORST, {"model": None}, TypeError, "model must be a torch.nn.Module"),
         (WORST, {"x": None}, TypeError, "x must be a torch.Tensor, got NoneType"),
-        (IMPLICIT, {"sigma": None}, ValueError, "sigma is needed for a model without"),
-        (IMPLICIT, {"sigma": -1}, ValueError, "finite and at least 0, got -1"),
-        (IMPLICIT, {"sigma": [1, 2, 3]}, ValueError, "one level or one per iteration"),
-        (IMPLICIT, {"sigma": True}, TypeError, "one number per iteration, got True"),
-        (IMPLICIT, {"sigma": 1e30}, ValueError, "squared norm of the noise is finite"),
-        (DEVIATION, {"sigma": 1e30}, ValueError, "squared norm of the noise is finite"),
-        (DEVIATION, {"y": X / 0}, ValueError, "y must be finite, got NaN"),
-        (IMPLICIT, {"samples": 1}, ValueError, "samples must be .* at least 2"),
-        (IMPLICIT, {"model": PGD}, TypeError, "gradient descent, .* got UnfoldedPGD"),
-        (IMPLICIT, {"model": dj.PointMLP()}, TypeError, "gradient descent, .* PointM"),
-        (IMPLICIT, {"physics": MRI}, TypeError, "is for .*Denoising, got MRI"),
-        (DEVIATION, {"sigma": None}, ValueError, "sigma is needed for a model without"),
-        (DEVIATION, {"generator": 3}, TypeError, "generator must be a torch.Generator"),
-        (BOUND, {"lipschitz": 0}, ValueError, "lipschitz must be positive, got 0"),
-        (BOUND, {"lipschitz_max": 0.5}, ValueError, "lipschitz_max must be .* 1.0"),
-        (BOUND, {"max_iter": 0}, ValueError, "max_iter must be .* from 1 to .* got 0"),
-        (BOUND, {"max_iter": 2.0}, TypeError, "max_iter must be a whole number"),
-        (BOUND, {"f_inf": 2}, ValueError, "f_start must be .* at least 2.0, got 1"),
-        (BOUND, {"delta": -1}, ValueError, "delta must be .* at least 0, got -1"),
-        (BOUND, {"f_start": math.inf}, ValueError, "f_start must be finite"),
-        (
-            BOUND,
-            {"lipschitz": math.nan},
-            ValueError,
-            "lipschitz must be finite, got nan",
-        ),
-        (BOUND, {"lipschitz": True}, TypeError, "lipschitz must be a number, got True"),
-        (BOUND, {"lipschitz_max": 1e300}, ValueError, "bound must be finite, but its"),
-        (
-            BOUND,
-            {"lipschitz": 1e-320},
-            ValueError,
-            "bound must be finite, but its const",
-        ),
-        (
-            BOUND,
-            {"f_start": 1e308, "f_inf": -1e308},
-            ValueError,
-            "bound must be finite",
-        ),
-        (BOUND, {"delta": None}, TypeError, "delta must be a number, got None"),
     ],
 )
 def test_refused(case, change, error, message):
@@ -560,46 +361,3 @@ def test_refused(case, change, error, message):
     function(**arguments)  # what is refused is the change
     with pytest.raises(error, match=message):
         function(**(arguments | change))
-
-
-# ---- the bound
-
-
-def test_convergence_bound_is_the_arithmetic_of_the_corollary():
-    value, stepsize = risks.convergence_bound(
-        0.5, 4.0, 16, f_start=7.0, f_inf=2.0, delta=3.0
-    )
-    assert value == pytest.approx((2 * 0.5 * 4 / 16) ** 0.5 * (2 * 5 + 3))
-    assert stepsize == pytest.approx((2 / (0.5 * 4 * 16)) ** 0.5)
-
-
-@pytest.mark.parametrize("max_iter", [1, 4, 50])
-@pytest.mark.parametrize("sigma", [0.0, 0.5, 5.0])
-def test_the_bound_holds_with_the_constants_of_the_whole_objective(max_iter, sigma):
-    """F(x) = ||x/2 - 1||^2 / 2 + c ||x||^2 / 2 in 3 dimensions, exactly in the second moment."""
-    c, n = 0.1, 3
-    L = 0.25 + c
-    minimizer = 0.5 / L
-    delta = n * sigma**2 / (2 * L)
-    start = 0.5
-    gap = L / 2 * n * (start - minimizer) ** 2
-    value, eta = risks.convergence_bound(
-        L, L, max_iter, f_start=gap, f_inf=0, delta=delta
-    )
-    mean_square, least = n * (start - minimizer) ** 2, math.inf
-    for _ in range(max_iter):
-        least = min(least, L**2 * mean_square)
-        mean_square = (1 - eta * L) ** 2 * mean_square + eta**2 * n * sigma**2
-    assert least <= value
-
-
-def test_the_bound_as_printed_fails_for_a_small_network():
-    """Why the docstring asks for other constants: A = 1/2, f = 1e-4 x, y = 1, x_0 = A y."""
-    c, A = 1e-4, 0.5
-    F = lambda x: (1 - A * x) ** 2 / 2 + c * x**2 / 2  # noqa: E731
-    minimizer = A / (A**2 + c)
-    gradient = A * (A * A - 1) + c * A
-    bound = risks.convergence_bound(
-        c, A**2, 1, f_start=F(A), f_inf=F(minimizer), delta=F(minimizer)
-    )
-    assert gradient**2 > 10 * bound.value

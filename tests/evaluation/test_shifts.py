@@ -4,7 +4,7 @@ import pytest
 import torch
 from properties import assert_global_rng_untouched
 
-from deepinv_jitter.evaluation import shifts
+from deepinv_jitter.evaluation import metrics, shifts
 
 
 def points(batch=4):
@@ -184,14 +184,14 @@ def test_contrast_recovery_of_reconstructors_that_keep_and_delete_the_detail(cas
     other = torch.randn_like(x)  # a common error does not count
     for kept in (0.0, 0.3, 1.0, -1.0):
         net = x + kept * (edited - x) + other
-        score = shifts.contrast_recovery(net, x + other, edited, x)
+        score = metrics.contrast_recovery(net, x + other, edited, x)
         assert torch.allclose(score, kept * one)
 
 
 def test_contrast_recovery_of_a_linear_reconstructor():
     x, edited, _ = reconstructions(CASES["layer"])
     smooth = torch.nn.AvgPool2d((1, 3), stride=1, padding=(0, 1))
-    score = shifts.contrast_recovery(smooth(edited), smooth(x), edited, x)
+    score = metrics.contrast_recovery(smooth(edited), smooth(x), edited, x)
     # of 5 traces the 2 at the ends lose a third each
     assert torch.allclose(score, torch.tensor(13 / 15, dtype=torch.float64))
 
@@ -200,22 +200,22 @@ def test_scores_see_each_sample_alone():
     x, edited, region = reconstructions(CASES["lesion"])
     net = edited.clone()
     net[1] = x[1]
-    assert shifts.contrast_recovery(net, x, edited, x).tolist() == [1, 0, 1, 1]
+    assert metrics.contrast_recovery(net, x, edited, x).tolist() == [1, 0, 1, 1]
     net = edited.clone()
     net[2] += ~region[2] * 0.5
-    assert shifts.error_outside(net, edited, region).tolist() == [0, 0, 0.5, 0]
+    assert metrics.error_outside(net, edited, region).tolist() == [0, 0, 0.5, 0]
 
 
 def test_error_outside_does_not_see_the_region(case):
     x, edited, region = reconstructions(case)
-    error = shifts.error_outside(edited.where(~region, math.inf), edited, region)
+    error = metrics.error_outside(edited.where(~region, math.inf), edited, region)
     if region.all():
         assert error.isnan().all()
     else:
         assert not error.any()
         outside = ~region.expand_as(x)
         net = torch.randn_like(x)
-        for i, value in enumerate(shifts.error_outside(net, edited, region)):
+        for i, value in enumerate(metrics.error_outside(net, edited, region)):
             rms = (net[i] - edited[i])[outside[i]].square().mean().sqrt()
             assert value.item() == pytest.approx(rms.item())
 
@@ -223,13 +223,13 @@ def test_error_outside_does_not_see_the_region(case):
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
 def test_contrast_recovery_of_details_of_any_size(size):
     d = size * sections().abs().add(1)
-    score = shifts.contrast_recovery(0.5 * d, 0 * d, d, 0 * d)
+    score = metrics.contrast_recovery(0.5 * d, 0 * d, d, 0 * d)
     assert torch.allclose(score, torch.full((4,), 0.5))
 
 
 def test_no_detail_has_no_recovery():
     x = points()
-    assert shifts.contrast_recovery(x, x, x, x).isnan().all()
+    assert metrics.contrast_recovery(x, x, x, x).isnan().all()
 
 
 # ---- refusals
@@ -322,22 +322,24 @@ def test_refused_scores():
     with pytest.raises(TypeError, match="start must be a whole number, got True"):
         LAYER()(X, start=True)
     with pytest.raises(TypeError, match="x_net must be a torch.Tensor, got list"):
-        shifts.contrast_recovery(X, [1.0], X, X)
+        metrics.contrast_recovery(X, [1.0], X, X)
     with pytest.raises(TypeError, match="x_shifted must be .* got torch.complex64"):
-        shifts.error_outside(X, X + 0j, X > 0)
+        metrics.error_outside(X, X + 0j, X > 0)
     with pytest.raises(ValueError, match="x_net must be a batch .* not empty"):
-        shifts.contrast_recovery(X, X[:0], X, X)
-    with pytest.raises(ValueError, match="one device, got .*'cpu', 'meta'"):
-        shifts.error_outside(X, X.to("meta"), X > 0)
+        metrics.contrast_recovery(X, X[:0], X, X)
+    with pytest.raises(
+        ValueError, match="one shape and device, got .* on cpu and .* on meta"
+    ):
+        metrics.error_outside(X, X.to("meta"), X > 0)
     with pytest.raises(ValueError, match="region must be on the device .* cpu, got m"):
-        shifts.error_outside(X, X, (X > 0).to("meta"))
+        metrics.error_outside(X, X, (X > 0).to("meta"))
     with pytest.raises(ValueError, match="must have one shape"):
-        shifts.contrast_recovery(X, X, X, X[:1])
+        metrics.contrast_recovery(X, X, X, X[:1])
     with pytest.raises(ValueError, match="must have one shape"):
-        shifts.error_outside(X, X[:1], X > 0)
+        metrics.error_outside(X, X[:1], X > 0)
     with pytest.raises(TypeError, match="region must be a boolean tensor, got torch.f"):
-        shifts.error_outside(X, X, X)
+        metrics.error_outside(X, X, X)
     with pytest.raises(
         ValueError, match=r"region must broadcast to .* got \(3, 1, 1, 1"
     ):
-        shifts.error_outside(X, X, torch.ones(3, 1, 1, 1, dtype=torch.bool))
+        metrics.error_outside(X, X, torch.ones(3, 1, 1, 1, dtype=torch.bool))

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 import deepinv_jitter as dj
+from deepinv_jitter.evaluation.tables import in_markdown
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 SIZE = (1, 16, 16)
@@ -447,9 +448,7 @@ def denoiser_row(name: str) -> str:
 
 
 def _row(*cells: str) -> str:
-    return (
-        "| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in cells) + " |"
-    )
+    return f"| {' | '.join(map(in_markdown, cells))} |"
 
 
 def write() -> None:

@@ -2,6 +2,7 @@ r"""Corollary 6.2 in numbers: the bound on the gradient along the noisy trajecto
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import product
 
@@ -55,9 +56,41 @@ def as_printed(objective: Objective, sigma: float) -> tuple[float, float, float]
 
 
 def corrected(objective: Objective, sigma: float) -> tuple[float, float, float]:
-    """L, L_max and Delta as the proof needs them, see :func:`deepinv_jitter.convergence_bound`."""
+    """L, L_max and Delta as the proof needs them, see :func:`convergence_bound`."""
     smooth = 1 + objective.lipschitz.item()
     return smooth, smooth, sigma**2 / (2 * smooth)
+
+
+def convergence_bound(
+    lipschitz: float, lipschitz_max: float, max_iter: int, gap: float, delta: float
+) -> tuple[float, float]:
+    r"""
+    The bound of Corollary 6.2 on the gradient of :math:`F = \frac12\|y-A\cdot\|_2^2 + r_\theta`,
+    from its constants:
+
+    .. math::
+        \min_{0\leq k<K} \mathbb{E}\|\nabla F(x_k^{sgd})\|_2^2 \leq
+        \sqrt{\frac{2 L L_{\max}}{K}} \left(2(F(x_0) - \inf F) + \Delta_F^*\right),
+        \qquad \eta = \sqrt{\frac{2}{L L_{\max} K}}.
+
+    The paper takes for :math:`L` the Lipschitz constant of :math:`f_\theta` alone, and for
+    :math:`\Delta_F^*` a number without the noise. So read the bound can fail: for :math:`f_\theta
+    \to 0` it is zero. It holds if :math:`L = L_{\max}` is the Lipschitz constant of :math:`\nabla
+    F`, at most that of :math:`f_\theta` plus :math:`\|A\|^2`, and
+    :math:`\Delta_F^* \geq \mathbb{E}\|w_k\|_2^2 / (2L_{\max})`: then
+    :math:`\mathbb{E}\|\nabla F(x) + w_k\|_2^2 \leq 2L_{\max}(F(x) - \inf F + \Delta_F^*)`, which
+    the proof of the theorem it adapts needs (Garrigos and Gower, 2023, Theorem 5.12).
+
+    :param float lipschitz: :math:`L > 0`.
+    :param float lipschitz_max: :math:`L_{\max} \geq L`.
+    :param int max_iter: number of iterations :math:`K`, at least 1.
+    :param float gap: :math:`F(x_0) - \inf F \geq 0`.
+    :param float delta: :math:`\Delta_F^* \geq 0`.
+    :return: (:class:`tuple`) the bound, and the step size :math:`\eta` that it holds for.
+    """
+    product = lipschitz * lipschitz_max
+    bound = math.sqrt(2 * product / max_iter) * (2 * gap + delta)
+    return bound, math.sqrt(2 / (product * max_iter))
 
 
 def margin(
@@ -70,20 +103,14 @@ def margin(
     x = (start * objective.y).expand(draws, 2)
     lipschitz, largest, delta = constants(objective, sigma)
     f_start = objective(x[0]).item()
-    bound = dj.convergence_bound(
-        lipschitz,
-        largest,
-        iterations,
-        f_start=f_start,
-        f_inf=min(objective.minimum, f_start),
-        delta=delta,
-    )
-    law, squares = dj.GaussianJitter(sigma, "norm", rng), []
+    gap = f_start - min(objective.minimum, f_start)
+    bound, stepsize = convergence_bound(lipschitz, largest, iterations, gap, delta)
+    noise, squares = dj.GaussianJitter(sigma, "norm", rng), []
     for k in range(iterations):
         g = objective.gradient(x)
         squares.append(g.square().sum(-1).mean().item())
-        x = x - bound.stepsize * (g + law(x, k))
-    return bound.value / max(min(squares), torch.finfo(torch.double).tiny)
+        x = x - stepsize * (g + noise(x, k))
+    return bound / max(min(squares), torch.finfo(torch.double).tiny)
 
 
 def render(archive: Archive) -> str:

@@ -1,0 +1,107 @@
+r"""The scores of reconstructions, and where they say nothing."""
+
+from __future__ import annotations
+
+import torch
+from deepinv.utils.signals import complex_abs
+
+from ..attacks.problem import as_function
+from .protocol import Protocol, peak_of
+from .results import ERROR, OBJECTIVE, UNDEFINED, Columns
+
+
+class Scores:
+    """
+    What reconstructions of a batch are scored by.
+
+    :param Protocol protocol: its metrics and the objective of its attack.
+    :param torch.Tensor x: the truths.
+    :param torch.Tensor x_clean: the reconstructions of their measurements.
+    """
+
+    def __init__(self, protocol: Protocol, x: torch.Tensor, x_clean: torch.Tensor):
+        self.protocol, self.x, self.x_clean = protocol, x, x_clean
+        self.metrics = protocol.metrics_for(x)
+        objective = protocol.attack.objective
+        self.objective, self.against_clean = as_function(objective)
+        by_error = isinstance(objective, str) and objective == "error"
+        #: The column that says how much a perturbation harms
+        self.harm = ERROR if by_error else OBJECTIVE
+        self._check_shape()
+        self.undefined = self._undefined(x)
+
+    def of(self, x_net: torch.Tensor, x: torch.Tensor, metrics: bool = True) -> Columns:
+        """Squared error, objective and metrics of reconstructions, and where they say nothing."""
+        columns = {}
+        if alike(x_net, x):
+            columns[ERROR] = squared_error(x_net, x)
+        if self.harm == OBJECTIVE and (x is self.x or not self.against_clean):
+            values = self.objective(x_net, self.x_clean if self.against_clean else x)
+            columns[OBJECTIVE] = _one_each("the objective", values, x)
+        for name, metric in self.metrics.items() if metrics else ():
+            columns[name] = _one_each(f"metric {name!r}", metric(x_net=x_net, x=x), x)
+        undefined = self.undefined if x is self.x else self._undefined(x)
+        best = self.protocol.best_values(self.metrics, columns)
+        for name in self.metrics if metrics else ():
+            # Of a perfect reconstruction there is no PSNR, either
+            perfect = columns[name] == best[name]
+            columns[f"{name}{UNDEFINED}"] = undefined[name] | perfect
+        return {
+            name: (v if v.dtype == torch.bool else v.double()).cpu()
+            for name, v in columns.items()
+        }
+
+    def peak_exceeded(self) -> torch.Tensor:
+        """Truths of a larger range than a metric takes them to have."""
+        exceeded = torch.zeros(len(self.x), dtype=torch.bool)
+        for metric in self.metrics.values():
+            peak = peak_of(metric)
+            if isinstance(peak, float) and metric.norm_inputs is None:
+                x = complex_abs(self.x) if metric.complex_abs else self.x
+                x = x.flatten(1).cpu()
+                exceeded |= x.amax(1) - x.amin(1) > (1 + 1e-3) * peak
+        return exceeded
+
+    def _undefined(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Truths for which a metric has no value, whatever the reconstruction; NMSE, if blank."""
+        none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        if not alike(self.x_clean, x):
+            return dict.fromkeys(self.metrics, none)
+        return {name: m(x_net=x, x=x).isnan() for name, m in self.metrics.items()}
+
+    def _check_shape(self) -> None:
+        """Truths of another shape than the reconstruction are for the caller's own metrics."""
+        shape, expected = tuple(self.x_clean.shape), tuple(self.x.shape)
+        shifts = any(c.shift is not None for c in self.protocol.conditions)
+        own = self.harm == OBJECTIVE and self.protocol.metrics is not None
+        own = own and not shifts
+        if shape != expected and not (own and shape[:1] == expected[:1]):
+            raise ValueError(
+                f"the reconstruction must have the shape of x, {expected}, got {shape}: or give "
+                "metrics, and an attack with an objective, that bring them together, for the same "
+                "samples and without shifts."
+            )
+        if self.x_clean.is_complex() != self.x.is_complex() and not own:
+            raise TypeError(
+                "the reconstruction must be complex if x is, and only then, got "
+                f"{self.x_clean.dtype} for x of {self.x.dtype}."
+            )
+
+
+def squared_error(x_net: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return (x_net - x).abs().double().square().flatten(1).sum(1)
+
+
+def alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Of one shape, and both real or both complex."""
+    return a.shape == b.shape and a.is_complex() == b.is_complex()
+
+
+def _one_each(name: str, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    if not isinstance(values, torch.Tensor) or values.shape != (len(x),):
+        got = tuple(values.shape) if isinstance(values, torch.Tensor) else values
+        raise ValueError(
+            f"{name} must give one value per sample, shape ({len(x)},), got {got}: set "
+            "reduction=None."
+        )
+    return values
