@@ -20,7 +20,7 @@ class ReflectivityDataset(ImageDataset):
     r"""
     Synthetic reflectivity sections of a layered, folded and faulted earth, for deconvolution.
 
-    Each sample is ``{"x": x}`` with ``x`` of shape `(1, T, X)`, time samples by traces. How it is drawn:
+    Each sample is ``{"x": x}`` with ``x`` of shape `(1, T, X)`, time samples by traces. The model:
 
     - *Traces* are Bernoulli-Gaussian (Kormylo and Mendel, IEEE Trans. Information Theory, 1982):
       each time sample holds an interface with probability :math:`1/\text{thickness}`, each

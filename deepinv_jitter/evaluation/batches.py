@@ -59,27 +59,24 @@ class Source:
             with seeded(seed_here, device, generator):
                 rows.append(generator.step(batch_size=1, seed=seed_here))
         params: dict[str, Any] = {}
-        own: set[str] = set()
         for name in dict.fromkeys(chain.from_iterable(rows)):
             values = [row.get(name) for row in rows]
             shapes = {tuple(getattr(v, "shape", ())) for v in values}
-            if all(isinstance(v, torch.Tensor) and v.shape[:1] == (1,) for v in values):
-                fits = len(shapes) == 1
-                params[name] = torch.cat(values).to(device) if fits else None
-                own.add(name)
+            tensors = [v for v in values if isinstance(v, torch.Tensor)]
+            one_shape = len(shapes) == 1 and min(shapes)[:1] == (1,)
+            if len(tensors) == len(rows) and one_shape:
+                params[name] = torch.cat(tensors).to(device)
             elif all(isinstance(v, list) for v in values):
-                fits, params[name] = True, list(chain.from_iterable(values))
-                own.add(name)
-            else:
-                tensors = any(isinstance(v, torch.Tensor) for v in values)
-                fits = not tensors and all(v == values[0] for v in values)
+                params[name] = list(chain.from_iterable(values))
+            elif not tensors and all(v == values[0] for v in values):
                 params[name] = values[0]
-            if not fits:
+            else:
                 raise ValueError(
                     f"physics_generator must draw {name!r} in one shape (1, ...) for all samples "
                     f"of a batch, got {sorted(shapes)}: use batches of one sample."
                 )
-        return params, frozenset(own)
+        each = (n for n, v in params.items() if isinstance(v, (torch.Tensor, list)))
+        return params, frozenset(each)
 
     @contextmanager
     def of_first_sample(self, device: torch.device, seed: int) -> Iterator[Physics]:

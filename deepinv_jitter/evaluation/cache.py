@@ -125,13 +125,12 @@ def files(
                 "for a dictionary of networks."
             )
     else:
-        if not folder.is_dir():
-            if folder.exists() or not folder.parent.is_dir():
-                raise ValueError(
-                    "state must be a folder for several networks, or a new one in a folder that "
-                    f"exists, got {str(state)!r}."
-                )
-            folder.mkdir(exist_ok=True)
+        if not folder.is_dir() and (folder.exists() or not folder.parent.is_dir()):
+            raise ValueError(
+                "state must be a folder for several networks, or a new one in a folder that "
+                f"exists, got {str(state)!r}."
+            )
+        folder.mkdir(exist_ok=True)
         stems = {name: re.sub(r"[^-\w. ]", "_", name) for name in names}
         if len({stem.casefold() for stem in stems.values()}) < len(names):
             raise ValueError(

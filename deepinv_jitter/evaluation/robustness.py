@@ -116,9 +116,8 @@ def evaluate_robustness(
     :param float, Iterable[float] epsilons: radii, not negative, in the unit of the attack's budget:
         by default the :math:`\ell_2` norm of the measurements' perturbation.
     :param deepinv.physics.generator.PhysicsGenerator, Sequence, None physics_generator: draws
-        parameters of
-        the physics for each sample, as in a training with it. Default: ``None``, the physics is as
-        it was set.
+        parameters of the physics for each sample, as in a training with it. Default: ``None``, the
+        physics is as it was set.
     :param str, Attack, Sequence[Attack] attacks: ``"quick"``, 10 steps of
         :class:`FrankWolfeAttack`; a lower bound; ``"standard"``, the worst of
         :meth:`ConvergedAttack.standard`, which goes on for each sample until doubling the steps

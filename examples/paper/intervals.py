@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.stats import t as student
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def crossed(values) -> Interval:
     freedom = total**2 / sum(
         v**2 / (len(means) - 1) for v, means in zip(variances, parts, strict=True)
     )
-    half = stdtrit(freedom, 0.975) * math.sqrt(total)
+    half = student.ppf(0.975, freedom) * math.sqrt(total)
     return Interval(float(values.mean()), float(half))
 
 

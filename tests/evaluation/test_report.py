@@ -29,7 +29,7 @@ MEANS = {"normal": 0.0, "uniform": 0.5, "skewed": 1.0}
 
 
 @pytest.mark.parametrize(
-    "law, count, least",
+    "name, count, least",
     [
         ("normal", 5, 0.90),
         ("normal", 10, 0.92),
@@ -40,11 +40,11 @@ MEANS = {"normal": 0.0, "uniform": 0.5, "skewed": 1.0}
         ("skewed", 100, 0.91),
     ],
 )
-def test_the_interval_covers_the_mean(law, count, least):
+def test_the_interval_covers_the_mean(name, count, least):
     """400 data sets; the standard error of the share is 0.011."""
-    data = DRAWS[law](400, count, generator=torch.Generator().manual_seed(0))
+    data = DRAWS[name](400, count, generator=torch.Generator().manual_seed(0))
     ends = [bootstrap_interval(values, resamples=1000) for values in data]
-    share = sum(low <= MEANS[law] <= high for low, high in ends) / len(ends)
+    share = sum(low <= MEANS[name] <= high for low, high in ends) / len(ends)
     assert least <= share <= 0.985
 
 

@@ -63,7 +63,7 @@ def test_trains_as_one_by_one(case):
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 0.05)
             optimizer.step()
-        losses.append([loss, norm])
+        losses.append([loss.item(), norm.item()])
     ensemble = Ensemble(together)
     optimizer = torch.optim.Adam(ensemble.parameters(), lr=1e-2)
     for _ in range(5):
