@@ -144,8 +144,8 @@ def test_step_sizes():
     assert methods.stepsizes(trained["fixed"])[0] == pytest.approx(problem.stepsize)
     assert methods.stepsizes(trained["learned"])[0] != pytest.approx(problem.stepsize)
     # eta * sigma stays what it was at the start, up to the last step of the optimiser
-    law = trained["normalised"].fixed_point.iterator.jitter.noise
-    product = law.sigma[0] * methods.stepsizes(trained["normalised"])[0]
+    noise = trained["normalised"].fixed_point.iterator.jitter.noise
+    product = noise.sigma[0] * methods.stepsizes(trained["normalised"])[0]
     expected = problem.settings.jitter["gd"].sigma[0] * problem.stepsize
     assert product == pytest.approx(expected, rel=5e-3)
 

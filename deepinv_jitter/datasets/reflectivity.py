@@ -21,7 +21,7 @@ class ReflectivityDataset(ImageDataset):
     r"""
     Synthetic reflectivity sections of a layered, folded and faulted earth, for deconvolution.
 
-    Each sample is ``{"x": x}`` with ``x`` of shape `(1, T, X)`, time samples by traces. Its law:
+    Each sample is ``{"x": x}`` with ``x`` of shape `(1, T, X)`, time samples by traces. The model:
 
     - *Traces* are Bernoulli-Gaussian (Kormylo and Mendel, IEEE Trans. Information Theory, 1982):
       each time sample holds an interface with probability :math:`1/\text{thickness}`, each
@@ -41,7 +41,7 @@ class ReflectivityDataset(ImageDataset):
     Finally a section is divided by its largest magnitude, so that :math:`\max|x| = 1`; sections
     without an interface are drawn again. Sample :math:`i` depends on :math:`i`, ``seed`` and the
     arguments below it: neither on ``length``, nor on the order of access, nor on a global
-    generator. Train and test on different seeds. The law stands in for the paper's own data.
+    generator. Train and test on different seeds. The model stands in for the paper's own data.
 
     :param int length: number of sections.
     :param tuple[int, int] img_size: `(T, X)`. Default: the paper's `(352, 352)`.

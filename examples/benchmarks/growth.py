@@ -33,7 +33,7 @@ SCHEMES = {
     "MSE training, input, SGD and SPGD jittering": 0.0,
     "AT, persistent, 1 step": 1.0,
     "our recipe (RobustTrainer): 3 steps in 40 % of the epochs": 0.4 * 3,
-    "AT, 3 power steps": 3.0,
+    "AT, 3 Frank-Wolfe steps": 3.0,
     "AT, 20 steps, as in the paper": 20.0,
 }
 
@@ -103,8 +103,8 @@ def draw(record: dict, path: Path) -> None:
             for quantity, marker in zip(quantities, "os"):
                 costs = [point[quantity] for point in points]
                 if axis == "attack steps":
-                    law = f"1 + {per_gradient(record):.2f} n"
-                    label = law if quantity == "seconds" else ""
+                    growth = f"1 + {per_gradient(record):.2f} n"
+                    label = growth if quantity == "seconds" else ""
                 else:
                     label = f"exponent {exponent(record, axis, quantity):.2f}"
                 label = f"checkpoint: {label}" if "checkpoint" in quantity else label

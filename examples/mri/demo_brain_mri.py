@@ -70,10 +70,10 @@ def fit(start, jitter=None, epochs=2):
     ).train()
 
 
-law = dj.GaussianJitter(0.05, "relative")  # to the largest magnitude of an iterate
+noise = dj.GaussianJitter(0.05, "relative")  # to the largest magnitude of an iterate
 models = {
     "MSE": fit("mri_pgd").eval(),
-    "SPGD jittering": fit("mri_pgd_jittered", law).eval(),
+    "SPGD jittering": fit("mri_pgd_jittered", noise).eval(),
 }
 
 # %%

@@ -78,11 +78,11 @@ def margin(
         f_inf=min(objective.minimum, f_start),
         delta=delta,
     )
-    law, squares = dj.GaussianJitter(sigma, "norm", rng), []
+    noise, squares = dj.GaussianJitter(sigma, "norm", rng), []
     for k in range(iterations):
         g = objective.gradient(x)
         squares.append(g.square().sum(-1).mean().item())
-        x = x - bound.stepsize * (g + law(x, k))
+        x = x - bound.stepsize * (g + noise(x, k))
     return bound.value / max(min(squares), torch.finfo(torch.double).tiny)
 
 

@@ -82,7 +82,7 @@ def untrained(archive: Archive, run: Run) -> torch.nn.Module:
     torch.manual_seed(run.seed)
     model = build(problem, run.algorithm, run.method, run.step).to(archive.device)
     if run.method == "jitter":
-        law = problem.settings.jitter[run.algorithm]
+        noise = problem.settings.jitter[run.algorithm]
         rng = torch.Generator(archive.device).manual_seed(run.seed)
-        dj.jitter(model, dj.GaussianJitter(law.sigma, law.scale, rng))
+        dj.jitter(model, dj.GaussianJitter(noise.sigma, noise.scale, rng))
     return model
