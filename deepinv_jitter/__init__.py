@@ -49,7 +49,7 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.models.networks`: the paper's networks :math:`f_\theta`.
 - :mod:`~deepinv_jitter.models.ensembles`: many small models trained as one.
 - :mod:`~deepinv_jitter.models.spectral`: spectral normalisation, a baseline.
-- :mod:`~deepinv_jitter.models.diffusion`: a conditional DDPM that samples by DDIM steps, a baseline.
+- :mod:`~deepinv_jitter.models.diffusion`: a baseline, a conditional DDPM with DDIM steps.
 
 :mod:`~deepinv_jitter.datasets`, data:
 

@@ -736,9 +736,9 @@ def model(d):
         model, out = result
         assert out.shape == y.shape
         # Large steps and factors of the prior diverge, as they must
-        if all(largest(options[n]) < 10 for n in ("stepsize", "lambda_reg")):
-            if options["jitter"] is None or largest(options["jitter"]) < 10:
-                finite(out)
+        sizes = [options[n] for n in ("stepsize", "lambda_reg", "jitter")]
+        if all(size is None or largest(size) < 10 for size in sizes):
+            finite(out)
 
     return call, check
 

@@ -14,14 +14,14 @@ from scipy.stats import ttest_1samp
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "paper"))
 
-import intervals  # noqa: E402
-import methods  # noqa: E402
-import paper  # noqa: E402
-import problems  # noqa: E402
-import run  # noqa: E402
-import runs  # noqa: E402
-import tables  # noqa: E402
-import verdicts  # noqa: E402
+import intervals
+import methods
+import paper
+import problems
+import run
+import runs
+import tables
+import verdicts
 
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results"
 #: Files beside the runs that are no runs.

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import deepinv as dinv
-import deepinv_jitter as dj
 import torch
 from plain import PlainNetwork
 from torch import nn
+
+import deepinv_jitter as dj
 
 K = 5
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import deepinv as dinv
-import deepinv_jitter as dj
 import torch
 from cases import Case
 from deepinv.datasets import TensorDataset
@@ -16,6 +15,8 @@ from measure import Ratio, in_turns, peak_memory
 from plain import training_step
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+
+import deepinv_jitter as dj
 
 BALL = dj.L2Ball(1.0)
 

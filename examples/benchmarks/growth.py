@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import deepinv_jitter as dj
 import matplotlib.pyplot as plt
 import numpy as np
 from cases import Case
 from matplotlib.ticker import LogLocator
 from measure import in_turns, peak_memory
+
+import deepinv_jitter as dj
 
 #: What is varied, one at a time, around the case of 64 x 64, K = 5, one image, no attack.
 AXES = {

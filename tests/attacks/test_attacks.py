@@ -296,7 +296,7 @@ def test_more_steps_are_never_weaker(problem, name):
         ATTACKS[name](dj.L2Ball(3 * eps), steps=n).run(model, x, y, physics).loss
         for n in (1, 2, 5, 15)
     ]
-    for weak, strong in zip(losses, losses[1:], strict=False):
+    for weak, strong in itertools.pairwise(losses):
         assert (strong >= weak).all()
 
 
@@ -322,7 +322,7 @@ def test_more_restarts_are_never_weaker(problem, name):
         attack.repeat(n).run(model, x, y, physics).loss for n in (1, 3)
     ]
     assert torch.equal(losses[0], losses[1])
-    for weak, strong in zip(losses, losses[1:], strict=False):
+    for weak, strong in itertools.pairwise(losses):
         assert (strong >= weak).all()
 
 

@@ -8,11 +8,7 @@ import deepinv as dinv
 import pytest
 import torch
 from algorithms import ALGORITHMS, ETA, SIZE, K, Network
-from properties import (
-    assert_global_rng_untouched,
-    assert_same_gradients,
-    gradients,
-)
+from properties import assert_global_rng_untouched, assert_same_gradients, gradients
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
