@@ -48,7 +48,7 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.models.unfolded`: the unrolled networks of SGD and SPGD jittering.
 - :mod:`~deepinv_jitter.models.networks`: the paper's networks :math:`f_\theta`.
 - :mod:`~deepinv_jitter.models.spectral`: spectral normalisation, a baseline.
-- :mod:`~deepinv_jitter.models.diffusion`: a conditional DDPM, a baseline.
+- :mod:`~deepinv_jitter.models.diffusion`: a baseline, a conditional DDPM with DDIM steps.
 
 :mod:`~deepinv_jitter.datasets`, data:
 

@@ -9,7 +9,7 @@ from sphinx_gallery.sorting import ExplicitOrder
 import deepinv_jitter
 
 sys.path.insert(0, str(Path(__file__).parent))
-from inventories import offline  # noqa: E402
+from inventories import offline
 
 project = "deepinv_jitter"
 author = "the deepinv_jitter developers"

@@ -1,7 +1,7 @@
 """The table of algorithms that jitter is defined for, each with its textbook step, tilted by w."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import deepinv as dinv
 import torch

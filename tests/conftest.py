@@ -12,6 +12,9 @@ sys.path.append(str(Path(__file__).parent.parent / "examples" / "paper"))
 # The tests are small and run side by side: more threads would only wait for each other
 torch.set_num_threads(1)
 
+#: Fixtures that start other processes: tests that ask for one are slow.
+PROCESSES = {"folder", "found", "outcomes"}
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
@@ -21,6 +24,8 @@ def pytest_collection_modifyitems(items):
     """
     found = set()
     for item in items:
+        if PROCESSES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
         test = item.nodeid.split("[")[0]
         if test not in found and not item.get_closest_marker("slow"):
             item.add_marker("fast")

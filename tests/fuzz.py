@@ -432,7 +432,7 @@ def steps(d):
 def attack(d):
     physics, model, shape = problem(d)
     budget = ball(d)
-    kind = d.choice(["PGD", "power", "APGD", "random", "worst", "repeat"])
+    kind = d.choice(["PGD", "Frank-Wolfe", "APGD", "random", "worst", "repeat"])
     objective = d.spoilt(
         "error", "deviation", torch.ones(shape), torch.ones(7), "mse", None
     )
@@ -449,7 +449,7 @@ def attack(d):
         if kind == "random":
             return dj.RandomAttack(budget, samples=steps, **options)
         options |= {"steps": steps, "start": start, "keep": keep}
-        if kind == "power":
+        if kind == "Frank-Wolfe":
             return dj.FrankWolfeAttack(budget, momentum=momentum, **options)
         if kind == "APGD":
             return dj.APGDAttack(budget, **options)
@@ -736,9 +736,9 @@ def model(d):
         model, out = result
         assert out.shape == y.shape
         # Large steps and factors of the prior diverge, as they must
-        if all(largest(options[n]) < 10 for n in ("stepsize", "lambda_reg")):
-            if options["jitter"] is None or largest(options["jitter"]) < 10:
-                finite(out)
+        sizes = [options[n] for n in ("stepsize", "lambda_reg", "jitter")]
+        if all(size is None or largest(size) < 10 for size in sizes):
+            finite(out)
 
     return call, check
 

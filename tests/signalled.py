@@ -128,11 +128,10 @@ def run(folder, place, number, *workers):
 def forked(folder, *arguments):
     """Run in a session of its own: the exit status, and what was said on stderr."""
     folder.mkdir(exist_ok=True)
-    said = open(folder / "said", "w+")
     child = os.fork()
     if child == 0:
         os.setsid()
-        os.dup2(said.fileno(), 2)
+        os.dup2(os.open(folder / "said", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), 2)
         run(folder, *arguments)
         sys.exit(0)  # exceptions go all the way up as well, as in a script
     limit = time.monotonic() + 60
@@ -143,8 +142,7 @@ def forked(folder, *arguments):
     if not pid:
         os.killpg(child, signal.SIGKILL)
         pid, status = os.waitpid(child, 0)
-    said.seek(0)
-    return os.waitstatus_to_exitcode(status), said.read()
+    return os.waitstatus_to_exitcode(status), (folder / "said").read_text()
 
 
 def main(folder):

@@ -14,14 +14,14 @@ from scipy.stats import ttest_1samp
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "paper"))
 
-import intervals  # noqa: E402
-import methods  # noqa: E402
-import paper  # noqa: E402
-import problems  # noqa: E402
-import run  # noqa: E402
-import runs  # noqa: E402
-import tables  # noqa: E402
-import verdicts  # noqa: E402
+import intervals
+import methods
+import paper
+import problems
+import run
+import runs
+import tables
+import verdicts
 
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results"
 #: Files beside the runs that are no runs.
@@ -144,8 +144,8 @@ def test_step_sizes():
     assert methods.stepsizes(trained["fixed"])[0] == pytest.approx(problem.stepsize)
     assert methods.stepsizes(trained["learned"])[0] != pytest.approx(problem.stepsize)
     # eta * sigma stays what it was at the start, up to the last step of the optimiser
-    law = trained["normalised"].fixed_point.iterator.jitter.noise
-    product = law.sigma[0] * methods.stepsizes(trained["normalised"])[0]
+    noise = trained["normalised"].fixed_point.iterator.jitter.noise
+    product = noise.sigma[0] * methods.stepsizes(trained["normalised"])[0]
     expected = problem.settings.jitter["gd"].sigma[0] * problem.stepsize
     assert product == pytest.approx(expected, rel=5e-3)
 

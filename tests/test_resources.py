@@ -156,7 +156,7 @@ def no_collection():
 BALL = dj.L2Ball(0.5)
 ATTACKS = {
     "PGD": dj.PGDAttack(BALL, steps=3),
-    "power": dj.FrankWolfeAttack(BALL, steps=3),
+    "Frank-Wolfe": dj.FrankWolfeAttack(BALL, steps=3),
     "APGD": dj.APGDAttack(BALL, steps=6),
     "random": dj.RandomAttack(BALL, samples=5),
     "deviation": dj.FrankWolfeAttack(BALL, objective="deviation"),
@@ -168,7 +168,7 @@ MRI = (dj.SingleCoilMRI(torch.ones(10), img_size=(24, 10)), (2, 2, 24, 10))
 
 
 @pytest.mark.parametrize(
-    "name, problem", [*((name, SECTIONS) for name in ATTACKS), ("power", MRI)]
+    "name, problem", [*((name, SECTIONS) for name in ATTACKS), ("Frank-Wolfe", MRI)]
 )
 def test_attacks_keep_nothing_between_calls(name, problem, no_collection):
     physics, shape = problem

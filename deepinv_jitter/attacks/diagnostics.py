@@ -19,8 +19,8 @@ FLAGS = (
 )
 
 
-#: How many random directions, and central differences, an attack is checked with.
-RIVALS, DIFFERENCES = 16, 4
+#: How many random baselines, and central differences, an attack is checked with.
+BASELINES, DIFFERENCES = 16, 4
 
 
 @dataclass
@@ -102,11 +102,9 @@ def doubts(
         flags["stochastic_model"] = change > 1e-4 * size
         if uses_gradient:
             generator = torch.Generator().manual_seed(seed)
-            rivals = [problem.value(problem.random(generator)) for _ in range(RIVALS)]
-            rival = torch.stack(rivals).amax(0) - result.loss
-            flags["random_beats_gradient"] = rival > 0.01 * (
-                result.loss - result.loss_clean
-            )
+            draws = [problem.value(problem.random(generator)) for _ in range(BASELINES)]
+            lead = torch.stack(draws).amax(0) - result.loss
+            flags["random_beats_gradient"] = lead > 0.01 * (result.loss - result.loss_clean)
             flags["gradient_masking"] = _masked(problem, result.perturbation, generator)
     return flags
 

@@ -46,7 +46,7 @@ def curves(
     # Scores of shifts have no radius
     asked = first.shown(metrics)[: 1 if metrics is None else None]
     names = [name for name in asked if name in first.values[CLEAN]]
-    if not names or metrics != "all" and names != asked:
+    if not names or (metrics != "all" and names != asked):
         raise ValueError(
             f"metrics must be measured at every radius, got {asked}: scores of shifts are not."
         )

@@ -20,7 +20,7 @@ from ..attacks.budgets import Budget
 from ..attacks.problem import Objective
 from .batches import Source
 from .cache import describe, fingerprint
-from .metrics import PaperSSIM, WINDOW
+from .metrics import WINDOW, PaperSSIM
 from .results import (
     CLEAN,
     ERROR,

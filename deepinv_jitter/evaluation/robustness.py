@@ -35,7 +35,8 @@ from ..attacks.state import evaluated, preserved
 from ..optim.jittering import no_jitter
 from ..training import distributed as processes
 from .batches import Source, paired
-from .cache import Cache, digests, files, joined, pictures as kept
+from .cache import Cache, digests, files, joined
+from .cache import pictures as kept
 from .comparison import RobustnessComparison
 from .conditions import complete
 from .protocol import Protocol, attack_of, conditions_of, named_metrics, peak_for

@@ -2,7 +2,6 @@ r"""Spectral normalisation, a baseline of Table 5."""
 
 from __future__ import annotations
 
-
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized

@@ -2,7 +2,6 @@ r"""The fastMRI challenge's undersampling masks."""
 
 from __future__ import annotations
 
-
 import torch
 from deepinv.physics.generator import PhysicsGenerator
 from fastmri.data.subsample import EquispacedMaskFractionFunc, RandomMaskFunc

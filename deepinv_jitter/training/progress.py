@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from .averaging import AveragingTrainer
-from .history import steps_from_sizes
 from .checkpoints import loaded
+from .history import steps_from_sizes
 
 
 @dataclass

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from .generators import Generator, kind, named
 from . import checkpoints, distributed, rng
 from .checkpoints import BEST, INTERRUPTED, class_name
+from .generators import Generator, kind, named
 from .interruption import InterruptibleTrainer
 from .parallel import as_list
 from .preemption import replacing

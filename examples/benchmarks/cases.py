@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import deepinv as dinv
-import deepinv_jitter as dj
 import torch
 from plain import PlainNetwork
 from torch import nn
+
+import deepinv_jitter as dj
 
 K = 5
 
@@ -60,9 +61,9 @@ class Case:
 
     def model(self, jitter: float | None = None, **options) -> dj.UnfoldedGD:
         prior = dj.GradientPrior(self.network(), reads_y=self.kind == "seismic")
-        law = None if jitter is None else dj.GaussianJitter(jitter, "relative")
+        noise = None if jitter is None else dj.GaussianJitter(jitter, "relative")
         options = {"stepsize": 0.5, "max_iter": self.iterations} | options
-        return dj.UnfoldedGD(prior, jitter=law, **options).to(self.device)
+        return dj.UnfoldedGD(prior, jitter=noise, **options).to(self.device)
 
     def plain_model(self, jitter: float = 0.0) -> PlainNetwork:
         physics = self.physics()

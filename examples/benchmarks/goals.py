@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import deepinv_jitter as dj
 import torch
 from cases import Case
 from deepinv.datasets import TensorDataset
@@ -14,6 +13,8 @@ from measure import Ratio, in_turns, peak_memory
 from plain import training_step
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+
+import deepinv_jitter as dj
 
 BALL = dj.L2Ball(1.0)
 
@@ -36,7 +37,7 @@ class Row:
 
 def steps(case: Case, rounds: int) -> Iterator[Row]:
     """Steps of every scheme against the bare network and against the plain loop."""
-    power, once = (dj.FrankWolfeAttack(BALL, steps=n, keep="last") for n in (3, 1))
+    frank_wolfe, once = (dj.FrankWolfeAttack(BALL, steps=n, keep="last") for n in (3, 1))
     channels_last = case.model().to(memory_format=torch.channels_last)
     times = in_turns(
         {
@@ -48,7 +49,7 @@ def steps(case: Case, rounds: int) -> Iterator[Row]:
             "SGD jittering": case.step(case.model(jitter=0.1)),
             "plain MSE": _plain(case),
             "plain SGD jittering": _plain(case, jitter=0.1),
-            "power 3": case.step(case.model(), power),
+            "FW 3": case.step(case.model(), frank_wolfe),
             "1 step": case.step(case.model(), once),
         },
         rounds,
@@ -69,16 +70,16 @@ def steps(case: Case, rounds: int) -> Iterator[Row]:
     yield row("SGD jittering / MSE, whole steps", "SGD jittering", "MSE")
     yield row("MSE step / plain loop's", "MSE", "plain MSE")
     yield row("SGD jittering / plain loop's", "SGD jittering", "plain SGD jittering")
-    yield row("AT, default attack (3 power steps) / MSE", "power 3", "MSE", 3.2)
+    yield row("AT, default attack (3 Frank-Wolfe steps) / MSE", "FW 3", "MSE", 3.2)
     yield row("AT, persistent, 1 step / MSE", "1 step", "MSE", 1.8)
 
 
 def attack_steps(case: Case, counts: tuple[int, ...], rounds: int) -> Iterator[Row]:
     """Steps of adversarial training with the paper's attack, and the plain loop's."""
-    power = dj.FrankWolfeAttack(BALL, steps=3, keep="last")
+    frank_wolfe = dj.FrankWolfeAttack(BALL, steps=3, keep="last")
     functions = {
         "MSE": case.step(case.model()),
-        "power 3": case.step(case.model(), power),
+        "FW 3": case.step(case.model(), frank_wolfe),
     }
     for n in counts:
         attack = dj.PGDAttack(BALL, steps=n, keep="last")
@@ -92,7 +93,7 @@ def attack_steps(case: Case, counts: tuple[int, ...], rounds: int) -> Iterator[R
         yield Row(f"AT, PGD-{n} / plain loop's", case.name, ratio)
     most = max(counts)
     what = f"AT, default attack / plain loop's PGD-{most}"
-    yield Row(what, case.name, times.ratio("power 3", f"plain PGD {most}"))
+    yield Row(what, case.name, times.ratio("FW 3", f"plain PGD {most}"))
 
 
 def small_steps(case: Case, rounds: int) -> Iterator[Row]:
@@ -134,12 +135,12 @@ def small_steps(case: Case, rounds: int) -> Iterator[Row]:
 
 def components(case: Case, rounds: int) -> Iterator[Row]:
     """Parts of a step that are too small to be seen in it."""
-    law, (x, _, _) = dj.GaussianJitter(0.1, "relative"), case.batch_of()
+    noise, (x, _, _) = dj.GaussianJitter(0.1, "relative"), case.batch_of()
     formats = {"": x, ", channels_last": x.to(memory_format=torch.channels_last)}
     functions = {"MSE": case.step(case.model())}
     for name, iterate in formats.items():
         functions["jitter" + name] = lambda iterate=iterate: [
-            iterate + law(iterate, k) for k in range(case.iterations)
+            iterate + noise(iterate, k) for k in range(case.iterations)
         ]
     times = in_turns(functions, rounds)
     for name in formats:

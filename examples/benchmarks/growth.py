@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import deepinv_jitter as dj
-from deepinv_jitter.evaluation.tables import markdown
 import matplotlib.pyplot as plt
 import numpy as np
 from cases import Case
 from matplotlib.ticker import LogLocator
 from measure import in_turns, peak_memory
+
+import deepinv_jitter as dj
+from deepinv_jitter.evaluation.tables import markdown
 
 #: What is varied, one at a time, around the case of 64 x 64, K = 5, one image, no attack.
 AXES = {
@@ -34,7 +35,7 @@ SCHEMES = {
     "MSE training, input, SGD and SPGD jittering": 0.0,
     "AT, persistent, 1 step": 1.0,
     "our recipe (RobustTrainer): 3 steps in 40 % of the epochs": 0.4 * 3,
-    "AT, 3 power steps": 3.0,
+    "AT, 3 Frank-Wolfe steps": 3.0,
     "AT, 20 steps, as in the paper": 20.0,
 }
 
@@ -104,8 +105,8 @@ def draw(record: dict, path: Path) -> None:
             for quantity, marker in zip(quantities, "os"):
                 costs = [point[quantity] for point in points]
                 if axis == "attack steps":
-                    law = f"1 + {per_gradient(record):.2f} n"
-                    label = law if quantity == "seconds" else ""
+                    growth = f"1 + {per_gradient(record):.2f} n"
+                    label = growth if quantity == "seconds" else ""
                 else:
                     label = f"exponent {exponent(record, axis, quantity):.2f}"
                 label = f"checkpoint: {label}" if "checkpoint" in quantity else label

@@ -24,14 +24,14 @@ from multiprocessing import active_children
 from pathlib import Path
 
 import deepinv as dinv
-import deepinv_jitter as dj
-from deepinv_jitter.evaluation.tables import markdown
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from cases import Case
 from torch.utils.data import DataLoader
 
-from cases import Case
+import deepinv_jitter as dj
+from deepinv_jitter.evaluation.tables import markdown
 
 #: Share of a run that warms up: allocators, caches and histories reach their size.
 WARM = 0.1

@@ -21,15 +21,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import deepinv
-import deepinv_jitter as dj
-import torch
-from deepinv_jitter.evaluation.tables import markdown
-from deepinv_jitter.training.preemption import replacing
-
 import goals
 import growth
+import torch
 from cases import Case, cases
 from measure import Ratio
+
+import deepinv_jitter as dj
+from deepinv_jitter.evaluation.tables import markdown
+from deepinv_jitter.training.preemption import replacing
 
 TITLES = {"goals": "Speed and memory against goals", "growth": "How the cost grows"}
 

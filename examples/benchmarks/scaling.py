@@ -39,7 +39,7 @@ FLAGS = 2  # of a word: is every loss finite, has a signal come
 
 
 def timed(action, repeat: int = STEPS) -> float:
-    """Median seconds of an action on all ranks together."""
+    """Median seconds of an action of all processes together."""
     taken = []
     for _ in range(repeat + 2):
         distributed.barrier()

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 from itertools import product
 
-import deepinv_jitter as dj
 import torch
 from runs import Archive
 from tables import markdown
+
+import deepinv_jitter as dj
 
 #: Strength of the prior, and the start as a multiple of y.
 CASES = {"strong, y": (1.0, 1.0), "weak, y": (0.01, 1.0), "weak, 0": (0.01, 0.0)}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-import deepinv_jitter as dj
 import torch
 from deepinv.optim import BaseOptim
 from deepinv.physics import Physics
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
+
+import deepinv_jitter as dj
 
 
 class Ensemble(nn.Module):

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import deepinv_jitter as dj
 import torch
 from deepinv.optim import BaseOptim
 from deepinv.physics import Denoising
+
+import deepinv_jitter as dj
 from deepinv_jitter.attacks.state import evaluated
 from deepinv_jitter.optim.fidelities import TiltedFidelity
 from deepinv_jitter.optim.iterators import innermost

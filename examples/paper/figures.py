@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import deepinv_jitter as dj
 import matplotlib.pyplot as plt
 import reconstructions
 import sweep
@@ -15,6 +14,8 @@ from methods import METHODS
 from runs import Archive, Run, error
 from style import DRAWN, STYLE, caption
 from tables import TABLES, Results
+
+import deepinv_jitter as dj
 
 CURVES = ("#56B4E9", "#0072B2", "#009E73", "#000000")
 #: Of Figure 6: sigma_w.

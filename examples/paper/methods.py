@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import deepinv_jitter as dj
 import torch
 from problems import Problem
+
+import deepinv_jitter as dj
 
 ALGORITHMS = ("gd", "pgd")
 

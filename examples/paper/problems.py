@@ -9,12 +9,13 @@ from dataclasses import replace
 from functools import cached_property, partial
 
 import deepinv as dinv
-import deepinv_jitter as dj
 import settings
 import torch
 from references import Adjoint, sparse, total_variation
 from settings import Settings
 from torch.utils.data import DataLoader
+
+import deepinv_jitter as dj
 
 #: Of the random vectors e and g in the risks of the toy problem: sigma^2 = E||.||^2.
 RISK_LEVELS = [0.01, 0.03, 0.1, 0.3]

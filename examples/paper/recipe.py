@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import deepinv_jitter as dj
 import matplotlib.pyplot as plt
 from intervals import Interval, log_ratio
 from methods import METHODS
 from runs import Archive, Run, error
 from style import STYLE
 from tables import Results, Table, markdown
+
+import deepinv_jitter as dj
 
 #: Gradients of attacks in a training step, on average; each costs about 2/3 of a step without.
 GRADIENTS = {
@@ -51,7 +52,7 @@ class Standing:
     def good(self) -> bool:
         """Not worse beyond doubt in either."""
         return all(
-            d.mean >= 0 or not d.decided and math.isfinite(d.half)
+            d.mean >= 0 or (not d.decided and math.isfinite(d.half))
             for d in (self.clean, self.attacked)
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import deepinv_jitter as dj
 import matplotlib.pyplot as plt
 import torch
 from deepinv.physics import LinearPhysics
@@ -14,6 +13,8 @@ from problems import Problem
 from runs import Archive, Run
 from style import DRAWN, caption
 from tables import Table
+
+import deepinv_jitter as dj
 
 SEED = 0  # of the training
 SAMPLE = 5  # of the test set

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import deepinv
-import deepinv_jitter as dj
 import torch
-from deepinv_jitter.training.preemption import replacing
 from methods import build, fit, stepsizes
 from problems import PROBLEMS, Problem
+
+import deepinv_jitter as dj
+from deepinv_jitter.training.preemption import replacing
 
 SCHEMA = 1
 DRAWS = 8  # random perturbations of each sample and radius

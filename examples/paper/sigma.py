@@ -2,11 +2,12 @@ r"""How the noise levels of the presets were chosen: on validation data, by ``ch
 
 from __future__ import annotations
 
-import deepinv_jitter as dj
 import torch
 from methods import METHODS
 from runs import Archive, Run
 from tables import markdown
+
+import deepinv_jitter as dj
 
 #: Levels that were tried, for each problem, algorithm and method; 0 is MSE training.
 LEVELS = {

@@ -92,7 +92,7 @@ def render(archive: Archive) -> str:
     path = archive.folder / "runs" / "speed.json"
     record = archive.kept(path, lambda: measured(archive))
     rounds = len(next(iter(record["seconds"].values())))
-    attack = {"power": "3 power steps", "paper": "the paper's attack"}
+    attack = {"power": "3 Frank-Wolfe steps", "paper": "the paper's attack"}
     attacks = {attack[archive.problem(n).settings.train_attack] for n in PROBLEMS}
     return (
         "# Table 6: Training speed\n\nItems per second, and the time of a training step in steps "

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-import deepinv_jitter as dj
 import torch
 from ensembles import Ensemble
 from methods import build
 from runs import Archive, Run
+
+import deepinv_jitter as dj
 
 
 def records(

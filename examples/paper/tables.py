@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import paper
-from deepinv_jitter.evaluation.tables import markdown
 from intervals import Interval, crossed, paired
 from methods import METHODS
 from runs import Archive, Run
+
+from deepinv_jitter.evaluation.tables import markdown
 
 Cell = str | float
 

@@ -3,7 +3,6 @@ r"""Numerical checks of the paper's theory on the toy problem."""
 from __future__ import annotations
 
 import corollary
-import deepinv_jitter as dj
 import stepsize
 import sweep
 import torch
@@ -13,6 +12,8 @@ from problems import RISK_LEVELS
 from runs import Archive
 from tables import markdown
 from verdicts import verdict
+
+import deepinv_jitter as dj
 
 #: sigma_w of SGD jittering, sqrt(E||w_k||^2); 0 is MSE training.
 LEVELS = {"smoke": (0.1,), "cpu": (0.03, 0.1, 0.3, 1.0), "paper": (0.03, 0.1, 0.3, 1.0)}

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from intervals import Interval
-from tables import TABLES, Results, markdown
 from runs import Archive
+from tables import TABLES, Results, markdown
 
 SHIFT = "shift"  # the table's own out-of-distribution column
 RECOVERY = "contrast recovery"

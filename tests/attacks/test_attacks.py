@@ -21,7 +21,7 @@ def quick(attack):
 ATTACKS = {
     "PGD": quick(lambda ball, steps=10, **kw: dj.PGDAttack(ball, steps=steps, **kw)),
     "APGD": quick(lambda ball, steps=12, **kw: dj.APGDAttack(ball, steps=steps, **kw)),
-    "power": quick(
+    "Frank-Wolfe": quick(
         lambda ball, steps=5, **kw: dj.FrankWolfeAttack(ball, steps=steps, **kw)
     ),
     "momentum": quick(
@@ -45,7 +45,7 @@ ATTACKS = {
         )
     ),
 }
-GRADIENT = ["PGD", "APGD", "power", "momentum"]
+GRADIENT = ["PGD", "APGD", "Frank-Wolfe", "momentum"]
 NAN = float("nan")
 every_attack = pytest.mark.parametrize("name", ATTACKS)
 every_gradient_attack = pytest.mark.parametrize("name", GRADIENT)
@@ -260,7 +260,7 @@ def test_contract(problem, name, ball, dtype):
 N_GRAD = {
     "PGD": 10,
     "APGD": 12,
-    "power": 5,
+    "Frank-Wolfe": 5,
     "momentum": 10,
     "converged": 10,
     "random": 0,
@@ -289,14 +289,14 @@ def test_cost(name):
 
 
 @every_problem
-@pytest.mark.parametrize("name", ["PGD", "power", "random"])
+@pytest.mark.parametrize("name", ["PGD", "Frank-Wolfe", "random"])
 def test_more_steps_are_never_weaker(problem, name):
     model, x, y, physics, eps = build(problem)
     losses = [
         ATTACKS[name](dj.L2Ball(3 * eps), steps=n).run(model, x, y, physics).loss
         for n in (1, 2, 5, 15)
     ]
-    for weak, strong in zip(losses, losses[1:], strict=False):
+    for weak, strong in itertools.pairwise(losses):
         assert (strong >= weak).all()
 
 
@@ -314,7 +314,7 @@ def test_apgd_gains_with_its_steps(problem):
 
 
 @image_and_points
-@pytest.mark.parametrize("name", ["PGD", "APGD", "power", "random", "worst case"])
+@pytest.mark.parametrize("name", ["PGD", "APGD", "Frank-Wolfe", "random", "worst case"])
 def test_more_restarts_are_never_weaker(problem, name):
     model, x, y, physics, eps = build(problem)
     attack = ATTACKS[name](dj.L2Ball(3 * eps))
@@ -322,7 +322,7 @@ def test_more_restarts_are_never_weaker(problem, name):
         attack.repeat(n).run(model, x, y, physics).loss for n in (1, 3)
     ]
     assert torch.equal(losses[0], losses[1])
-    for weak, strong in zip(losses, losses[1:], strict=False):
+    for weak, strong in itertools.pairwise(losses):
         assert (strong >= weak).all()
 
 
@@ -344,10 +344,10 @@ def test_stronger_than_random_single_step_and_transfer(problem, name):
     ball = dj.L2Ball(0.3 * eps)
     attack = ATTACKS[name](ball, steps=30)
     loss = attack.run(model, x, y, physics).loss
-    rivals = dj.RandomAttack(ball, checks=False), ATTACKS["power"](ball, steps=1)
-    for rival in rivals:
+    baselines = dj.RandomAttack(ball, checks=False), ATTACKS["Frank-Wolfe"](ball, steps=1)
+    for baseline in baselines:
         # in the plane, the best of 100 directions all but is the worst case
-        assert (loss >= 0.999 * rival.run(model, x, y, physics).loss).all()
+        assert (loss >= 0.999 * baseline.run(model, x, y, physics).loss).all()
     surrogate = copy.deepcopy(model).eval()
     with torch.no_grad():
         for p in surrogate.parameters():
@@ -359,7 +359,7 @@ def test_stronger_than_random_single_step_and_transfer(problem, name):
 @every_problem
 def test_without_bound_the_reconstruction_is_worse_than_none(problem):
     model, x, y, physics, _ = build(problem)
-    result = ATTACKS["power"](dj.L2Ball(1e3)).run(model, x, y, physics)
+    result = ATTACKS["Frank-Wolfe"](dj.L2Ball(1e3)).run(model, x, y, physics)
     assert (result.loss > x.square().flatten(1).sum(1)).all()
 
 
@@ -612,7 +612,7 @@ def test_worst_case_takes_the_worst_for_each_sample():
     model, x, y, physics, eps = build("mri", batch=6)
     ball = dj.L2Ball(eps)
     members = [
-        ATTACKS["power"](ball, steps=1, start="random", seed=seed) for seed in range(4)
+        ATTACKS["Frank-Wolfe"](ball, steps=1, start="random", seed=seed) for seed in range(4)
     ]
     members.append(ATTACKS["PGD"](ball, steps=1, rel_step=1.0, objective="deviation"))
     result = dj.WorstCase(members).run(model, x, y, physics)
@@ -671,7 +671,7 @@ def test_a_healthy_model_raises_no_flag(problem, factor, objective):
 
 @every_problem
 @pytest.mark.parametrize("momentum", [0.0, 0.4, 0.9])
-def test_power_attack_is_the_equation(problem, momentum):
+def test_frank_wolfe_is_the_equation(problem, momentum):
     model, x, y, physics, eps = build(problem, dtype=torch.float64)
     model.eval()
     ball, delta, d = dj.L2Ball(eps), torch.zeros_like(y), None

@@ -21,13 +21,7 @@ from properties import assert_global_rng_untouched, assert_same_parameters
 from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
-from deepinv_jitter.attacks import (
-    Attack,
-    FrankWolfeAttack,
-    PGDAttack,
-    RandomAttack,
-    WorstCase,
-)
+from deepinv_jitter.attacks import Attack, FrankWolfeAttack, PGDAttack, RandomAttack, WorstCase
 from deepinv_jitter.attacks.balls import L2Ball, LinfBall
 from deepinv_jitter.evaluation import protocol
 from deepinv_jitter.evaluation.robustness import evaluate_robustness

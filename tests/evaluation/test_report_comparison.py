@@ -9,15 +9,7 @@ import warnings
 import pytest
 import torch
 from deepinv.loss.metric import MAE
-from evaluation_cases import (
-    ERROR,
-    PROBLEMS,
-    assert_same_values,
-    evaluate,
-    mri,
-    perturbed,
-    points,
-)
+from evaluation_cases import ERROR, PROBLEMS, assert_same_values, evaluate, mri, perturbed, points
 from properties import assert_global_rng_untouched
 
 import deepinv_jitter as dj

@@ -3,16 +3,7 @@
 import deepinv as dinv
 import pytest
 import torch
-from evaluation_cases import (
-    PROBLEMS,
-    evaluate,
-    measured,
-    mri,
-    noise,
-    perturbed,
-    points,
-    sections,
-)
+from evaluation_cases import PROBLEMS, evaluate, measured, mri, noise, perturbed, points, sections
 
 import deepinv_jitter as dj
 from deepinv_jitter.evaluation import pictures

@@ -217,12 +217,12 @@ def test_start_of_the_iterations(name):
 @every_model
 def test_checkpoint_gives_identical_gradients_under_noise(name):
     y, p = torch.randn(2, 1, 9, 7), physics(torch.float32)
-    law = dj.GaussianJitter(0.2, generator=torch.Generator().manual_seed(0))
+    noise = dj.GaussianJitter(0.2, generator=torch.Generator().manual_seed(0))
     network = nn.Sequential(Network(), nn.Dropout(0.3))  # randomness of its own as well
     results = []
     for checkpoint in (False, True):
         model = MODELS[name](
-            network, max_iter=K, jitter=copy.deepcopy(law), checkpoint=checkpoint
+            network, max_iter=K, jitter=copy.deepcopy(noise), checkpoint=checkpoint
         )
         torch.manual_seed(0)
         model.zero_grad()
@@ -252,9 +252,9 @@ def test_jitter_argument(name):
         type(m).__name__ for m in MODELS[name](Network()).fixed_point.modules()
     ]
     assert f"{name}Iteration" in iterators and "JitteredIterator" not in iterators
-    law = dj.GaussianJitter([0.1, 0.2], "norm")
-    model = MODELS[name](Network(), max_iter=2, jitter=law)
-    assert model.fixed_point.iterator.jitter.noise is law
+    noise = dj.GaussianJitter([0.1, 0.2], "norm")
+    model = MODELS[name](Network(), max_iter=2, jitter=noise)
+    assert model.fixed_point.iterator.jitter.noise is noise
 
 
 @pytest.mark.parametrize(

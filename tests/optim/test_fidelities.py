@@ -129,12 +129,12 @@ def test_models_give_what_they_give_with_the_host_s_fidelity(
     y = torch.randn(2, 1, 30, 5, dtype=torch.float64)
     results = []
     for fidelity in (dj.NormalL2(0.5), dinv.optim.L2(0.5)):
-        law = None if jitter is None else dj.GaussianJitter(jitter)
+        noise = None if jitter is None else dj.GaussianJitter(jitter)
         model = unfolded(
             network,
             stepsize=0.2,
             max_iter=4,
-            jitter=law,
+            jitter=noise,
             checkpoint=checkpoint,
             data_fidelity=fidelity,
         ).double()

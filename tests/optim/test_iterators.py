@@ -25,8 +25,8 @@ def measurements(dtype=torch.float64, batch=2):
 
 
 def jittered(name, sigma=0.3, seed=0, **kwargs):
-    law = dj.GaussianJitter(sigma, generator=torch.Generator().manual_seed(seed))
-    return dj.jitter(ALGORITHMS[name].build(**kwargs), law)
+    noise = dj.GaussianJitter(sigma, generator=torch.Generator().manual_seed(seed))
+    return dj.jitter(ALGORITHMS[name].build(**kwargs), noise)
 
 
 def output_and_gradients(model, p, y):
@@ -206,8 +206,8 @@ def test_checkpointing_gives_identical_gradients_under_noise(name):
     checkpointed.fixed_point.iterator = dj.CheckpointedIterator(
         checkpointed.fixed_point.iterator
     )
-    law = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(0))
-    dj.jitter(checkpointed, law)
+    noise = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(0))
+    dj.jitter(checkpointed, noise)
     out, grads = output_and_gradients(model, p, y)
     other, other_grads = output_and_gradients(checkpointed, p, y)
     assert torch.equal(out, other)
@@ -228,8 +228,8 @@ def test_scales_in_a_model(scale, checkpoint):
 def test_official_scale_is_the_paper_s_code():
     """sigma times the signed maximum, over the batch, of the iterate after the data step."""
     model, p, y = ALGORITHMS["GD"].build(), physics(), measurements()
-    law = dj.GaussianJitter(0.2, "official", torch.Generator().manual_seed(0))
-    dj.jitter(model, law)
+    noise = dj.GaussianJitter(0.2, "official", torch.Generator().manual_seed(0))
+    dj.jitter(model, noise)
     with torch.no_grad():
         model.init_params_algo["stepsize"][0].fill_(ETA)
     generator = torch.Generator().manual_seed(0)
@@ -273,8 +273,8 @@ def test_iterators_that_own_parameters_keep_their_names_through_every_wrapper():
 
 
 def test_iterator_pickles_and_serves_a_hand_built_model():
-    law = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(0))
-    iterator = pickle.loads(pickle.dumps(dj.JitteredIterator(GDIteration(), law)))
+    noise = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(0))
+    iterator = pickle.loads(pickle.dumps(dj.JitteredIterator(GDIteration(), noise)))
     model = dinv.optim.BaseOptim(
         iterator,
         params_algo={"stepsize": ETA, "lambda": 1.0},

@@ -8,11 +8,7 @@ import deepinv as dinv
 import pytest
 import torch
 from algorithms import ALGORITHMS, ETA, SIZE, K, Network
-from properties import (
-    assert_global_rng_untouched,
-    assert_same_gradients,
-    gradients,
-)
+from properties import assert_global_rng_untouched, assert_same_gradients, gradients
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -388,10 +384,10 @@ def test_noise_on_what_submodules_return(levels, shared):
     plain, plain_gradients = run(model, y)
     sigma = LEVELS[levels]
     draws = noise((7, 2), sigma if isinstance(sigma, list) else [sigma] * 3)
-    law = dj.GaussianJitter(sigma, generator=seeded())
-    assert dj.jitter(model, law, at="blocks.*") is model
+    gaussian = dj.GaussianJitter(sigma, generator=seeded())
+    assert dj.jitter(model, gaussian, at="blocks.*") is model
     for _ in range(2):
-        law.generator.manual_seed(0)
+        gaussian.generator.manual_seed(0)
         assert torch.allclose(
             model(y), recursion(plain_copy(model), y, draws), atol=1e-14
         )
@@ -500,8 +496,8 @@ def test_recomputed_as_a_whole_or_within(repeats):
 
 def test_what_cannot_be_recomputed_is_refused():
     y = torch.randn(7, 2)
-    law = dj.GaussianJitter(0.3, generator=seeded())
-    model = dj.jitter(Unrolled(repeats=True), law, at="blocks.*")
+    gaussian = dj.GaussianJitter(0.3, generator=seeded())
+    model = dj.jitter(Unrolled(repeats=True), gaussian, at="blocks.*")
     with pytest.raises(RuntimeError, match="a generator of its own cannot be repeated"):
         model(y).sum().backward()
     for levels, passes in ([0.1, 0.2, 0.3], 2), ([0.1, 0.0, 0.3], 1):

@@ -12,7 +12,7 @@ import deepinv_jitter as dj
 X = torch.stack([torch.full((3, 40, 50), 0.5), torch.full((3, 40, 50), -4.0)])
 
 # scale, expected per-entry standard deviation of each sample of X for sigma = 0.1
-LAWS = [
+SCALES = [
     ("std", [0.1, 0.1]),
     ("norm", [0.1 / 6000**0.5] * 2),
     ("relative", [0.05, 0.4]),
@@ -23,7 +23,7 @@ LAWS = [
 ]
 
 
-@pytest.mark.parametrize("scale, std", LAWS)
+@pytest.mark.parametrize("scale, std", SCALES)
 def test_standard_deviation(scale, std):
     w = dj.GaussianJitter(0.1, scale)(X, 0, data_step=lambda: X + 0.2)
     assert w.shape == X.shape and w.dtype == X.dtype
@@ -38,19 +38,19 @@ def test_norm_scale_is_assumption_6_1():
 
 @pytest.mark.parametrize("scale", ["std", "norm", "relative", "official"])
 def test_generator_leaves_the_global_one_untouched(scale):
-    law = dj.GaussianJitter(0.1, scale, torch.Generator().manual_seed(3))
+    noise = dj.GaussianJitter(0.1, scale, torch.Generator().manual_seed(3))
     again = dj.GaussianJitter(0.1, scale, torch.Generator().manual_seed(3))
     with assert_global_rng_untouched():
-        first, second = law(X, 0, lambda: X), law(X, 0, lambda: X)
+        first, second = noise(X, 0, lambda: X), noise(X, 0, lambda: X)
         assert torch.equal(again(X, 0, lambda: X), first)
     assert not torch.equal(first, second)
 
 
 def test_no_generator_means_the_global_one():
-    law = dj.GaussianJitter(0.1)
-    first = law(X)
+    noise = dj.GaussianJitter(0.1)
+    first = noise(X)
     torch.manual_seed(0)
-    assert torch.equal(law(X), first)
+    assert torch.equal(noise(X), first)
 
 
 def test_samples_of_a_batch_do_not_influence_each_other():
@@ -77,14 +77,14 @@ def test_only_the_official_scale_is_part_of_the_graph():
 
 
 @pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda law: pickle.loads(pickle.dumps(law))]
+    "copied", [copy.deepcopy, lambda noise: pickle.loads(pickle.dumps(noise))]
 )
 def test_a_copy_goes_on_with_the_same_noise(copied):
-    law = dj.GaussianJitter([0.1, 0.2], "relative", torch.Generator().manual_seed(5))
-    law(X)
-    other = copied(law)
-    assert repr(other) == repr(law) and other.generator is not law.generator
-    assert torch.equal(other(X, 1), law(X, 1))
+    noise = dj.GaussianJitter([0.1, 0.2], "relative", torch.Generator().manual_seed(5))
+    noise(X)
+    other = copied(noise)
+    assert repr(other) == repr(noise) and other.generator is not noise.generator
+    assert torch.equal(other(X, 1), noise(X, 1))
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_one_level(sigma):
 
 
 def test_one_level_per_iteration():
-    law = dj.GaussianJitter([0.0, 1.0])
-    assert [law.sigma_at(0), law.sigma_at(1)] == [0.0, 1.0]
+    noise = dj.GaussianJitter([0.0, 1.0])
+    assert [noise.sigma_at(0), noise.sigma_at(1)] == [0.0, 1.0]
     with pytest.raises(
         ValueError, match="sigma has 2 levels but iteration 3 was reached"
     ):
-        law.sigma_at(2)
+        noise.sigma_at(2)
 
 
 @pytest.mark.parametrize(
@@ -158,20 +158,20 @@ def test_iterates_refused(scale, x, error, message):
     "sigma, dtype", [(1e30, torch.float32), (1e160, torch.float64), (1e4, torch.half)]
 )
 def test_a_level_whose_square_overflows_is_refused(scale, sigma, dtype):
-    law, x = dj.GaussianJitter(sigma, scale), X.to(dtype)
+    noise, x = dj.GaussianJitter(sigma, scale), X.to(dtype)
     message = f"squared norm of the noise is finite in {dtype}, got {sigma:g} for 6000"
     with pytest.raises(ValueError, match=re.escape(message)):
-        law(x, 0, lambda: x)
+        noise(x, 0, lambda: x)
     noise = dj.GaussianJitter(sigma / 1e14, scale)(x, 0, lambda: x)
     assert noise.isfinite().all() and noise.norm().isfinite()
 
 
 def test_iterations_are_counted_from_zero():
-    law = dj.GaussianJitter([0.1, 0.2])
+    noise = dj.GaussianJitter([0.1, 0.2])
     with pytest.raises(ValueError, match="k must be finite and at least 0, got -1"):
-        law(X, -1)
+        noise(X, -1)
     with pytest.raises(TypeError, match="k must be a whole number, got 0.5"):
-        law.sigma_at(0.5)
+        noise.sigma_at(0.5)
 
 
 def test_official_scale_is_for_real_iterates():
@@ -225,9 +225,9 @@ def test_a_silent_layer_returns_its_very_input(silence):
 
 
 def test_the_layer_is_a_module_without_a_trace_in_checkpoints():
-    law = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(1))
-    model = Loop(law)
-    assert model.jitter.noise is law and "Jitter(GaussianJitter(sigma=0.3" in repr(
+    noise = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(1))
+    model = Loop(noise)
+    assert model.jitter.noise is noise and "Jitter(GaussianJitter(sigma=0.3" in repr(
         model
     )
     assert list(model.state_dict()) == ["network.weight", "network.bias"]
@@ -237,7 +237,7 @@ def test_the_layer_is_a_module_without_a_trace_in_checkpoints():
     assert all(torch.equal(out, outputs[0]) for out in outputs)
     assert not torch.equal(model(y), outputs[0])
     # which a plain deepinv model and jitter() leave alone
-    assert dj.unjitter(model).jitter.noise is law
+    assert dj.unjitter(model).jitter.noise is noise
 
 
 def test_the_layer_refuses():

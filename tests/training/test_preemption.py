@@ -142,7 +142,6 @@ def outcomes(tmp_path_factory):
     return torch.load(folder / "outcomes.pt", weights_only=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", signalled.CASES)
 def test_a_signal_to_all_processes_of_a_run(outcomes, case):
     place, number, *_ = signalled.CASES[case]
