@@ -15,10 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .generators import Generator, kind
+from .host import BEST, CHECKPOINTS
 
-BEST = "ckp_best.pth.tar"
-
-
+#: The file that is written within an epoch.
 INTERRUPTED = "ckp_interrupted.pth.tar"
 
 
@@ -47,7 +46,7 @@ def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
     True
     """
     places = {}
-    for path in sorted(Path(folder).rglob("ckp_*.pth.tar")):
+    for path in sorted(Path(folder).rglob(CHECKPOINTS)):
         if path.name == BEST:
             continue
         try:
@@ -145,6 +144,20 @@ def grouped(optimizer: Optimizer | None, model: nn.Module) -> list[list[str]]:
     names = {id(p): name for name, p in model.named_parameters()}
     groups = [group["params"] for group in optimizer.param_groups]
     return [[names.get(id(p), "?") for p in group] for group in groups]
+
+
+def unlike(
+    checkpoint: dict,
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    scheduler: object | None,
+) -> Iterator[str]:
+    """What the host would load, and could not."""
+    if "optimizer" in checkpoint and optimizer is not None:
+        groups = grouped(optimizer, model)
+        yield from unlike_optimizer(checkpoint, optimizer, groups)
+    if "scheduler" in checkpoint and scheduler is not None:
+        yield from unlike_scheduler(checkpoint, scheduler)
 
 
 def unlike_optimizer(

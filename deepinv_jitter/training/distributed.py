@@ -46,10 +46,8 @@ def largest(numbers: list[int], device: torch.device) -> list[int]:
     return tensor.tolist()
 
 
-def parallel(model: nn.Module, device: torch.device, options: dict) -> nn.Module | None:
-    """The model with gradients averaged over the ranks; ``None`` on a single one."""
-    if count() == 1 or not any(p.requires_grad for p in model.parameters()):
-        return None
+def parallel(model: nn.Module, device: torch.device, options: dict) -> nn.Module:
+    """The model with gradients averaged over the processes."""
     device_ids = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=device_ids, **options)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from deepinv import Trainer
 
-from .checkpoints import BEST, latest_checkpoint, loaded
-from .resume import HISTORIES
+from .checkpoints import latest_checkpoint, loaded
+from .host import BEST, CHECKPOINTS, HISTORIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,7 +198,7 @@ def _newest(path: Path) -> Path:
     """The newest checkpoint of a run's folder, or of one with the folders of several runs."""
     if path.is_file():
         return path
-    own = list(path.glob("ckp_*.pth.tar"))
+    own = list(path.glob(CHECKPOINTS))
     if not own:
         own = [found] if (found := latest_checkpoint(path)) else []
     if not own:

@@ -66,6 +66,11 @@ class Shielded:
         return iterator
 
 
+def plain(loader: object) -> object:
+    """The loader itself, without what shields its workers."""
+    return loader.plain if type(loader) is Shielded else loader
+
+
 @contextmanager
 def _held_back(context) -> Iterator[None]:
     """Processes that start in here do not get the signals from their first moment on."""

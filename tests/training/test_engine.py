@@ -395,9 +395,11 @@ def test_what_perturbing_a_bad_batch_taught_is_forgotten(tmp_path, bad):
     first = Points().data["y"][4:8] if bad == 0 else Points().data["y"][:4]
     physics = trainer.physics[0]
     assert trainer.sigma == dj.input_jitter_sigma(0.1, first, physics)
-    assert torch.equal(trainer._monitored["y"], first)
+    assert torch.equal(trainer._monitor.own_state()["monitored"]["y"], first)
     left_out = range(4 * bad, 4 * bad + 4)
-    assert sorted(trainer._deltas) == [(0, i) for i in range(12) if i not in left_out]
+    assert sorted(trainer._deltas.known) == [
+        (0, i) for i in range(12) if i not in left_out
+    ]
 
 
 def test_a_level_is_not_taken_from_measurements_that_are_not_finite(tmp_path):
