@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Real
 
 from .. import checks
 from ..attacks.base import Attack
@@ -55,7 +54,7 @@ class Scheduled(Perturbation):
         epoch, passed = self._turn
         self._turn = epoch, passed + 1
         if callable(share):
-            share = checks.number("share", share(epoch), Real, 0, 1)
+            share = checks.number("share", share(epoch), low=0, high=1)
         # Blind to rounding: 3 of 9 batches for a third
         before, after = (math.floor(n * share + 1e-9) for n in (passed, passed + 1))
         return after > before
@@ -137,7 +136,7 @@ class AttackTrainer(JitterTrainer):
                 f"{self.attack.budget.domain} domain."
             )
         if not callable(self.share):
-            checks.number("share", self.share, Real, 0, 1)
+            checks.number("share", self.share, low=0, high=1)
         super().__post_init__()
         self._deltas, self._monitor = Deltas(), Monitor()
         attacked = Attacked(self._deltas, self._monitor)
@@ -196,7 +195,10 @@ class RobustTrainer(AttackTrainer, InputJitterTrainer):
     [0.0, 0.0, 0.0, 1.0, 1.0]
     """
 
-    share: float | Callable[[int], float] | None = field(default=None, kw_only=True)
+    # None until the number of epochs is known
+    share: float | Callable[[int], float] | None = field(  # type: ignore[assignment]
+        default=None, kw_only=True
+    )
 
     def __post_init__(self):
         if self.share is None:

@@ -41,7 +41,7 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     :return: (:class:`torch.optim.swa_utils.AveragedModel`) of its :class:`Weights`.
     """
 
-    def average(averages: list, values: list, n: torch.Tensor) -> None:
+    def average(averages: Any, values: Any, n: Any) -> None:
         if not (averages[0].is_floating_point() or averages[0].is_complex()):
             for old, new in zip(averages, values, strict=True):
                 old.copy_(new)

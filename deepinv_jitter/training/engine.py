@@ -73,7 +73,8 @@ class Engine(LongRun):
         for part in self._parts:
             part.begin(epoch)
         if not self._epoch.training:
-            self._obey(*distributed.largest([received], self.device), progress_bar)
+            (received,) = distributed.largest([received], self.device)
+            self._obey(received, progress_bar)
         passed = self._epoch.position
         self._epoch.position = Position(epoch, passed.batch * (passed.epoch == epoch))
         self._epoch.training = True
@@ -81,7 +82,7 @@ class Engine(LongRun):
     def _after_step(self, epoch: int, progress_bar: Any, last_batch: bool) -> None:
         self._epoch.pass_batch()
         if last_batch:
-            if self.logs_total_loss_train.count == 0:
+            if self.total_loss(train=True).count == 0:
                 raise FloatingPointError(
                     f"Every batch of epoch {epoch} was left out: no loss was finite."
                 )
@@ -139,8 +140,10 @@ class Engine(LongRun):
         """Stop at a batch that did not count, or go on without its gradient."""
         for part in self._parts:
             part.drop()
-        message = "Loss and gradient must be finite, got {} in epoch {}, batch {} ({})".format(
-            self._guard.found, *self._epoch.position, where_not_finite(x, y)
+        epoch, batch = self._epoch.position
+        message = (
+            f"Loss and gradient must be finite, got {self._guard.found} in epoch {epoch}, "
+            f"batch {batch} ({where_not_finite(x, y)})"
         )
         if self.on_non_finite == "raise":
             self._save_amid()
@@ -149,12 +152,12 @@ class Engine(LongRun):
                 "leaves such batches out."
             )
         warnings.warn(f"{message}: the batch is left out.", stacklevel=2)
-        self.skipped.append(tuple(self._epoch.position))
+        self.skipped.append((epoch, batch))
 
     def _so_far(self) -> dict[str, float]:
         """What the host says of the epoch so far."""
-        total, *parts = self.loss_meters(train=True)
-        named = dict((parts if len(parts) > 1 else []) + [total])
+        named = dict(self.loss_meters(train=True) if len(self.losses) > 1 else [])
+        named["TotalLoss"] = self.total_loss(train=True)
         return {name: meter.avg for name, meter in named.items() if meter.count}
 
     def check_clip_grad(self) -> float | None:

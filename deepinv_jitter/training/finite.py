@@ -35,6 +35,7 @@ class Guard:
         self.found = None
         self._held.take()
         meters = [meter for _, meter in trainer.loss_meters(train=True)]
+        meters.append(trainer.total_loss(train=True))
         self._meters = [(m, vars(m) | {"vals": len(m.vals)}) for m in meters]
         # Of the other data sets of this step; with a step for each there are none
         self._gradients = {} if step else _gradients(trainer.optimizer)
@@ -46,8 +47,8 @@ class Guard:
         ):  # the loss was looked at, the scaler does the rest
             return all(p.grad is None for p in _parameters(trainer))
         # In float16 gradients may overflow, and the scaler leaves out such steps itself
-        scaled = trainer.scaler.is_enabled()
-        return self._refuses(trainer, [] if scaled else trainer.model.parameters())
+        own = [] if trainer.scales_loss else trainer.model.parameters()
+        return self._refuses(trainer, own)
 
     def refuses(self, trainer: HostTrainer) -> bool:
         """Whether a batch that has passed is one to leave out, of which nothing is left then."""
@@ -63,7 +64,7 @@ class Guard:
     def _refuses(
         self, trainer: HostTrainer, parameters: Iterable[nn.Parameter]
     ) -> bool:
-        loss = trainer.loss_meters(train=True)[0][1].val
+        loss = trainer.total_loss(train=True).val
         gradients = [p.grad for p in parameters if p.grad is not None]
         peaks = [g.abs().max() for g in gradients if g.numel()]
         # All of them in one number, which is copied from the device once
@@ -79,7 +80,7 @@ class Guard:
     @staticmethod
     def _scaled_together(trainer: HostTrainer) -> bool:
         """Whether the host looks at gradients after all data sets of a step, not after each."""
-        return trainer.scaler.is_enabled() and trainer.optimizer_step_multi_dataset
+        return trainer.scales_loss and trainer.optimizer_step_multi_dataset
 
 
 class NoEmptySteps(GradScaler):

@@ -6,8 +6,8 @@ A version of deepinv that changes any of it breaks this module, and is told so b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from deepinv.loss import ReducedResolutionLoss, ScoreLoss, SplittingLoss
 from deepinv.loss.r2r import R2RModel
 from deepinv.utils import AverageMeter, get_timestamp
 from torch import nn
+from torch.amp import GradScaler
 
 #: Histories that the host saves but does not load: attribute, key in the checkpoint.
 HISTORIES = {
@@ -84,12 +85,56 @@ class HostTrainer(Trainer):
                 "'deepinv>=0.5,<0.6'."
             )
 
+    @property
+    def data_sets(self) -> int:
+        """How many data sets a batch is taken from."""
+        return self.G
+
+    @property
+    def first_epoch(self) -> int:
+        """Where the training begins, by the checkpoint that it goes on from."""
+        return self.epoch_start
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the loss is scaled, as in float16."""
+        return self.scaler.is_enabled()
+
+    def use_scaler(self, kind: type[GradScaler]) -> None:
+        """Let another kind scale the loss and make the steps."""
+        self.assign({"scaler": kind(self.device.type, enabled=self.scales_loss)})
+
+    def scaler_state(self) -> dict:
+        """Where the scale is."""
+        return self.scaler.state_dict()
+
+    def load_scaler(self, state: dict) -> None:
+        """Bring it back."""
+        self.scaler.load_state_dict(state)
+
+    def histories(self) -> dict[str, dict[str, list[float]]]:
+        """Its histories, by their keys in a checkpoint."""
+        return {key: getattr(self, name) for name, key in HISTORIES.items()}
+
+    @contextmanager
+    def without_last_losses(self) -> Iterator[None]:
+        """As before the losses of the last epoch were added to their history."""
+        losses = self.loss_history
+        self.assign({"loss_history": {k: v[:-1] for k, v in losses.items()}})
+        try:
+            yield
+        finally:
+            self.assign({"loss_history": losses})
+
+    def total_loss(self, train: bool) -> AverageMeter:
+        """What adds up the losses of an epoch."""
+        return self.logs_total_loss_train if train else self.logs_total_loss_eval
+
     def loss_meters(self, train: bool) -> list[tuple[str, AverageMeter]]:
-        """What adds up the losses of an epoch, as the logs call it, the total first."""
-        kind = "train" if train else "eval"
-        parts = zip(self.losses, getattr(self, f"logs_losses_{kind}"), strict=True)
-        named = [(type(loss).__name__, meter) for loss, meter in parts]
-        return [("TotalLoss", getattr(self, f"logs_total_loss_{kind}")), *named]
+        """The same for each of them, as the logs call it."""
+        names = [type(loss).__name__ for loss in self.losses]
+        meters = self.logs_losses_train if train else self.logs_losses_eval
+        return list(zip(names, meters, strict=True))
 
     def metric_meters(self, train: bool) -> list[tuple[str, AverageMeter]]:
         """What adds up the metrics of an epoch, as the logs call it."""
@@ -107,7 +152,7 @@ class HostTrainer(Trainer):
     def training_meters(self) -> list[AverageMeter]:
         """All that an epoch adds up while it trains."""
         named = self.loss_meters(train=True) + self.metric_meters(train=True)
-        meters = [meter for _, meter in named]
+        meters = [self.total_loss(train=True), *(meter for _, meter in named)]
         return meters + ([self.check_grad_val] if self.check_grad else [])
 
     def loaders(self) -> dict[str, list]:
@@ -117,9 +162,27 @@ class HostTrainer(Trainer):
             name: found for name in names if (found := as_list(getattr(self, name)))
         }
 
+    def next_batch(self, g: int) -> Any:
+        """The next training batch of a data set."""
+        return next(self.current_train_iterators[g])
+
     def release_iterators(self) -> None:
         """Let the iterators of the loaders go, and with them their worker processes."""
-        self.current_train_iterators = self.current_eval_iterators = None
+        self.assign(dict.fromkeys(ITERATORS))
+
+    def go_on_logging(self, checkpoint: dict) -> None:
+        """In the run that wandb and mlflow know; the host begins another before it loads which."""
+        if "wandb_id" in checkpoint:
+            known = {"id": checkpoint["wandb_id"], "resume": "allow"}
+            self.assign({"wandb_setup": known | self.wandb_setup})
+        if "mlflow_id" in checkpoint:
+            known = {"run_id": checkpoint["mlflow_id"]}
+            self.assign({"mlflow_setup": known | self.mlflow_setup})
+
+    def assign(self, values: Mapping[str, Any]) -> None:
+        """Set several attributes."""
+        for name, value in values.items():
+            setattr(self, name, value)
 
     def pass_through(
         self, model: nn.Module, y: torch.Tensor, physics: nn.Module, **kwargs: Any
@@ -147,7 +210,7 @@ def content(meter: AverageMeter) -> dict[str, Any]:
 
 def folder_is_taken(save_path: str | Path | None) -> bool:
     """Whether there is a run already in the folder which the host would name by this second."""
-    return bool(save_path) and (Path(save_path) / get_timestamp()).exists()
+    return save_path is not None and (Path(save_path) / get_timestamp()).exists()
 
 
 def as_list(value: object) -> list:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import torch
@@ -108,7 +107,7 @@ class InputJitterTrainer(JitterTrainer):
         for name in ("sigma", "eps"):
             value = getattr(self, name)
             if value is not None:
-                setattr(self, name, checks.number(name, value, Real, 0))
+                setattr(self, name, checks.number(name, value, low=0))
         super().__post_init__()
         self._perturbation = InputNoise()
         self._parts.append(self._perturbation)

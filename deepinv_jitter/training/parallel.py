@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepinv import Trainer
 from deepinv.physics import Physics
-from deepinv.utils import AverageMeter
 from torch import nn
 
 from ..attacks.parts import Measurements
 from . import distributed
-from .host import HostTrainer, folder_is_taken, refill
+from .host import AverageMeter, HostTrainer, folder_is_taken, refill
 from .snapshot import Snapshot
 
 
@@ -71,7 +69,7 @@ def has_unused(
     """Whether a parameter is without use, such as the weight of a prior, in one more pass."""
     free = [p for p in trainer.model.parameters() if p.requires_grad]
     with Snapshot([trainer.model, physics, trainer.losses]).unnoticed():
-        x_net = Trainer.model_inference(trainer, y, physics, x=x, train=True)
+        x_net = HostTrainer.model_inference(trainer, y, physics, x=x, train=True)
         ones = torch.ones_like(x_net)
         found = torch.autograd.grad(x_net, free, ones, allow_unused=True)
     unused = any(gradient is None for gradient in found)
@@ -86,12 +84,13 @@ class Merging:
 
     def expect(self, trainer: HostTrainer, last_batch: bool) -> None:
         """A batch of every data set comes; never is the time if it is not the last."""
-        self._left = trainer.G if last_batch and distributed.count() > 1 else -1
+        self._left = trainer.data_sets if last_batch and distributed.count() > 1 else -1
 
     def losses(self, trainer: HostTrainer, logs: dict, train: bool) -> None:
         self._left -= 1
         if self._left == 0:
-            self._merge(logs, trainer.loss_meters(train))
+            total = "TotalLoss", trainer.total_loss(train)
+            self._merge(logs, [total, *trainer.loss_meters(train)])
 
     def metrics(self, trainer: HostTrainer, logs: dict, train: bool) -> None:
         if self._left == 0:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .checkpoints import loaded
 from .history import steps_from_sizes
 from .host import HostTrainer
 from .parts import Part
@@ -46,7 +45,7 @@ class Lines:
         """What the training or the validation of an epoch has come to."""
         if not self._shown:
             return
-        meters = trainer.loss_meters(train)[1:] + trainer.metric_meters(train)
+        meters = trainer.loss_meters(train) + trainer.metric_meters(train)
         said = ", ".join(f"{name} {m.avg:.4g}" for name, m in meters if m.count)
         if train:
             self._line = f"Epoch {epoch + 1}/{trainer.epochs}: {said}"
@@ -87,24 +86,13 @@ class Steps(Part):
 
 
 def _lengths_of_histories(trainer: Any) -> Iterator[tuple[str, int]]:
-    for kind, histories in {
-        "losses": [trainer.loss_history],
-        "evaluations": [trainer.eval_loss_history, trainer.eval_metrics_history],
+    histories = trainer.histories()
+    for kind, keys in {
+        "losses": ["loss"],
+        "evaluations": ["eval_loss", "eval_metrics"],
     }.items():
-        lengths = [len(values) for own in histories for values in own.values()]
+        lengths = [len(values) for key in keys for values in histories[key].values()]
         yield kind, max(lengths, default=0)
-
-
-def go_on_logging(trainer: HostTrainer) -> None:
-    """In the run that wandb and mlflow know; the host begins another before it loads which."""
-    if trainer.ckpt_pretrained is None or not (trainer.wandb_vis or trainer.mlflow_vis):
-        return
-    saved = loaded(trainer.ckpt_pretrained)
-    if "wandb_id" in saved:
-        known = {"id": saved["wandb_id"], "resume": "allow"}
-        trainer.wandb_setup = known | trainer.wandb_setup
-    if "mlflow_id" in saved:
-        trainer.mlflow_setup = {"run_id": saved["mlflow_id"]} | trainer.mlflow_setup
 
 
 @contextmanager

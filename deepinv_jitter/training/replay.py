@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def _tried(loader: DataLoader) -> tuple[bool, bool]:
     return not _same(before, after), _same(*draws)
 
 
-def _same(a: object, b: object) -> bool:
+def _same(a: Any, b: Any) -> bool:
     """Equal in every number; of what holds none, nothing is said."""
     if isinstance(a, (np.ndarray, np.generic)):
         a, b = torch.as_tensor(a), torch.as_tensor(b)

@@ -7,6 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ class ResumingTrainer(HostTrainer):
 
     def _begin_run(self, checkpoint: dict | None) -> None:
         """From the start, or from where a checkpoint is."""
-        self._epoch = Epoch(Position(self.epoch_start, 0))
+        self._epoch = Epoch(Position(self.first_epoch, 0))
         self._replay = None
         if self.save_path and distributed.own() == 0:
             self._warn_of_inexact()
@@ -161,7 +162,7 @@ class ResumingTrainer(HostTrainer):
             },
             "groups": checkpoints.grouped(self.optimizer, self.model),
             "generators": {n: kind(g) for n, g in self._generators().items()},
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.scaler_state(),
             "skipped": self.skipped,
             "seconds": self.seconds,
         }
@@ -175,13 +176,10 @@ class ResumingTrainer(HostTrainer):
         # With log_train_batch the host's histories grow within an epoch, and cannot be taken up
         if self.log_train_batch or not self.save_path:
             return None
-        losses = self.loss_history
-        if self._epoch.ended:  # the host adds those of this epoch again
-            self.loss_history = {name: values[:-1] for name, values in losses.items()}
-        try:
+        # The host adds the losses of an epoch that was trained again
+        ended = self._epoch.ended is not None
+        with self.without_last_losses() if ended else nullcontext():
             self.save_model(INTERRUPTED, self._epoch.position.epoch - 1)
-        finally:
-            self.loss_history = losses
         return Path(self.save_path) / INTERRUPTED
 
     def _own_state(self, amid: bool) -> dict[str, Any]:
@@ -215,7 +213,7 @@ class ResumingTrainer(HostTrainer):
                     stacklevel=2,
                 )
         if checkpoint.get("scaler"):
-            self.scaler.load_state_dict(checkpoint["scaler"])
+            self.load_scaler(checkpoint["scaler"])
         self.skipped = list(checkpoint.get("skipped", []))
         self._clock.set(checkpoint.get("seconds", 0.0))
         self._time = checkpoint.get("time", 0.0)
@@ -260,11 +258,11 @@ class ResumingTrainer(HostTrainer):
             f"Train epoch {epoch.position.epoch + 1}/{self.epochs}, passing over known batches"
         )
         trained = cut.get("trained", False)
-        for g in range(self.G):
+        for g in range(self.data_sets):
             if epoch.position.batch == 0:
                 rng.restore(epoch.begins[g], generators)
             if not trained:
-                next(self.current_train_iterators[g])
+                self.next_batch(g)
         epoch.pass_batch()
         if epoch.position.batch == cut["batch"]:
             rng.restore(cut["rng"], generators)

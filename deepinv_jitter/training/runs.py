@@ -14,18 +14,22 @@ from torch import nn
 from .. import checks
 from . import distributed
 from .averaging import Averaging
+from .checkpoints import loaded
 from .finite import Guard, NoEmptySteps
 from .host import SET_BY_TEST, as_list
 from .parallel import Folder, Gradients, Merging
 from .perturbations import Perturbation
 from .position import Position
 from .preemption import Signals, obeyed
-from .progress import Lines, Steps, go_on_logging, unwarned
+from .progress import Lines, Steps, unwarned
 from .resume import ResumingTrainer, Start
 from .validation import Validation
 from .workers import Shielded
 
 logger = logging.getLogger(__name__)
+
+#: What the first process alone does.
+TELLS = ("verbose", "plot_images", "wandb_vis", "mlflow_vis")
 
 
 @dataclass
@@ -76,7 +80,8 @@ class LongRun(ResumingTrainer):
         start = self._start = Start() if train else None
         if train:
             self._steps.reset("training batch" if self.log_train_batch else "epoch")
-            go_on_logging(self)
+            if self.ckpt_pretrained and (self.wandb_vis or self.mlflow_vis):
+                self.go_on_logging(loaded(self.ckpt_pretrained))
             self._averaging.reset()
             self._gradients.reset()
             distributed.check_same("ckpt_pretrained", self.ckpt_pretrained)
@@ -84,17 +89,16 @@ class LongRun(ResumingTrainer):
                 as_list(self.train_dataloader), as_list(self.eval_dataloader)
             )
         if distributed.own() > 0:
-            self.verbose = self.plot_images = self.wandb_vis = self.mlflow_vis = False
+            self.assign(dict.fromkeys(TELLS, False))
         with self._validation.adapting(self), unwarned(self):
             with self._folder.opened(self, train):
                 super().setup_train(train=train, **kwargs)
         self._start = None
         self._guard = Guard(self)
-        enabled = self.scaler.is_enabled()
-        self.scaler = NoEmptySteps(device=self.device.type, enabled=enabled)
+        self.use_scaler(NoEmptySteps)
         if self._clock.running:
-            for name, loaders in self._plain_loaders().items():
-                setattr(self, name, [Shielded(loader) for loader in loaders])
+            plain = self._plain_loaders().items()
+            self.assign({name: [*map(Shielded, loaders)] for name, loaders in plain})
         if start is not None:
             self._begin_run(start.checkpoint)
             self._averaging.begin_run(self)
@@ -117,11 +121,10 @@ class LongRun(ResumingTrainer):
         loaders = as_list(test_dataloader)
         check_last_batch(loaders)
         distributed.check_loaders([], loaders)
-        loaders = [Shielded(loader) for loader in loaders]
         path = save_path if distributed.own() == 0 else None
         with self._lines.instead_of_bars(self), self._kept(SET_BY_TEST):
             with Signals() as self._signals, self._releasing():
-                return super().test(loaders, path, *args, **kwargs)
+                return super().test([*map(Shielded, loaders)], path, *args, **kwargs)
 
     @contextmanager
     def _plain_afterwards(self) -> Iterator[None]:
@@ -129,7 +132,7 @@ class LongRun(ResumingTrainer):
         try:
             yield
         finally:
-            vars(self).update(self._plain_loaders())
+            self.assign(self._plain_loaders())
 
     @contextmanager
     def _releasing(self) -> Iterator[None]:
@@ -145,7 +148,7 @@ class LongRun(ResumingTrainer):
         try:
             yield
         finally:
-            vars(self).update(before)
+            self.assign(before)
 
     def reset_metrics(self) -> None:
         """Reset the meters, see :meth:`deepinv.Trainer.reset_metrics`; an epoch begins here."""

@@ -50,7 +50,7 @@ class Snapshot:
         ]
         buffers = [vars(part)["_buffers"] for part in found]
         self._attributes += [(own, always) for own in buffers if own]
-        self._taken = []
+        self._taken: list[tuple[dict, dict]] = []
 
     def take(self) -> None:
         """Keep what the modules hold now."""

@@ -244,7 +244,7 @@ MESSAGES = {
     "training": "ValueError: each training loader must share .* use DataLoader",
     "evaluation": "ValueError: evaluation loaders must count every .* 8 of 7: use DataLoader",
     "test": "ValueError: evaluation loaders must count every .* 8 of 7: use DataLoader",
-    "few": "ValueError: data must hold a sample for each of 2 ranks, got 1: evaluate",
+    "few": "ValueError: data must hold a sample for each of 2 processes, got 1: evaluate",
     "outside": "NotImplementedError: Outside trains the model outside .* a single process",
     "model": "TypeError: model must be the plain model, got DistributedDataParallel",
 }
