@@ -94,7 +94,8 @@ class ShardSampler(Sampler[int]):
     The share of this process in data for evaluation: every sample on one process, once.
 
     :class:`torch.utils.data.DistributedSampler` repeats samples until all processes have equally
-    many, which counts some twice. In training that is needed and meant, in evaluation it is an error.
+    many, which counts some twice. In training that is needed and meant, in evaluation it is an
+    error.
 
     :param Sized data: the data set, at least one sample for each process.
     :raises ValueError: if there are fewer samples than processes.

@@ -126,20 +126,20 @@ class Engine(LongRun):
                 physics, x, y, train=train, epoch=epoch, step=step
             )
         if train:
-            if self._guard.refuses(self):
+            counts = not self._guard.refuses(self)
+            for part in self._parts:
+                found, part.found = part.found, None
+                if counts and found is not None:
+                    part.learn(self, found)
+            if not counts:
                 self._leave_out(x, y)
                 loss, x_net, logs = 0.0, None, self._so_far()
-            else:
-                for part in self._parts:
-                    part.keep(self)
             self._gradients.check(self)
         self._merging.losses(self, logs, train)
         return loss, x_net, logs
 
     def _leave_out(self, x, y) -> None:
         """Stop at a batch that did not count, or go on without its gradient."""
-        for part in self._parts:
-            part.drop()
         epoch, batch = self._epoch.position
         message = (
             f"Loss and gradient must be finite, got {self._guard.found} in epoch {epoch}, "

@@ -23,9 +23,6 @@ from .perturbations import Perturbation
 class InputNoise(Perturbation):
     r""":math:`y + w`; its level follows from the first batch that counts where ``eps`` is given."""
 
-    def __init__(self) -> None:
-        self._found: float | None = None  # the level, from the batch at hand
-
     def __call__(self, trainer, x, y, physics) -> Measurements:
         level = self._level(trainer, y, physics)
         noisy = [_noisy(*pair, level, trainer.generator) for pair in pairs(y, physics)]
@@ -37,17 +34,12 @@ class InputNoise(Perturbation):
         # Measurements that are not finite are left out on all processes, whatever the level is
         own = input_jitter_sigma(trainer.eps, y, physics) if finite(y) else None
         levels = [level for level in distributed.gathered(own) if level is not None]
-        if self._found is None:
-            self._found = sum(levels) / max(len(levels), 1)
-        return self._found
+        if self.found is None:
+            self.found = sum(levels) / max(len(levels), 1)
+        return self.found
 
-    def keep(self, trainer: Any) -> None:
-        if self._found is not None:
-            trainer.sigma = self._found
-        self._found = None
-
-    def drop(self) -> None:
-        self._found = None
+    def learn(self, trainer: Any, found: float) -> None:
+        trainer.sigma = found
 
     def state(self, trainer: Any) -> dict:
         return {"sigma": trainer.sigma}

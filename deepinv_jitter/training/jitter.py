@@ -42,7 +42,7 @@ class JitterTrainer(Engine):
       losses, data loaders and data sets, and of the gradient scaler; the histories are taken up
       again, so early stopping counts right. A warning before the training names data that cannot
       come again; what was saved by a training that was built otherwise is refused.
-    - interruptions: Ctrl-C and SIGTERM let the batch end, in training and validation, write
+    - signals: Ctrl-C and SIGTERM let the batch end, in training and validation, write
       ``ckp_interrupted.pth.tar`` and leave with exit status 130 (:class:`KeyboardInterrupt`) or
       143; a run resumes from the next batch. (With ``log_train_batch`` from the last epoch.)
       Workers of data loaders leave the signals to the training. Files are replaced in one step, so

@@ -9,18 +9,17 @@ class Part:
     """
     A part of a training, which is told of its batches and has its share of the checkpoints.
 
-    What a batch has taught it is kept when the batch counts, and forgotten when it is left out.
     Settings are read from the trainer when they are used, as the host does.
     """
+
+    #: what the batch at hand has taught it, until that counts or is left out
+    found: Any = None
 
     def begin(self, epoch: int) -> None:
         """A training batch of this epoch is next."""
 
-    def keep(self, trainer: Any) -> None:
-        """The batch has counted."""
-
-    def drop(self) -> None:
-        """The batch was left out."""
+    def learn(self, trainer: Any, found: Any) -> None:
+        """The batch has counted, and what it has taught with it."""
 
     def finish(self, trainer: Any, epoch: int) -> None:
         """The last training batch of an epoch has passed."""

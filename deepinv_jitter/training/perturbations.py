@@ -47,7 +47,6 @@ class Deltas(Part):
         self.known: dict[Deltas.Key, torch.Tensor] = {}
         self._fresh: set[Deltas.Key] = set()  # which other processes do not know
         self._batch: list[Deltas.Key] = []
-        self._found: dict[Deltas.Key, torch.Tensor] = {}
 
     def meet(self, g: int, indices: Sequence[Any]) -> None:
         """The samples that the next batch is made of."""
@@ -77,15 +76,11 @@ class Deltas(Part):
         """What has become of them."""
         # Copies: a row would keep the memory of its whole batch
         rows = map(torch.clone, delta.cpu())
-        self._found = dict(zip(self._batch, rows, strict=True))
+        self.found = dict(zip(self._batch, rows, strict=True))
 
-    def keep(self, trainer: Any) -> None:
-        self.known |= self._found
-        self._fresh.update(self._found)
-        self._found = {}
-
-    def drop(self) -> None:
-        self._found = {}
+    def learn(self, trainer: Any, found: dict) -> None:
+        self.known |= found
+        self._fresh.update(found)
 
     def finish(self, trainer: Any, epoch: int) -> None:
         self.share()
@@ -110,13 +105,12 @@ class Monitor(Part):
     def __init__(self) -> None:
         self.history: list[float] = []
         self._batch: dict | None = None
-        self._found: dict | None = None
 
     def note(self, trainer, x, y, physics) -> None:
         """The first batch that counts is the one."""
         if trainer.monitor is not None and self._batch is None:
             # Copies: what comes from a worker lies in shared memory, an open file
-            self._found = {
+            self.found = {
                 "x": None if x is None else x.clone(),
                 # A checkpoint holds plain lists
                 "y": list(y.clone()) if isinstance(y, TensorList) else y.clone(),
@@ -126,12 +120,8 @@ class Monitor(Part):
                 },
             }
 
-    def keep(self, trainer: Any) -> None:
-        self._batch = self._batch or self._found
-        self._found = None
-
-    def drop(self) -> None:
-        self._found = None
+    def learn(self, trainer: Any, found: dict) -> None:
+        self._batch = self._batch or found
 
     def finish(self, trainer: Any, epoch: int) -> None:
         """Compare both attacks, and warn of catastrophic overfitting."""

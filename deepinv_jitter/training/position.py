@@ -1,4 +1,4 @@
-r"""How far a training is, and how long it took."""
+r"""Where a training starts, how far it is, and how long it took."""
 
 from __future__ import annotations
 
@@ -55,6 +55,13 @@ class Epoch:
         if folder:
             return f"{end}: log_train_batch=True keeps whole epochs alone."
         return f"{end}: nothing is saved, as save_path is None."
+
+
+@dataclass
+class Start:
+    """A training that is being set up, and the checkpoint that it goes on from."""
+
+    checkpoint: dict | None = None
 
 
 class Clock:

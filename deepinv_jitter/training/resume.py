@@ -19,17 +19,10 @@ from .checkpoints import INTERRUPTED, class_name
 from .generators import Generator, kind, named
 from .host import BEST, HISTORIES, HostTrainer, as_list, content
 from .parts import Part
-from .position import Clock, Epoch, Position
+from .position import Clock, Epoch, Position, Start
 from .preemption import replacing
 from .replay import inexact
 from .workers import plain
-
-
-@dataclass
-class Start:
-    """A training that is being set up, and the checkpoint that it goes on from."""
-
-    checkpoint: dict | None = None
 
 
 @dataclass
@@ -43,9 +36,8 @@ class ResumingTrainer(HostTrainer):
         self._clock = Clock()
         self._epoch = Epoch(Position(0, 0))
         self._start: Start | None = None  # while a training is set up
-        self._replay: dict | None = (
-            None  # where an epoch was cut off, until that is reached
-        )
+        #: where an epoch was cut off, until that is reached
+        self._replay: dict | None = None
         self._time = 0.0  # of the last checkpoint, which never goes back
 
     @property
@@ -157,8 +149,8 @@ class ResumingTrainer(HostTrainer):
             "ranks": distributed.gathered(ended or self._own_state(amid)),
             "time": self._time,
             "parts": {
-                name: class_name(getattr(self, name))
-                for name in ("optimizer", "scheduler")
+                "optimizer": class_name(self.optimizer),
+                "scheduler": class_name(self.scheduler),
             },
             "groups": checkpoints.grouped(self.optimizer, self.model),
             "generators": {n: kind(g) for n, g in self._generators().items()},

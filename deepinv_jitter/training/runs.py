@@ -3,8 +3,8 @@ r"""A training or a test as a whole: set up, started, told to end, and saved."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from .finite import Guard, NoEmptySteps
 from .host import SET_BY_TEST, as_list
 from .parallel import Folder, Gradients, Merging
 from .perturbations import Perturbation
-from .position import Position
+from .position import Position, Start
 from .preemption import Signals, obeyed
 from .progress import Lines, Steps, unwarned
-from .resume import ResumingTrainer, Start
+from .resume import ResumingTrainer
 from .validation import Validation
 from .workers import Shielded
 
@@ -105,10 +105,15 @@ class LongRun(ResumingTrainer):
 
     def train(self) -> nn.Module:
         """Train the model, see :meth:`deepinv.Trainer.train`."""
-        with self._lines.instead_of_bars(self), self._averaging.following(self):
-            with self._plain_afterwards(), self._clock.started():
-                with Signals() as self._signals, self._releasing():
-                    return super().train()
+        with ExitStack() as end:
+            end.enter_context(self._lines.instead_of_bars(self))
+            end.enter_context(self._averaging.following(self))
+            end.callback(lambda: self.assign(self._plain_loaders()))
+            end.enter_context(self._clock.started())
+            self._signals = end.enter_context(Signals())
+            end.callback(self.release_iterators)
+            end.callback(self._gradients.reset)
+            return super().train()
 
     def test(
         self,
@@ -121,34 +126,15 @@ class LongRun(ResumingTrainer):
         loaders = as_list(test_dataloader)
         check_last_batch(loaders)
         distributed.check_loaders([], loaders)
-        path = save_path if distributed.own() == 0 else None
-        with self._lines.instead_of_bars(self), self._kept(SET_BY_TEST):
-            with Signals() as self._signals, self._releasing():
-                return super().test([*map(Shielded, loaders)], path, *args, **kwargs)
-
-    @contextmanager
-    def _plain_afterwards(self) -> Iterator[None]:
-        """Loaders without what shields their workers."""
-        try:
-            yield
-        finally:
-            self.assign(self._plain_loaders())
-
-    @contextmanager
-    def _releasing(self) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            self._gradients.reset()
-            self.release_iterators()
-
-    @contextmanager
-    def _kept(self, names: Iterable[str]) -> Iterator[None]:
-        before = {name: getattr(self, name) for name in names if hasattr(self, name)}
-        try:
-            yield
-        finally:
-            self.assign(before)
+        save_path = save_path if distributed.own() == 0 else None
+        kept = {k: getattr(self, k) for k in SET_BY_TEST if hasattr(self, k)}
+        with ExitStack() as end:
+            end.enter_context(self._lines.instead_of_bars(self))
+            end.callback(self.assign, kept)
+            self._signals = end.enter_context(Signals())
+            end.callback(self.release_iterators)
+            shielded = [*map(Shielded, loaders)]
+            return super().test(shielded, save_path, *args, **kwargs)
 
     def reset_metrics(self) -> None:
         """Reset the meters, see :meth:`deepinv.Trainer.reset_metrics`; an epoch begins here."""

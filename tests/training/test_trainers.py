@@ -137,6 +137,37 @@ def test_checkpoints_are_plain_data(tmp_path):
     plain.load_state_dict(checkpoint["state_dict"])
 
 
+#: What earlier versions wrote, and later ones read, beside what the host does.
+KEYS = {
+    "ranks",
+    "time",
+    "parts",
+    "groups",
+    "generators",
+    "scaler",
+    "skipped",
+    "seconds",
+}
+KEYS |= {"ema", "history_steps", "sigma", "deltas", "monitor_history"}
+OWN_KEYS = {"rng", "batch", "batches", "begins", "trained", "meters"}
+OWN_KEYS |= {"looked_at", "monitored", "turn"}
+
+
+def test_the_keys_of_checkpoints_stay(tmp_path):
+    """Or trainings that began with an earlier version could not go on."""
+    options = {"ckp_minutes": 0, "persistent": True, "monitor": attack(0.2)}
+    trainer = build(
+        tmp_path, 1, trainer=dj.RobustTrainer, attack=attack(), sigma=0.1, **options
+    )
+    trainer.train()
+    folder = Path(trainer.save_path)
+    names = "ckp_0.pth.tar", "ckp_interrupted.pth.tar"
+    whole, amid = (torch.load(folder / name, weights_only=True) for name in names)
+    assert KEYS < whole.keys() and whole.keys() == amid.keys()
+    assert amid["ranks"][0].keys() == OWN_KEYS
+    assert whole["ranks"][0].keys() == {"rng", "looked_at", "monitored", "turn"}
+
+
 def test_a_checkpoint_with_code_in_it_is_not_loaded(tmp_path):
     class Payload:
         def __reduce__(self):
