@@ -207,6 +207,5 @@ class Engine(LongRun):
         self._note_step("evaluations", epoch, train_ite)
         super().save_best_model(epoch, train_ite, **kwargs)
 
-    def _note_step(self, kind: str, epoch: int, train_ite: int | None) -> None:
-        batch = train_ite if self.log_train_batch else None
-        self._steps.note(kind, epoch if batch is None else batch)
+    def _note_step(self, kind: str, epoch: int, train_ite) -> None:
+        self._steps.note(kind, train_ite if self.log_train_batch else epoch)

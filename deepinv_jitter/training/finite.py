@@ -29,6 +29,7 @@ class Guard:
         losses = modules(trainer.losses)
         self._held = Snapshot([trainer.model, trainer.losses], counting=losses)
         self.found: str | None = None  # what is not finite in the batch at hand
+        self._gradients: dict[nn.Parameter, torch.Tensor] = {}
 
     def begin(self, trainer: HostTrainer, step: bool) -> None:
         """Keep what a batch may change."""
@@ -42,9 +43,8 @@ class Guard:
 
     def refuses_gradients(self, trainer: HostTrainer) -> bool:
         """Whether those of the batch, or of all data sets of a step, are not to be used."""
-        if self._scaled_together(
-            trainer
-        ):  # the loss was looked at, the scaler does the rest
+        if self._scaled_together(trainer):
+            # The loss was looked at, and the scaler does the rest
             return all(p.grad is None for p in _parameters(trainer))
         # In float16 gradients may overflow, and the scaler leaves out such steps itself
         own = [] if trainer.scales_loss else trainer.model.parameters()
@@ -54,6 +54,7 @@ class Guard:
         """Whether a batch that has passed is one to leave out, of which nothing is left then."""
         if self._scaled_together(trainer):
             self._refuses(trainer, [])
+        self._gradients = {}
         if self.found is None:
             return False
         self._held.restore()
@@ -61,11 +62,9 @@ class Guard:
             vars(meter).update(counts, vals=meter.vals[: counts["vals"]])
         return True
 
-    def _refuses(
-        self, trainer: HostTrainer, parameters: Iterable[nn.Parameter]
-    ) -> bool:
+    def _refuses(self, trainer: HostTrainer, own: Iterable[nn.Parameter]) -> bool:
         loss = trainer.total_loss(train=True).val
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = [p.grad for p in own if p.grad is not None]
         peaks = [g.abs().max() for g in gradients if g.numel()]
         # All of them in one number, which is copied from the device once
         peak = torch.stack(peaks).max().item() if peaks else 0.0

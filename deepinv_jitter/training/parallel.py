@@ -127,6 +127,7 @@ class Folder:
             self.base = trainer.save_path = self.base if again else former
         if distributed.own() > 0 or not train:
             trainer.save_path = None
+        # The host names a folder by the second, and refuses the second run of one
         while folder_is_taken(trainer.save_path):
             time.sleep(0.1)
         try:

@@ -60,11 +60,8 @@ class LongRun(ResumingTrainer):
         super().__post_init__()
         self._signals, self._folder, self._lines = Signals(), Folder(), Lines()
         self._gradients, self._merging = Gradients(), Merging()
-        self._validation, self._averaging, self._steps = (
-            Validation(),
-            Averaging(),
-            Steps(),
-        )
+        self._validation, self._averaging = Validation(), Averaging()
+        self._steps = Steps()
         self._perturbation = Perturbation()
         self._parts += [self._validation, self._averaging, self._steps]
 
@@ -115,13 +112,7 @@ class LongRun(ResumingTrainer):
             end.callback(self._gradients.reset)
             return super().train()
 
-    def test(
-        self,
-        test_dataloader: Any,
-        save_path: str | Path | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> dict:
+    def test(self, test_dataloader, save_path=None, *args, **kwargs) -> dict:
         """Test the model, see :meth:`deepinv.Trainer.test`; the trainer is as before."""
         loaders = as_list(test_dataloader)
         check_last_batch(loaders)

@@ -136,6 +136,16 @@ def test_a_gradient_that_is_not_finite(tmp_path):
         trainer.train()
 
 
+def test_an_error_of_a_loss_is_no_batch_to_leave_out(tmp_path):
+    class Failing(dinv.loss.SupLoss):
+        def forward(self, **kwargs):
+            raise FloatingPointError("of the loss itself")
+
+    trainer = trainer_of(tmp_path, Points(), losses=Failing(), on_non_finite="skip")
+    with pytest.raises(FloatingPointError, match="^of the loss itself$"):
+        trainer.train()
+
+
 def test_float16_overflows_are_left_to_the_scaler(tmp_path):
     """Its gradients may be infinite; a loss that is not finite is told."""
     options = {"mixed_precision": "float16", "on_non_finite": "skip"}

@@ -71,7 +71,7 @@ def test_a_folder_is_taken_by_the_run_of_this_second(tmp_path, monkeypatch):
 
 
 def test_an_epoch_begins_and_ends_with_the_calls_that_are_relied_on(trained):
-    """Meters are reset first; gradients are checked before a step; validation ends with the best."""
+    """Meters are reset first, gradients checked before a step; validation ends with the best."""
     training = ["step", "check_clip_grad", "made"] * 4
     epoch = ["reset_metrics", *training, *["step"] * 4, "save_best_model"]
     assert trained.asked == epoch * 2
