@@ -53,10 +53,10 @@ class Scheduled(Perturbation):
         """Whether the next batch is attacked; it counts as passed."""
         epoch, passed = self._turn
         self._turn = epoch, passed + 1
-        if callable(share):
-            share = checks.number("share", share(epoch), low=0, high=1)
+        given = share(epoch) if callable(share) else share
+        level = checks.number("share", given, low=0, high=1)
         # Blind to rounding: 3 of 9 batches for a third
-        before, after = (math.floor(n * share + 1e-9) for n in (passed, passed + 1))
+        before, after = (math.floor(n * level + 1e-9) for n in (passed, passed + 1))
         return after > before
 
     def own_state(self) -> dict:

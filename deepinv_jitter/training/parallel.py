@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class Merging:
     @staticmethod
     def _merge(logs: dict, meters: list[tuple[str, AverageMeter]]) -> None:
         for name, meter in meters:
-            refill(meter, sum(distributed.gathered(meter.vals), []))
+            refill(meter, [*chain.from_iterable(distributed.gathered(meter.vals))])
             if name in logs:
                 logs[name] = meter.avg
 

@@ -67,10 +67,8 @@ def _tried(loader: DataLoader) -> tuple[bool, bool]:
     try:
         for _ in range(2):
             rng.restore(before, generators)
-            if isinstance(dataset, IterableDataset):
-                sample = next(iter(dataset))
-            else:
-                sample = dataset[0]
+            stream = isinstance(dataset, IterableDataset)
+            sample = next(iter(dataset)) if stream else dataset[0]
             alone = loader.batch_sampler is None  # a batch by itself
             draws.append(collate(sample if alone else [sample]))
         after = rng.state(generators)

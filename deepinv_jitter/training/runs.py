@@ -87,9 +87,9 @@ class LongRun(ResumingTrainer):
             )
         if distributed.own() > 0:
             self.assign(dict.fromkeys(TELLS, False))
-        with self._validation.adapting(self), unwarned(self):
-            with self._folder.opened(self, train):
-                super().setup_train(train=train, **kwargs)
+        folder = self._folder.opened(self, train)
+        with self._validation.adapting(self), unwarned(self), folder:
+            super().setup_train(train=train, **kwargs)
         self._start = None
         self._guard = Guard(self)
         self.use_scaler(NoEmptySteps)

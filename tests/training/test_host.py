@@ -1,6 +1,7 @@
 """What is used of deepinv's Trainer beyond its documentation is there, and in one module alone."""
 
 import ast
+import functools
 import inspect
 import traceback
 from pathlib import Path
@@ -26,13 +27,14 @@ def trained(tmp_path_factory):
         tmp_path_factory.mktemp("host"), 2, compare_no_learning=True, **HOST
     )
     trainer.asked = []
+
+    def noted(name, method, *args, **kwargs):
+        trainer.asked.append(name)
+        return method(*args, **kwargs)
+
     for name in ("reset_metrics", "step", "check_clip_grad", "save_best_model"):
-
-        def noted(*args, name=name, method=getattr(trainer, name), **kwargs):
-            trainer.asked.append(name)
-            return method(*args, **kwargs)
-
-        setattr(trainer, name, noted)
+        method = getattr(trainer, name)
+        setattr(trainer, name, functools.partial(noted, name, method))
     trainer.optimizer.register_step_pre_hook(lambda *_: trainer.asked.append("made"))
     trainer.train()
     return trainer

@@ -13,9 +13,9 @@ import two_ranks
 from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
+from deepinv_jitter.training import distributed as ranks
 from deepinv_jitter.training import rng
 from deepinv_jitter.training.parallel import has_unused
-from deepinv_jitter.training import distributed as ranks
 
 SCRIPT = Path(two_ranks.__file__)
 
