@@ -66,17 +66,22 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.training.rng`: the state of everything random.
 - :mod:`~deepinv_jitter.training.preemption`: signals, files replaced in one step.
 - :mod:`~deepinv_jitter.training.workers`: loader workers leave signals to their process.
+- :mod:`~deepinv_jitter.training.host`: what is used of deepinv's Trainer beyond its documentation.
 - :mod:`~deepinv_jitter.training.checkpoints`: what checkpoints hold; which is the newest.
 - :mod:`~deepinv_jitter.training.replay`: what cannot be resumed exactly.
 - :mod:`~deepinv_jitter.training.snapshot`: what modules hold besides their weights.
+- :mod:`~deepinv_jitter.training.parts`: what a training is made of.
+- :mod:`~deepinv_jitter.training.position`: how far a training is, and how long it took.
 - :mod:`~deepinv_jitter.training.finite`: finite steps only.
 - :mod:`~deepinv_jitter.training.parallel`: one training on many processes.
-- :mod:`~deepinv_jitter.training.interruption`: an end in good order.
-- :mod:`~deepinv_jitter.training.resume`: exact resume.
 - :mod:`~deepinv_jitter.training.validation`: looking at a model changes nothing.
 - :mod:`~deepinv_jitter.training.averaging`: averaged weights.
 - :mod:`~deepinv_jitter.training.history`: the curves of trainings.
 - :mod:`~deepinv_jitter.training.progress`: bars, or lines in a log file.
+- :mod:`~deepinv_jitter.training.perturbations`: what is done to a training batch.
+- :mod:`~deepinv_jitter.training.resume`: exact resume.
+- :mod:`~deepinv_jitter.training.runs`: a training as a whole.
+- :mod:`~deepinv_jitter.training.engine`: the batches of a training.
 - :mod:`~deepinv_jitter.training.jitter`: SGD and SPGD jittering.
 - :mod:`~deepinv_jitter.training.input_jitter`: input jittering.
 - :mod:`~deepinv_jitter.training.adversarial`: adversarial training.

@@ -49,7 +49,9 @@ def training(folder):
     trainer.train()
     histories = [trainer.loss_history, trainer.eval_loss_history]
     histories += [trainer.eval_metrics_history, trainer.skipped]
-    torch.save([two_ranks.weights(trainer), histories, trainer._deltas], folder / "end")
+    torch.save(
+        [two_ranks.weights(trainer), histories, trainer._deltas.known], folder / "end"
+    )
 
 
 def sweep(folder):

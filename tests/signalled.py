@@ -84,7 +84,7 @@ class Trainer(dj.JitterTrainer):
 
     def compute_metrics(self, *args, **kwargs):
         result = super().compute_metrics(*args, **kwargs)
-        self.strike("validation" if self._running else "test")
+        self.strike("validation" if self._clock.running else "test")
         return result
 
     def save_best_model(self, *args, **kwargs):

@@ -218,7 +218,7 @@ def test_persistent_perturbations_hold_their_own_memory_alone():
     """Not that of whole batches, of which samples attacked long ago would keep many alive."""
     trainer = build("persistent attack", epochs=6, share=0.25)
     trainer.train()
-    kept = {d.untyped_storage().data_ptr(): d for d in trainer._deltas.values()}
+    kept = {d.untyped_storage().data_ptr(): d for d in trainer._deltas.known.values()}
     assert sum(d.untyped_storage().nbytes() for d in kept.values()) == sum(
-        d.nbytes for d in trainer._deltas.values()
+        d.nbytes for d in trainer._deltas.known.values()
     )

@@ -168,8 +168,8 @@ def resumed(folder):
     return {
         "whole": weights(whole),
         "resumed": last["state_dict"],
-        "deltas of whole": whole._deltas,
-        "deltas": after._deltas,
+        "deltas of whole": whole._deltas.known,
+        "deltas": after._deltas.known,
     }
 
 
@@ -209,7 +209,7 @@ def averaged(folder):
 
     class Told(dj.JitterTrainer):
         def perturb(self, x, y, physics):
-            if self._place == (1, 1) and ranks.own() == 0 and self.epochs == 5:
+            if self._epoch.position == (1, 1) and ranks.own() == 0 and self.epochs == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
             return y
 
@@ -245,7 +245,9 @@ def unused(folder):
     for name, idle in {"idle": True, "busy": False}.items():
         trainer = with_network(Normalised(idle), folder / name)
         trainer.optimizer.register_step_pre_hook(
-            lambda *_: looks.__setitem__(name, trainer._parallel.find_unused_parameters)
+            lambda *_: looks.__setitem__(
+                name, trainer._gradients._model.find_unused_parameters
+            )
         )
         trainer.train()
     return looks
@@ -322,7 +324,7 @@ def interrupted(folder):
             told = False
 
             def compute_loss(self, *args, **kwargs):
-                if self._place == place and ranks.own() == ranks.count() - 1:
+                if self._epoch.position == place and ranks.own() == ranks.count() - 1:
                     if not self.told:
                         os.kill(os.getpid(), signal.SIGTERM)
                     self.told = True
@@ -333,7 +335,9 @@ def interrupted(folder):
         try:
             trainer.train()
         except SystemExit as end:
-            outcomes.append({"status": end.code, "place": trainer._place})
+            outcomes.append(
+                {"status": end.code, "place": tuple(trainer._epoch.position)}
+            )
         path = dj.latest_checkpoint(here)
         again = build(here, jitter=0.1, seed=7, ckpt_pretrained=path)
         again.train()

@@ -3,24 +3,68 @@ r"""Adversarial training, and noise first, then attacks."""
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Real
-from statistics import median
-
-import torch
-from deepinv.datasets.base import batch_as_dict
-from deepinv.physics import Physics
-from deepinv.utils.tensorlist import TensorList
 
 from .. import checks
 from ..attacks.base import Attack
-from . import distributed
+from ..attacks.parts import Measurements
 from .finite import finite
 from .input_jitter import InputJitterTrainer
 from .jitter import JitterTrainer
-from .snapshot import holding, tensors
+from .perturbations import Batches, Deltas, Monitor, Perturbation
+
+
+class Attacked(Perturbation):
+    r""":math:`y + \delta`."""
+
+    def __init__(self, deltas: Deltas, monitor: Monitor):
+        self.deltas, self.monitor = deltas, monitor
+
+    def __call__(self, trainer, x, y, physics) -> Measurements:
+        if not finite(y) or not (x is None or finite(x)):
+            # with a loss that is not finite either, on which all processes agree
+            return y
+        self.monitor.note(trainer, x, y, physics)
+        init = self.deltas.last(y) if trainer.persistent else None
+        with trainer.get_autocast_context():
+            delta = trainer.attack(trainer.model, x, y, physics, init=init)
+        if trainer.persistent:
+            self.deltas.note(delta)
+        return y + delta
+
+
+class Scheduled(Perturbation):
+    """Attacks for a share of the batches, evenly spread over an epoch; something else otherwise."""
+
+    def __init__(self, attacked: Perturbation, otherwise: Perturbation):
+        self.attacked, self.otherwise = attacked, otherwise
+        self._turn = 0, 0  # the epoch, and how many of its batches were asked about
+
+    def __call__(self, trainer, x, y, physics) -> Measurements:
+        chosen = self.attacked if self._attacks_next(trainer.share) else self.otherwise
+        return chosen(trainer, x, y, physics)
+
+    def begin(self, epoch: int) -> None:
+        if self._turn[0] != epoch:
+            self._turn = epoch, 0
+
+    def _attacks_next(self, share: float | Callable[[int], float]) -> bool:
+        """Whether the next batch is attacked; it counts as passed."""
+        epoch, passed = self._turn
+        self._turn = epoch, passed + 1
+        given = share(epoch) if callable(share) else share
+        level = checks.number("share", given, low=0, high=1)
+        # Blind to rounding: 3 of 9 batches for a third
+        before, after = (math.floor(n * level + 1e-9) for n in (passed, passed + 1))
+        return after > before
+
+    def own_state(self) -> dict:
+        return {"turn": self._turn}
+
+    def load_own(self, state: dict) -> None:
+        epoch, passed = state.get("turn", self._turn)
+        self._turn = epoch, passed
 
 
 @dataclass
@@ -92,151 +136,27 @@ class AttackTrainer(JitterTrainer):
                 f"{self.attack.budget.domain} domain."
             )
         if not callable(self.share):
-            checks.number("share", self.share, Real, 0, 1)
+            checks.number("share", self.share, low=0, high=1)
         super().__post_init__()
-        self.monitor_history = []
-        self._turn = 0, 0  # the epoch, and how many of its batches were asked about
-        self._deltas = {}  # (loader, sample) -> its last perturbation
-        self._fresh = set()  # the keys of those other processes do not know
-        self._samples = None  # the keys of the current batch
-        self._monitored = None  # the monitor's batch
+        self._deltas, self._monitor = Deltas(), Monitor()
+        attacked = Attacked(self._deltas, self._monitor)
+        self._perturbation = Scheduled(attacked, otherwise=self._perturbation)
+        self._parts += [self._deltas, self._monitor, self._perturbation]
 
-    def perturb(
-        self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
-    ) -> torch.Tensor:
-        r""":math:`y + \delta`, see :meth:`JitterTrainer.perturb`."""
-        if not self._attacks_next():
-            return super().perturb(x, y, physics)
-        if not finite(y) or not (x is None or finite(x)):
-            return (
-                y  # with a loss that is not finite either, on which all processes agree
-            )
-        if self.monitor is not None and self._monitored is None:
-            # Copies: what comes from a worker lies in shared memory, an open file
-            self._found["monitored"] = {
-                "x": None if x is None else x.clone(),
-                # A checkpoint holds plain lists
-                "y": list(y.clone()) if isinstance(y, TensorList) else y.clone(),
-                "physics": [p is physics for p in self.physics].index(True),
-                "parameters": {
-                    name: t.detach().clone() for name, t in tensors([physics]).items()
-                },
-            }
-        init = self._last_deltas(y) if self.persistent else None
-        with self.get_autocast_context():
-            delta = self.attack(self.model, x, y, physics, init=init)
-        if self.persistent:
-            # Copies: a row would keep the memory of its whole batch
-            rows = map(torch.clone, delta.cpu())
-            self._found["deltas"] = dict(zip(self._samples, rows, strict=True))
-        return y + delta
-
-    def _count(self) -> None:
-        self._monitored = self._found.pop("monitored", self._monitored)
-        deltas = self._found.pop("deltas", {})
-        self._deltas |= deltas
-        self._fresh.update(deltas)
-        super()._count()
+    @property
+    def monitor_history(self) -> list[float]:
+        """The ratios that the monitor has found, one for each epoch."""
+        return self._monitor.history
 
     def get_samples(self, iterators, g):
         """A batch, see :meth:`deepinv.Trainer.get_samples`; remembers which samples are in it."""
         if not self.persistent:
             return super().get_samples(iterators, g)
-        return super().get_samples({g: self._remembering(iterators[g], g)}, g)
-
-    def _remembering(self, iterator: Iterator, g: int) -> Iterator:
-        batch = batch_as_dict(next(iterator))
-        self._samples = [(int(g), int(i)) for i in batch.get("index", [])]
-        yield batch
-
-    def step(self, epoch, *args, train: bool = True, **kwargs):
-        """A batch, see :meth:`deepinv.Trainer.step`."""
-        if train and self._turn[0] != epoch:
-            self._turn = epoch, 0
-        super().step(epoch, *args, train=train, **kwargs)
-
-    def _finish_training(self, epoch: int) -> None:
-        self._share_deltas()
-        if self._monitored is not None:
-            self._check_overfitting(epoch)
-        super()._finish_training(epoch)
-
-    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
-        """Save a checkpoint, see :meth:`deepinv.Trainer.save_model`."""
-        self._share_deltas()
-        attacks = {"deltas": self._deltas, "monitor_history": self.monitor_history}
-        super().save_model(filename, epoch, (state or {}) | attacks)
-
-    def _share_deltas(self) -> None:
-        """Tell all processes of the samples of each, which the next epoch gives to others."""
-        for deltas in distributed.gathered({k: self._deltas[k] for k in self._fresh}):
-            self._deltas |= deltas
-        self._fresh.clear()
-
-    def _rank_state(self, amid: bool) -> dict:
-        own = {"monitored": self._monitored, "turn": self._turn}
-        return super()._rank_state(amid) | own
-
-    def _restore(self, checkpoint: dict) -> None:
-        self._deltas = dict(checkpoint.get("deltas", {}))
-        self.monitor_history = list(checkpoint.get("monitor_history", []))
-        super()._restore(checkpoint)
-
-    def _restore_rank(self, state: dict) -> None:
-        # Of another trainer, which attacked nothing, there is neither
-        self._monitored = state.get("monitored")
-        self._turn = tuple(state.get("turn", self._turn))
-        super()._restore_rank(state)
-
-    def _attacks_next(self) -> bool:
-        """Whether the next batch is attacked; it counts as passed."""
-        epoch, passed = self._turn
-        self._turn = epoch, passed + 1
-        share = self.share
-        if callable(share):
-            share = checks.number("share", share(epoch), Real, 0, 1)
-        # Evenly spread, and blind to rounding: 3 of 9 batches for a third
-        before, after = (math.floor(n * share + 1e-9) for n in (passed, passed + 1))
-        return after > before
-
-    def _last_deltas(self, y: torch.Tensor) -> torch.Tensor:
-        if isinstance(y, TensorList):
-            raise ValueError(
-                "persistent keeps one tensor for each sample, got measurements of "
-                f"{len(y)} parts: set persistent=False and give the attack more steps."
-            )
-        if len(self._samples) != len(y):
-            raise ValueError(
-                "persistent needs the index of every sample, got "
-                f"{len(self._samples)} for a batch of {len(y)}: wrap the data set in "
-                "IndexedDataset."
-            )
-        zero = torch.zeros_like(y[0], device="cpu")
-        return torch.stack([self._deltas.get(key, zero) for key in self._samples]).to(y)
-
-    def _check_overfitting(self, epoch: int) -> None:
-        batch, physics = self._monitored, self.physics[self._monitored["physics"]]
-        x = None if batch["x"] is None else batch["x"].to(self.device)
-        y = TensorList(batch["y"]) if isinstance(batch["y"], list) else batch["y"]
-        y = y.to(self.device)
-
-        def excess(attack: Attack) -> float:
-            result = attack.run(self.model, x, y, physics)
-            own = float((result.loss - result.loss_clean).mean())
-            return sum(distributed.gathered(own)) / distributed.count()
-
-        with holding(physics, batch["parameters"]):
-            strong, weak = excess(self.monitor), excess(self.attack)
-        ratio = strong / max(weak, torch.finfo(torch.float32).tiny)
-        if len(self.monitor_history) > 1 and ratio > 1.5 * median(self.monitor_history):
-            warnings.warn(
-                f"Epoch {epoch}: the monitor attack harms {ratio:.2f} times as much as the "
-                f"training attack, up from {median(self.monitor_history):.2f}: catastrophic "
-                "overfitting. "
-                "Train with more steps, or go back to an earlier checkpoint.",
-                stacklevel=2,
-            )
-        self.monitor_history.append(ratio)
+        if not isinstance(iterators[g], Batches):
+            iterators[g] = Batches(iterators[g])
+        samples = super().get_samples(iterators, g)
+        self._deltas.meet(g, iterators[g].indices)
+        return samples
 
 
 @dataclass
@@ -275,7 +195,10 @@ class RobustTrainer(AttackTrainer, InputJitterTrainer):
     [0.0, 0.0, 0.0, 1.0, 1.0]
     """
 
-    share: float | Callable[[int], float] | None = field(default=None, kw_only=True)
+    # None until the number of epochs is known
+    share: float | Callable[[int], float] | None = field(  # type: ignore[assignment]
+        default=None, kw_only=True
+    )
 
     def __post_init__(self):
         if self.share is None:

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from .generators import Generator, kind
+from .host import BEST, CHECKPOINTS
 
-BEST = "ckp_best.pth.tar"
-
-
+#: The file that is written within an epoch.
 INTERRUPTED = "ckp_interrupted.pth.tar"
 
 
@@ -47,7 +47,7 @@ def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
     True
     """
     places = {}
-    for path in sorted(Path(folder).rglob("ckp_*.pth.tar")):
+    for path in sorted(Path(folder).rglob(CHECKPOINTS)):
         if path.name == BEST:
             continue
         try:
@@ -57,7 +57,7 @@ def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
                 f"{str(path)!r} is damaged or no checkpoint, and left out.",
                 stacklevel=2,
             )
-    return max(places, key=places.get, default=None)
+    return max(places, key=lambda path: places[path], default=None)
 
 
 def _place(path: Path, checkpoint: dict) -> tuple[float, float, int]:
@@ -147,6 +147,20 @@ def grouped(optimizer: Optimizer | None, model: nn.Module) -> list[list[str]]:
     return [[names.get(id(p), "?") for p in group] for group in groups]
 
 
+def unlike(
+    checkpoint: dict,
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    scheduler: Any,
+) -> Iterator[str]:
+    """What the host would load, and could not."""
+    if "optimizer" in checkpoint and optimizer is not None:
+        groups = grouped(optimizer, model)
+        yield from unlike_optimizer(checkpoint, optimizer, groups)
+    if "scheduler" in checkpoint and scheduler is not None:
+        yield from unlike_scheduler(checkpoint, scheduler)
+
+
 def unlike_optimizer(
     checkpoint: dict, optimizer: Optimizer, groups: list[list[str]]
 ) -> Iterator[str]:
@@ -181,14 +195,14 @@ def unlike_optimizer(
         yield "its optimizer has the parameters in another order"
 
 
-def unlike_scheduler(checkpoint: dict, scheduler: object | None) -> Iterator[str]:
+def unlike_scheduler(checkpoint: dict, scheduler: Any) -> Iterator[str]:
     """What stands in the way of going on with the state of a scheduler."""
     saved, here = checkpoint["scheduler"], class_name(scheduler)
     name = checkpoint.get("parts", {}).get("scheduler")
     if (saved is None) != (scheduler is None):
         name = name or "a scheduler"
         yield f"it has {name if saved else 'no scheduler'}, here is {here or 'none'}"
-    elif saved is None:
+    elif scheduler is None:
         return
     elif name is None:
         own = scheduler.state_dict()

@@ -1,13 +1,13 @@
 r"""
 Many processes, one run: what trainers and evaluations need of ``torch.distributed``.
 
-Without an initialised process group there is one rank, and everything here does nothing.
+Without an initialised process group there is one process, and everything here does nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
@@ -29,16 +29,16 @@ def own() -> int:
 
 
 def gathered(thing: T) -> list[T]:
-    """What every rank has to say, in their order, on every rank."""
+    """What every process has to say, in their order, on every process."""
     if count() == 1:
         return [thing]
-    things = [None] * count()
+    things: list[Any] = [None] * count()
     distributed.all_gather_object(things, thing)
     return things
 
 
 def largest(numbers: list[int], device: torch.device) -> list[int]:
-    """Each number as its largest value on any rank."""
+    """Each number as its largest value on any process."""
     if count() == 1:
         return numbers
     tensor = torch.tensor(numbers, device=device)
@@ -46,27 +46,25 @@ def largest(numbers: list[int], device: torch.device) -> list[int]:
     return tensor.tolist()
 
 
-def parallel(model: nn.Module, device: torch.device, options: dict) -> nn.Module | None:
-    """The model with gradients averaged over the ranks; ``None`` on a single one."""
-    if count() == 1 or not any(p.requires_grad for p in model.parameters()):
-        return None
+def parallel(model: nn.Module, device: torch.device, options: dict) -> nn.Module:
+    """The model with gradients averaged over the processes."""
     device_ids = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=device_ids, **options)
 
 
 def check_same(name: str, value: object) -> None:
     """
-    Refuse what is not the same on all ranks, before they wait for each other in vain.
+    Refuse what is not the same on all processes, before they wait for each other in vain.
 
     :raises ValueError: if it differs.
     """
     values = gathered(value)
     if any(other != value for other in values):
-        raise ValueError(f"{name} must be the same on all ranks, got {values}.")
+        raise ValueError(f"{name} must be the same on all processes, got {values}.")
 
 
 def same_buffers(model: nn.Module) -> None:
-    """Give every rank the buffers of the first, such as running means."""
+    """Give every process the buffers of the first, such as running means."""
     if count() > 1:
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)
@@ -93,13 +91,14 @@ def check_plain(model: nn.Module) -> None:
 
 class ShardSampler(Sampler[int]):
     r"""
-    The share of this process in data for evaluation: every sample on one rank, once.
+    The share of this process in data for evaluation: every sample on one process, once.
 
-    :class:`torch.utils.data.DistributedSampler` repeats samples until all ranks have equally many,
-    which counts some twice. In training that is needed and meant, in evaluation it is an error.
+    :class:`torch.utils.data.DistributedSampler` repeats samples until all processes have equally
+    many, which counts some twice. In training that is needed and meant, in evaluation it is an
+    error.
 
-    :param Sized data: the data set, at least one sample for each rank.
-    :raises ValueError: if there are fewer samples than ranks.
+    :param Sized data: the data set, at least one sample for each process.
+    :raises ValueError: if there are fewer samples than processes.
 
     |sep|
 
@@ -113,8 +112,8 @@ class ShardSampler(Sampler[int]):
     def __init__(self, data: Sized):
         if len(data) < count():
             raise ValueError(
-                f"data must hold a sample for each of {count()} ranks, got {len(data)}: evaluate "
-                "without a sampler, the same on all ranks."
+                f"data must hold a sample for each of {count()} processes, got {len(data)}: "
+                "evaluate without a sampler, the same on all processes."
             )
         self.indices = range(own(), len(data), count())
 
@@ -135,9 +134,9 @@ def set_epoch(loaders: Iterable[DataLoader], epoch: int) -> None:
 
 def check_loaders(training: list[DataLoader], evaluation: list[DataLoader]) -> None:
     """
-    Refuse loaders with which ranks would train on the same data, or count samples twice.
+    Refuse loaders with which processes would train on the same data, or count samples twice.
 
-    :raises ValueError: if the loaders do not share the data among the ranks.
+    :raises ValueError: if the loaders do not share the data among the processes.
     """
     if count() == 1:
         return
@@ -145,15 +144,18 @@ def check_loaders(training: list[DataLoader], evaluation: list[DataLoader]) -> N
         stream = isinstance(getattr(loader, "dataset", None), IterableDataset)
         if not stream and _distributed(loader) is None:
             raise ValueError(
-                "each training loader must share its data among the ranks, got one without "
+                "each training loader must share its data among the processes, got one without "
                 "DistributedSampler: use DataLoader(data, sampler=DistributedSampler(data))."
             )
     for loader in evaluation:
         sampler = _distributed(loader)
-        if sampler is not None and sampler.total_size != len(sampler.dataset):
+        if sampler is None:
+            continue
+        data: Any = sampler.dataset
+        if sampler.total_size != len(data):
             raise ValueError(
                 "evaluation loaders must count every sample once, got a DistributedSampler which "
-                f"makes {sampler.total_size} of {len(sampler.dataset)}: use "
+                f"makes {sampler.total_size} of {len(data)}: use "
                 "DataLoader(data, sampler=ShardSampler(data))."
             )
     check_same("the number of training batches", [len(loader) for loader in training])

@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from types import FunctionType, MethodType, ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,16 @@ Generator |= random.Random
 MOST = 1000
 
 #: What is not looked into. A trainer, which hooks may hold, gives its parts.
-LEAVES = (torch.Tensor, np.ndarray, str, bytes, int, float, complex, type)
+LEAVES: tuple[type, ...] = (
+    torch.Tensor,
+    np.ndarray,
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    type,
+)
 LEAVES += (ModuleType, Trainer)
 
 #: Packages whose objects hold no generators, and those whose functions use no global ones.
@@ -155,7 +165,7 @@ def state(generator: Generator) -> torch.Tensor | dict | tuple:
     return generator.getstate()
 
 
-def restore(generator: Generator, state: torch.Tensor | dict | tuple) -> None:
+def restore(generator: Generator, state: Any) -> None:
     """Bring a generator to where it was."""
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
@@ -187,7 +197,7 @@ def drawn(generator: Generator) -> int:
     return generator.getrandbits(62)
 
 
-def _plain(state: dict) -> dict:
+def _plain(state: Mapping) -> dict:
     return {
         key: (
             _plain(value)

@@ -6,18 +6,18 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from deepinv import Trainer
 
-from .checkpoints import BEST, latest_checkpoint, loaded
-from .resume import HISTORIES
+from .checkpoints import latest_checkpoint, loaded
+from .host import BEST, CHECKPOINTS, HISTORIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Run = str | os.PathLike | Trainer
+Run: TypeAlias = str | os.PathLike | Trainer
 
 #: Okabe and Ito's colours, which the colour-blind tell apart.
 COLOURS = (
@@ -92,12 +92,17 @@ def plot_history(
 
     # Matplotlib is an optional extra, and slow to import
     import matplotlib.pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
     size = 4.4 * columns, 3.4 * rows
     figure, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=size,
+        squeeze=False,
+        layout=ConstrainedLayoutEngine(w_pad=0.12),
     )
     for ax, name in zip(axes.flat, names, strict=False):
         for i, (label, curves) in enumerate(found.items()):
@@ -110,18 +115,21 @@ def plot_history(
     for ax in axes.flat[len(names) :]:
         ax.remove()
     lines = {line.get_label(): line for ax in figure.axes for line in ax.get_lines()}
-    place = {
-        "loc": "outside upper center",
-        "ncols": min(max(len(found), 2), columns + 1),
-    }
-    figure.legend(lines.values(), lines.keys(), frameon=False, **place)
-    figure.get_layout_engine().set(w_pad=0.12)
+    figure.legend(
+        list(lines.values()),
+        [*map(str, lines)],
+        loc="outside upper center",
+        ncols=min(max(len(found), 2), columns + 1),
+        frameon=False,
+    )
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
 
 
 def _draw(ax: Axes, curve: Curve, label: str, colour: str, marker: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     validation = curve.part == "validation"
     ax.plot(
         curve.steps,
@@ -137,7 +145,8 @@ def _draw(ax: Axes, curve: Curve, label: str, colour: str, marker: str) -> None:
     )
     unit = " [dB]" if "PSNR" in curve.name else " (loss)" if curve.loss else ""
     ax.set(xlabel=curve.unit, ylabel=f"{curve.name}{unit}")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    steps = [1, 2, 2.5, 5, 10]
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=steps, integer=True))
     if curve.loss and min(curve.values) > 0 and ax.dataLim.y0 > 0:
         ax.set_yscale("log")
 
@@ -198,7 +207,7 @@ def _newest(path: Path) -> Path:
     """The newest checkpoint of a run's folder, or of one with the folders of several runs."""
     if path.is_file():
         return path
-    own = list(path.glob("ckp_*.pth.tar"))
+    own = list(path.glob(CHECKPOINTS))
     if not own:
         own = [found] if (found := latest_checkpoint(path)) else []
     if not own:

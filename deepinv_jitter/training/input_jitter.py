@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from numbers import Real
+from typing import Any
 
 import torch
-from deepinv.physics import GaussianNoise, Physics, StackedPhysics
+from deepinv.physics import Physics, StackedPhysics
 from deepinv.utils.tensorlist import TensorList
 
 from .. import checks
 from ..attacks.balls import L2Ball
-from ..attacks.samples import per_sample
+from ..attacks.noise import noise_levels
+from ..attacks.parts import Measurements
 from . import distributed
 from .finite import finite
 from .jitter import JitterTrainer
+from .perturbations import Perturbation
+
+
+class InputNoise(Perturbation):
+    r""":math:`y + w`; its level follows from the first batch that counts where ``eps`` is given."""
+
+    def __call__(self, trainer, x, y, physics) -> Measurements:
+        level = self._level(trainer, y, physics)
+        noisy = [_noisy(*pair, level, trainer.generator) for pair in pairs(y, physics)]
+        return TensorList(noisy) if isinstance(y, TensorList) else noisy[0]
+
+    def _level(self, trainer: Any, y: Measurements, physics: Physics) -> float:
+        if trainer.sigma is not None:
+            return trainer.sigma
+        # Measurements that are not finite are left out on all processes, whatever the level is
+        own = input_jitter_sigma(trainer.eps, y, physics) if finite(y) else None
+        levels = [level for level in distributed.gathered(own) if level is not None]
+        if self.found is None:
+            self.found = sum(levels) / max(len(levels), 1)
+        return self.found
+
+    def learn(self, trainer: Any, found: float) -> None:
+        trainer.sigma = found
+
+    def state(self, trainer: Any) -> dict:
+        return {"sigma": trainer.sigma}
+
+    def load(self, trainer: Any, checkpoint: dict) -> None:
+        if trainer.sigma is None:  # it came from the first batch, which is long past
+            trainer.sigma = checkpoint.get("sigma")
 
 
 @dataclass
@@ -68,43 +99,10 @@ class InputJitterTrainer(JitterTrainer):
         for name in ("sigma", "eps"):
             value = getattr(self, name)
             if value is not None:
-                setattr(self, name, checks.number(name, value, Real, 0))
+                setattr(self, name, checks.number(name, value, low=0))
         super().__post_init__()
-
-    def perturb(
-        self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
-    ) -> torch.Tensor:
-        r""":math:`y + w`, see :meth:`JitterTrainer.perturb`."""
-        level = self._level(y, physics)
-        noisy = [self._noisy(*pair, level) for pair in pairs(y, physics)]
-        return TensorList(noisy) if isinstance(y, TensorList) else noisy[0]
-
-    def _noisy(self, y: torch.Tensor, physics: Physics, sigma: float) -> torch.Tensor:
-        device = y.device if self.generator is None else self.generator.device
-        w = torch.randn(y.shape, generator=self.generator, device=device, dtype=y.dtype)
-        return y + sigma * w.to(y.device) * L2Ball(0.0).support(y, physics)
-
-    def _level(self, y: torch.Tensor | TensorList, physics: Physics) -> float:
-        """The standard deviation, from ``eps`` until a batch has counted."""
-        if self.sigma is not None:
-            return self.sigma
-        # Measurements that are not finite are left out on all processes, whatever the level is
-        own = input_jitter_sigma(self.eps, y, physics) if finite(y) else None
-        levels = [level for level in distributed.gathered(own) if level is not None]
-        return self._found.setdefault("sigma", sum(levels) / max(len(levels), 1))
-
-    def _count(self) -> None:
-        self.sigma = self._found.pop("sigma", self.sigma)
-        super()._count()
-
-    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
-        """Save a checkpoint, see :meth:`deepinv.Trainer.save_model`."""
-        super().save_model(filename, epoch, (state or {}) | {"sigma": self.sigma})
-
-    def _restore(self, checkpoint: dict) -> None:
-        if self.sigma is None:  # it came from the first batch, which is long past
-            self.sigma = checkpoint.get("sigma")
-        super()._restore(checkpoint)
+        self._perturbation = InputNoise()
+        self._parts.append(self._perturbation)
 
 
 def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
@@ -188,12 +186,24 @@ def _entries(y: torch.Tensor, physics: Physics) -> torch.Tensor:
 
 
 def _noise_energy(y: torch.Tensor, physics: Physics) -> float:
-    noise = getattr(physics, "noise_model", None)
-    if not isinstance(noise, GaussianNoise):
+    levels = noise_levels(y, physics)
+    if levels is None:
+        name = type(getattr(physics, "noise_model", None)).__name__
         raise ValueError(
             "eps gives the level of input jittering for measurements with deepinv's GaussianNoise, "
-            f"but the physics has {type(noise).__name__}: give sigma, the standard deviation."
+            f"but the physics has {name}: give sigma, the standard deviation."
         )
-    # One level, or one per sample; of a complex one the real and the imaginary part make noise
-    sigma = per_sample("the physics' sigma", noise.sigma.detach().abs().reshape(-1), y)
-    return (sigma.double().square() * _entries(y, physics)).mean().item()
+    # The same for every entry of a sample; of complex noise the energy of both its parts
+    sigma = levels.detach().flatten(1)[:, 0].double()
+    return (sigma.square() * _entries(y, physics)).mean().item()
+
+
+def _noisy(
+    y: torch.Tensor,
+    physics: Physics,
+    sigma: float,
+    generator: torch.Generator | None,
+) -> torch.Tensor:
+    device = y.device if generator is None else generator.device
+    w = torch.randn(y.shape, generator=generator, device=device, dtype=y.dtype)
+    return y + sigma * w.to(y.device) * L2Ball(0.0).support(y, physics)

@@ -3,7 +3,7 @@ r"""deepinv's Trainer for jittered models."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,16 +12,15 @@ from deepinv.loss import Loss, SupLoss
 from deepinv.loss.metric import MSE
 from deepinv.physics import Physics
 
+from .engine import Engine
 from .history import plot_history
-from .parallel import as_list
-from .progress import ProgressTrainer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass
-class JitterTrainer(ProgressTrainer):
+class JitterTrainer(Engine):
     r"""
     Trainer for jittered models: SGD and SPGD jittering, equations (8) and (12) of the paper.
 
@@ -43,7 +42,7 @@ class JitterTrainer(ProgressTrainer):
       losses, data loaders and data sets, and of the gradient scaler; the histories are taken up
       again, so early stopping counts right. A warning before the training names data that cannot
       come again; what was saved by a training that was built otherwise is refused.
-    - interruptions: Ctrl-C and SIGTERM let the batch end, in training and validation, write
+    - signals: Ctrl-C and SIGTERM let the batch end, in training and validation, write
       ``ckp_interrupted.pth.tar`` and leave with exit status 130 (:class:`KeyboardInterrupt`) or
       143; a run resumes from the next batch. (With ``log_train_batch`` from the last epoch.)
       Workers of data loaders leave the signals to the training. Files are replaced in one step, so
@@ -130,42 +129,6 @@ class JitterTrainer(ProgressTrainer):
         self.check_grad |= self.grad_clip is not None
         super().__post_init__()
 
-    def setup_train(self, train: bool = True, **kwargs) -> None:
-        """
-        Set up training or testing, see :meth:`deepinv.Trainer.setup_train`.
-
-        :param bool train: whether the model is trained.
-        :raises ValueError: if the data loaders do not do, or the checkpoint does not fit.
-        """
-        _check_last_batch(as_list(self.train_dataloader))
-        _check_last_batch(as_list(self.eval_dataloader))
-        super().setup_train(train=train, **kwargs)
-
-    def test(self, test_dataloader, *args, **kwargs) -> dict:
-        """
-        Test the model, see :meth:`deepinv.Trainer.test`.
-
-        :param torch.utils.data.DataLoader, list test_dataloader: test data.
-        :return: (:class:`dict`) mean and standard deviation of the metrics.
-        :raises ValueError: if a data loader has ``drop_last=True``, or counts samples twice.
-        """
-        _check_last_batch(as_list(test_dataloader))
-        return super().test(test_dataloader, *args, **kwargs)
-
-    def compute_loss(
-        self, physics, x, y, train: bool = True, epoch=None, step: bool = False
-    ):
-        """
-        Losses of a batch, and in training the backward pass.
-
-        In evaluation, in evaluation mode and without gradients.
-
-        :raises FloatingPointError: in training, if the loss or its gradient is not finite.
-        """
-        if train:
-            y = self.perturb(x, y, physics)
-        return super().compute_loss(physics, x, y, train=train, epoch=epoch, step=step)
-
     def plot_history(
         self,
         path: str | os.PathLike | None = None,
@@ -181,21 +144,6 @@ class JitterTrainer(ProgressTrainer):
         """
         return plot_history(self, path, names)
 
-    def model_inference(self, y, physics, x=None, train: bool = True, **kwargs):
-        """
-        The reconstruction, see :meth:`deepinv.Trainer.model_inference`.
-
-        :raises ValueError: if there are more or fewer than truths, which losses would broadcast.
-        """
-        x_net = super().model_inference(y, physics, x=x, train=train, **kwargs)
-        tensors = isinstance(x, torch.Tensor) and isinstance(x_net, torch.Tensor)
-        if tensors and len(x) != len(x_net):
-            raise ValueError(
-                f"there must be one reconstruction for each of {len(x)} truths, got {len(x_net)}: "
-                "give the physics one parameter for each sample of the batch, or one for all."
-            )
-        return x_net
-
     def perturb(
         self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
     ) -> torch.Tensor:
@@ -207,13 +155,4 @@ class JitterTrainer(ProgressTrainer):
         :param deepinv.physics.Physics physics: the physics of this batch.
         :return: (:class:`torch.Tensor`) measurements, of the shape of ``y``.
         """
-        return y
-
-
-def _check_last_batch(loaders: Iterable) -> None:
-    for loader in loaders:
-        if getattr(loader, "drop_last", False):
-            raise ValueError(
-                "Data loaders must have drop_last=False, got True: the host would lose one full "
-                "batch per epoch on top. Let the last batch be smaller."
-            )
+        return super().perturb(x, y, physics)

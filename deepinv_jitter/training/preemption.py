@@ -99,9 +99,9 @@ class Signals:
                 # A process in the background of a shell ignores Ctrl-C, and shall go on doing so
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._former[number] = signal.signal(number, self._note)
-            number = getattr(signal, "SIGCHLD", None)  # not on Windows
-            if number and callable(signal.getsignal(number)):
-                self._former[number] = signal.signal(number, self._ended)
+            child: int | None = getattr(signal, "SIGCHLD", None)  # not on Windows
+            if child and callable(signal.getsignal(child)):
+                self._former[child] = signal.signal(child, self._ended)
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,10 +67,8 @@ def _tried(loader: DataLoader) -> tuple[bool, bool]:
     try:
         for _ in range(2):
             rng.restore(before, generators)
-            if isinstance(dataset, IterableDataset):
-                sample = next(iter(dataset))
-            else:
-                sample = dataset[0]
+            stream = isinstance(dataset, IterableDataset)
+            sample = next(iter(dataset)) if stream else dataset[0]
             alone = loader.batch_sampler is None  # a batch by itself
             draws.append(collate(sample if alone else [sample]))
         after = rng.state(generators)
@@ -78,7 +77,7 @@ def _tried(loader: DataLoader) -> tuple[bool, bool]:
     return not _same(before, after), _same(*draws)
 
 
-def _same(a: object, b: object) -> bool:
+def _same(a: Any, b: Any) -> bool:
     """Equal in every number; of what holds none, nothing is said."""
     if isinstance(a, (np.ndarray, np.generic)):
         a, b = torch.as_tensor(a), torch.as_tensor(b)

@@ -7,120 +7,43 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from . import checkpoints, distributed, rng
-from .checkpoints import BEST, INTERRUPTED, class_name
+from .checkpoints import INTERRUPTED, class_name
 from .generators import Generator, kind, named
-from .interruption import InterruptibleTrainer
-from .parallel import as_list
+from .host import BEST, HISTORIES, HostTrainer, as_list, content
+from .parts import Part
+from .position import Clock, Epoch, Position, Start
 from .preemption import replacing
 from .replay import inexact
-
-#: Histories that the host saves but does not load: attribute, key in the checkpoint.
-HISTORIES = {
-    "loss_history": "loss",
-    "eval_loss_history": "eval_loss",
-    "train_metrics_history": "train_metrics",
-    "eval_metrics_history": "eval_metrics",
-}
+from .workers import plain
 
 
 @dataclass
-class ResumingTrainer(InterruptibleTrainer):
+class ResumingTrainer(HostTrainer):
     """A training that is cut off goes on where it was, as if it had never stopped."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        self._time = 0.0  # the time of the last checkpoint, which never goes back
-        self._begins = {}  # random states at the beginning of the epoch
-        self._trained = None  # what an epoch has come to, while it is validated
-        self._resumes = False  # whether the trainer's checkpoint is one to go on from
-        self._resume = None  # that checkpoint
-        self._ahead = None  # its place within an epoch, until that is reached
+        self.skipped: list[tuple[int, int]] = []
+        self._parts: list[Part] = []
+        self._clock = Clock()
+        self._epoch = Epoch(Position(0, 0))
+        self._start: Start | None = None  # while a training is set up
+        #: where an epoch was cut off, until that is reached
+        self._replay: dict | None = None
+        self._time = 0.0  # of the last checkpoint, which never goes back
 
-    def setup_train(self, train: bool = True, **kwargs) -> None:
-        """Set up training or testing, see :meth:`deepinv.Trainer.setup_train`."""
-        self._resume, self._ahead, self._trained = None, None, None
-        self._resumes = train
-        if train:
-            distributed.check_same("ckpt_pretrained", self.ckpt_pretrained)
-        super().setup_train(train=train, **kwargs)
-        if not train:
-            return
-        self._place = self.epoch_start, 0
-        if self.save_path and distributed.own() == 0:
-            self._warn_of_inexact()
-        if self._resume is None:
-            rng.diverge(self._generators().values(), distributed.own())
-        else:
-            self._restore(self._resume)
-            self._resume = None
-
-    def reset_metrics(self) -> None:
-        """Reset the meters, see :meth:`deepinv.Trainer.reset_metrics`; an epoch begins here."""
-        super().reset_metrics()
-        if self._in_epoch or not self._running:
-            return
-        self._trained = None
-        epoch, passed = self._place
-        self._place = epoch + bool(passed), 0
-        distributed.set_epoch(self.train_dataloader, self._place[0])
-        if self._ahead is None:
-            self._begins = {"loaders": self._random_state()}
-
-    def step(self, epoch, progress_bar, *args, train: bool = True, **kwargs):
-        """A batch, see :meth:`deepinv.Trainer.step`; known ones are passed over."""
-        if train and self._ahead is not None:
-            self._pass_over(epoch, progress_bar)
-        else:
-            super().step(epoch, progress_bar, *args, train=train, **kwargs)
-
-    def _finish_training(self, epoch: int) -> None:
-        super()._finish_training(epoch)
-        self._trained = self._rank_state(amid=True)
-
-    def get_samples(self, iterators, g):
-        """A batch, see :meth:`deepinv.Trainer.get_samples`."""
-        if self._in_epoch and self._place[1] == 0:
-            # A loader without workers draws its order now
-            self._begins[int(g)] = self._random_state()
-        return super().get_samples(iterators, g)
-
-    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
-        """
-        Save a checkpoint from which training can go on exactly.
-
-        :param str filename: name of the file in ``save_path``.
-        :param int epoch: current epoch, from 0.
-        :param dict, None state: more to save, of tensors and builtins.
-        :raises OSError: if the file cannot be written; one of before is kept.
-        """
-        if not self.save_path:
-            return
-        self._count_time()
-        self._saved = self.seconds
-        # Of nodes whose clocks differ, and of one that is set back, the newest is still the last
-        self._time = max(time.time(), self._time + 1e-3)
-        amid = filename == INTERRUPTED
-        own = self._trained if amid and self._trained else self._rank_state(amid)
-        extra = {
-            "ranks": distributed.gathered(own),
-            "time": self._time,
-            "parts": self._parts(),
-            "groups": checkpoints.grouped(self.optimizer, self.model),
-            "generators": {n: kind(g) for n, g in self._generators().items()},
-            "scaler": self.scaler.state_dict(),
-            "skipped": self.skipped,
-            "seconds": self.seconds,
-        }
-        if distributed.own() == 0:
-            with replacing(Path(self.save_path) / filename) as draft:
-                super().save_model(draft.name, epoch, (state or {}) | extra)
-        distributed.gathered(None)  # no process looks for the file before it is there
+    @property
+    def seconds(self) -> float:
+        """The time of all parts of a run."""
+        return self._clock.seconds
 
     def load_model(
         self, ckpt_pretrained: str | Path | None = None, strict: bool = True
@@ -143,29 +66,21 @@ class ResumingTrainer(InterruptibleTrainer):
             return None
         # The host unpickles whatever the file holds; a file that passes here is only data
         checkpoint = checkpoints.loaded(path)
+        start = self._start if ckpt_pretrained is None else None
+        if start is not None:
+            self._check_setting(checkpoint, path)
         checkpoints.check_weights(self.model, checkpoint["state_dict"], path, strict)
-        checkpoints.check_like(path, self._unlike(checkpoint))
-        resumes = ckpt_pretrained is None and self._resumes
-        if resumes:
+        parts = self.model, self.optimizer, self.scheduler
+        checkpoints.check_like(path, checkpoints.unlike(checkpoint, *parts))
+        if start is not None:
             checkpoints.check_like(path, self._unlike_run(checkpoint))
             self._take_best_along(Path(path), checkpoint)
+            start.checkpoint = checkpoint
         super().load_model(ckpt_pretrained, strict)
-        if resumes:
-            self._resume = checkpoint
         return checkpoint
 
-    def _parts(self) -> dict[str, str | None]:
-        """What has a state in a checkpoint, by its class."""
-        parts = "optimizer", "scheduler"
-        return {name: class_name(getattr(self, name)) for name in parts}
-
-    def _unlike(self, checkpoint: dict) -> Iterator[str]:
-        """What the host would load, and could not."""
-        if "optimizer" in checkpoint and self.optimizer is not None:
-            groups = checkpoints.grouped(self.optimizer, self.model)
-            yield from checkpoints.unlike_optimizer(checkpoint, self.optimizer, groups)
-        if "scheduler" in checkpoint and self.scheduler is not None:
-            yield from checkpoints.unlike_scheduler(checkpoint, self.scheduler)
+    def _check_setting(self, checkpoint: dict, path: str | Path) -> None:
+        """Refuse a checkpoint that was written with another setting."""
 
     def _unlike_run(self, checkpoint: dict) -> Iterator[str]:
         """What stands in the way of going on as if there had been no stop."""
@@ -184,11 +99,31 @@ class ResumingTrainer(InterruptibleTrainer):
             if history not in checkpoint.get("eval_metrics", {}):
                 yield f"it knows no {history}, after which this one stops early"
 
+    def _take_best_along(self, path: Path, checkpoint: dict) -> None:
+        """The best model so far, to the folder of the resumed run."""
+        best = path.with_name(BEST)
+        if distributed.own() > 0 or not self.save_path or not best.exists():
+            return
+        if checkpoints.loaded(best)["epoch"] <= checkpoint.get("epoch", math.inf):
+            with replacing(Path(self.save_path) / BEST) as draft:
+                shutil.copyfile(best, draft)
+
+    def _begin_run(self, checkpoint: dict | None) -> None:
+        """From the start, or from where a checkpoint is."""
+        self._epoch = Epoch(Position(self.first_epoch, 0))
+        self._replay = None
+        if self.save_path and distributed.own() == 0:
+            self._warn_of_inexact()
+        if checkpoint is None:
+            rng.diverge(self._generators().values(), distributed.own())
+        else:
+            self._restore(checkpoint)
+
     def _warn_of_inexact(self) -> None:
         found = inexact(
             {
                 f"{name}[{i}]": loader
-                for name, loaders in self._loaders().items()
+                for name, loaders in self._plain_loaders().items()
                 for i, loader in enumerate(loaders)
             }
         )
@@ -199,48 +134,62 @@ class ResumingTrainer(InterruptibleTrainer):
                 stacklevel=2,
             )
 
-    def _take_best_along(self, path: Path, checkpoint: dict) -> None:
-        """The best model so far, to the folder of the resumed run."""
-        best = path.with_name(BEST)
-        if distributed.own() > 0 or not self.save_path or not best.exists():
+    def _save(self, filename: str, epoch: int, state: dict) -> None:
+        """Write a checkpoint from which training can go on exactly."""
+        for part in self._parts:
+            state = state | part.state(self)
+        if not self.save_path:
             return
-        if checkpoints.loaded(best)["epoch"] <= checkpoint.get("epoch", math.inf):
-            with replacing(Path(self.save_path) / BEST) as draft:
-                shutil.copyfile(best, draft)
+        self._clock.save()
+        # Of nodes whose clocks differ, and of one that is set back, the newest is still the last
+        self._time = max(time.time(), self._time + 1e-3)
+        amid = filename == INTERRUPTED
+        ended = self._epoch.ended if amid else None
+        state |= {
+            "ranks": distributed.gathered(ended or self._own_state(amid)),
+            "time": self._time,
+            "parts": {
+                "optimizer": class_name(self.optimizer),
+                "scheduler": class_name(self.scheduler),
+            },
+            "groups": checkpoints.grouped(self.optimizer, self.model),
+            "generators": {n: kind(g) for n, g in self._generators().items()},
+            "scaler": self.scaler_state(),
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+        }
+        if distributed.own() == 0:
+            with replacing(Path(self.save_path) / filename) as draft:
+                super().save_model(draft.name, epoch, state)
+        distributed.gathered(None)  # no process looks for the file before it is there
 
-    def _save_place(self) -> Path | None:
-        """A checkpoint amid an epoch: the epoch before it is the last whole one."""
+    def _save_amid(self) -> Path | None:
+        """A checkpoint within an epoch: the epoch before it is the last whole one."""
         # With log_train_batch the host's histories grow within an epoch, and cannot be taken up
         if self.log_train_batch or not self.save_path:
             return None
-        losses = self.loss_history
-        if self._trained:  # the host adds those of this epoch again
-            self.loss_history = {name: values[:-1] for name, values in losses.items()}
-        try:
-            self.save_model(INTERRUPTED, self._place[0] - 1)
-        finally:
-            self.loss_history = losses
+        # The host adds the losses of an epoch that was trained again
+        ended = self._epoch.ended is not None
+        with self.without_last_losses() if ended else nullcontext():
+            self.save_model(INTERRUPTED, self._epoch.position.epoch - 1)
         return Path(self.save_path) / INTERRUPTED
 
-    def _leave_out(self, x, y, error: FloatingPointError) -> None:
-        try:
-            super()._leave_out(x, y, error)
-        except FloatingPointError:
-            self._save_place()
-            raise
-
-    def _rank_state(self, amid: bool) -> dict:
-        """What each process has of its own, at the end of an epoch or amid it."""
-        if amid and self._place[1] == 0:
-            return {"rng": self._begins["loaders"]}
-        state = {"rng": self._random_state()}
+    def _own_state(self, amid: bool) -> dict[str, Any]:
+        """What each process has of its own, at the end of an epoch or within it."""
+        state: dict[str, Any] = {}
+        for part in self._parts:
+            state |= part.own_state()
+        epoch = self._epoch
+        if amid and epoch.position.batch == 0:
+            return state | {"rng": epoch.begins["loaders"]}
+        state["rng"] = self._random_state()
         if amid:
             state |= {
-                "batch": self._place[1],
+                "batch": epoch.position.batch,
                 "batches": self._batches(),
-                "begins": self._begins,
-                "trained": not self._in_epoch,
-                "meters": [_content(meter) for meter in self._meters()],
+                "begins": epoch.begins,
+                "trained": not epoch.training,
+                "meters": [content(meter) for meter in self.training_meters()],
             }
         return state
 
@@ -256,10 +205,13 @@ class ResumingTrainer(InterruptibleTrainer):
                     stacklevel=2,
                 )
         if checkpoint.get("scaler"):
-            self.scaler.load_state_dict(checkpoint["scaler"])
+            self.load_scaler(checkpoint["scaler"])
         self.skipped = list(checkpoint.get("skipped", []))
-        self.seconds = self._saved = checkpoint.get("seconds", 0.0)
+        self._clock.set(checkpoint.get("seconds", 0.0))
         self._time = checkpoint.get("time", 0.0)
+        for part in self._parts:
+            part.load(self, checkpoint)
+        generators = self._generators()
         if "generators" not in checkpoint:  # but the host's own trainer's
             if "ranks" in checkpoint:
                 warnings.warn(
@@ -267,7 +219,7 @@ class ResumingTrainer(InterruptibleTrainer):
                     "generators: they begin anew, as does an epoch that was cut off.",
                     stacklevel=2,
                 )
-            rng.diverge(self._generators().values(), distributed.own())
+            rng.diverge(generators.values(), distributed.own())
             return
         states = checkpoint["ranks"]
         gpus, here = len(states[0]["rng"]["cuda"]), torch.cuda.device_count()
@@ -277,54 +229,54 @@ class ResumingTrainer(InterruptibleTrainer):
                 "the training goes on, but not exactly.",
                 stacklevel=2,
             )
-        if len(states) == distributed.count():
-            self._restore_rank(states[distributed.own()])
+        if len(states) != distributed.count():
+            # From another number of processes: an epoch that was cut off begins anew
+            rng.restore(states[0]["rng"], generators)
+            rng.diverge(generators.values(), distributed.own())
             return
-        # From another number of processes: an epoch that was cut off begins anew
-        rng.restore(states[0]["rng"], self._generators())
-        rng.diverge(self._generators().values(), distributed.own())
-
-    def _restore_rank(self, state: dict) -> None:
+        state = states[distributed.own()]
+        for part in self._parts:
+            part.load_own(state)
+        begin = state["rng"]
         if "batch" in state:
-            self._ahead, self._begins = state, dict(state["begins"])
-        begin = self._begins["loaders"] if self._ahead else state["rng"]
-        rng.restore(begin, self._generators())
+            self._replay, self._epoch.begins = state, dict(state["begins"])
+            begin = self._epoch.begins["loaders"]
+        rng.restore(begin, generators)
 
-    def _pass_over(self, epoch: int, progress_bar) -> None:
+    def _pass_over(self, cut: dict, progress_bar: Any) -> None:
         """A batch that was trained on before the run was cut off."""
+        epoch, generators = self._epoch, self._generators()
         progress_bar.set_description(
-            f"Train epoch {epoch + 1}/{self.epochs}, passing over known batches"
+            f"Train epoch {epoch.position.epoch + 1}/{self.epochs}, passing over known batches"
         )
-        ahead, generators = self._ahead, self._generators()
-        trained = ahead.get("trained", False)
-        for g in range(self.G):
-            if self._place[1] == 0:
-                rng.restore(self._begins[g], generators)
+        trained = cut.get("trained", False)
+        for g in range(self.data_sets):
+            if epoch.position.batch == 0:
+                rng.restore(epoch.begins[g], generators)
             if not trained:
-                next(self.current_train_iterators[g])
-        self._place = self._place[0], self._place[1] + 1
-        if self._place[1] == ahead["batch"]:
-            rng.restore(ahead["rng"], generators)
-            for meter, content in zip(self._meters(), ahead["meters"], strict=True):
-                vars(meter).update(content)
-            self._ahead, self._in_epoch = None, not trained
-            self._trained = ahead if trained else None
-
-    def _meters(self) -> list:
-        """What an epoch adds up while it trains."""
-        meters = [self.logs_total_loss_train, *self.logs_losses_train]
-        meters += self.logs_metrics_train
-        return meters + ([self.check_grad_val] if self.check_grad else [])
+                self.next_batch(g)
+        epoch.pass_batch()
+        if epoch.position.batch == cut["batch"]:
+            rng.restore(cut["rng"], generators)
+            for meter, counts in zip(
+                self.training_meters(), cut["meters"], strict=True
+            ):
+                vars(meter).update(counts)
+            self._replay = None
+            epoch.training, epoch.ended = not trained, cut if trained else None
 
     def _batches(self) -> list[str]:
         """What is known of the batches of an epoch, with which one that was cut off goes on."""
-        loaders = self._loaders()["train_dataloader"]
+        loaders = self._plain_loaders()["train_dataloader"]
         # Which draw the order of an epoch earlier
         workers = [getattr(loader, "num_workers", 0) > 0 for loader in loaders]
         return [
             f"{len(loader)} batches with{'' if some else 'out'} workers"
             for loader, some in zip(loaders, workers, strict=True)
         ]
+
+    def _plain_loaders(self) -> dict[str, list]:
+        return {k: [plain(part) for part in v] for k, v in self.loaders().items()}
 
     def _random_state(self) -> dict:
         return rng.state(self._generators())
@@ -333,15 +285,11 @@ class ResumingTrainer(InterruptibleTrainer):
         """Every generator that can be reached from the trainer, once each."""
         parts = "model", "physics", "physics_generator", "losses"
         groups = {name: as_list(getattr(self, name)) for name in parts}
+        loaders = self._plain_loaders()
         own = {
             name: value
             for name, value in vars(self).items()
-            if name not in groups | self._loaders()
+            if name not in groups | loaders
             and (isinstance(value, Generator) or not name.startswith("_"))
         }
-        groups = [{name: part} for name, part in groups.items()]
-        return named(*groups, self._loaders(), own)
-
-
-def _content(meter) -> dict:
-    return {k: v for k, v in vars(meter).items() if k not in ("name", "fmt")}
+        return named(*({name: part} for name, part in groups.items()), loaders, own)

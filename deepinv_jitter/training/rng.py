@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ def generators(owners: Iterable[object]) -> list[Generator]:
 
 def state(generators: Generators) -> dict:
     """State of the global generators and of these, as tensors and builtins for ``weights_only``."""
-    name, keys, *rest = np.random.get_state()
+    legacy: Any = np.random.get_state()
+    name, keys, *rest = legacy
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -45,26 +47,28 @@ def restore(state: dict, generators: Generators) -> None:
     random.setstate(state["python"])
 
 
-def diverge(generators: Iterable[Generator], rank: int) -> None:
+def diverge(generators: Iterable[Generator], process: int) -> None:
     """
     Send a process' generators on streams of their own, which follow from where they are.
 
     Processes run the same script with the same seeds, and would otherwise draw the same noise. The
     first one draws what a single process draws.
     """
-    if rank == 0:
+    if process == 0:
         return
     for generator in generators:
-        own.seed(generator, _other(own.drawn(generator), rank))
-    torch.manual_seed(_other(int(torch.randint(2**62, ())), rank))
-    np.random.seed(_other(np.random.randint(2**31), rank) % 2**32)
-    random.seed(_other(random.getrandbits(62), rank))
+        own.seed(generator, _other(own.drawn(generator), process))
+    torch.manual_seed(_other(int(torch.randint(2**62, ())), process))
+    np.random.seed(_other(np.random.randint(2**31), process) % 2**32)
+    random.seed(_other(random.getrandbits(62), process))
 
 
 def _keyed(generators: Generators) -> dict:
-    named = isinstance(generators, Mapping)
-    return dict(generators if named else enumerate(generators))
+    if isinstance(generators, Mapping):
+        return dict(generators)
+    return dict(enumerate(generators))
 
 
-def _other(seed: int, rank: int) -> int:
-    return Random(f"{seed}, rank {rank}").getrandbits(62)
+def _other(seed: int, process: int) -> int:
+    # "rank", as ever: the streams follow from this text
+    return Random(f"{seed}, rank {process}").getrandbits(62)

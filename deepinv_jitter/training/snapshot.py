@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..attacks.parts import modules
+from ..attacks.state import Memory
 from . import rng
 
 
@@ -50,7 +51,7 @@ class Snapshot:
         ]
         buffers = [vars(part)["_buffers"] for part in found]
         self._attributes += [(own, always) for own in buffers if own]
-        self._taken = []
+        self._taken: list[tuple[dict, dict]] = []
 
     def take(self) -> None:
         """Keep what the modules hold now."""
@@ -102,12 +103,10 @@ def holding(root: nn.Module, contents: dict[str, torch.Tensor]) -> Iterator[None
 
     Not ``physics.update``, which may treat what it is given, such as normalising it.
     """
+    memory = Memory(modules(root))
     own = {name: t for name, t in tensors([root]).items() if name in contents}
-    before = {name: tensor.data for name, tensor in own.items()}
+    memory.restore({id(t): contents[name].to(t.device) for name, t in own.items()})
     try:
-        for name, tensor in own.items():
-            tensor.data = contents[name].to(tensor.device)
         yield
     finally:
-        for name, tensor in own.items():
-            tensor.data = before[name]
+        memory.restore()

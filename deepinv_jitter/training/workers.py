@@ -17,7 +17,7 @@ from torch.utils.data._utils import worker
 
 from .preemption import NOTED
 
-_started = WeakSet()  # iterators of persistent workers that leave the signals
+_started: WeakSet = WeakSet()  # iterators of persistent workers that leave the signals
 
 
 class Shielded:
@@ -38,9 +38,10 @@ class Shielded:
     def __getattr__(self, name: str) -> object:
         return getattr(self.plain, name)
 
-    @property
+    # So that the host checks its data set
+    @property  # type: ignore[misc]  # typeshed gives object a setter, which is never called here
     def __class__(self) -> type:
-        return type(self.plain)  # so that the host checks its data set
+        return type(self.plain)
 
     def __len__(self) -> int:
         return len(self.plain)
@@ -64,6 +65,11 @@ class Shielded:
             loader.worker_init_fn = former
         _started.add(iterator)
         return iterator
+
+
+def plain(loader: object) -> object:
+    """The loader itself, without what shields its workers."""
+    return loader.plain if type(loader) is Shielded else loader
 
 
 @contextmanager
@@ -92,6 +98,7 @@ def _begin(init: Callable[[int], None] | None, number: int) -> None:
     """What a worker does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     main = multiprocessing.parent_process()
+    assert main is not None  # of a worker
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, NOTED)
         threading.Thread(target=_obey, args=(main.pid,), daemon=True).start()
@@ -100,7 +107,7 @@ def _begin(init: Callable[[int], None] | None, number: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTED)
     if os.getppid() != main.pid:
         # A fork server gets the signals, too, and torch takes its end for that of the program
-        worker.ManagerWatchdog = multiprocessing.parent_process
+        vars(worker)["ManagerWatchdog"] = multiprocessing.parent_process
     if init is not None:
         init(number)
 

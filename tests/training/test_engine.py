@@ -136,6 +136,16 @@ def test_a_gradient_that_is_not_finite(tmp_path):
         trainer.train()
 
 
+def test_an_error_of_a_loss_is_no_batch_to_leave_out(tmp_path):
+    class Failing(dinv.loss.SupLoss):
+        def forward(self, **kwargs):
+            raise FloatingPointError("of the loss itself")
+
+    trainer = trainer_of(tmp_path, Points(), losses=Failing(), on_non_finite="skip")
+    with pytest.raises(FloatingPointError, match="^of the loss itself$"):
+        trainer.train()
+
+
 def test_float16_overflows_are_left_to_the_scaler(tmp_path):
     """Its gradients may be infinite; a loss that is not finite is told."""
     options = {"mixed_precision": "float16", "on_non_finite": "skip"}
@@ -395,9 +405,11 @@ def test_what_perturbing_a_bad_batch_taught_is_forgotten(tmp_path, bad):
     first = Points().data["y"][4:8] if bad == 0 else Points().data["y"][:4]
     physics = trainer.physics[0]
     assert trainer.sigma == dj.input_jitter_sigma(0.1, first, physics)
-    assert torch.equal(trainer._monitored["y"], first)
+    assert torch.equal(trainer._monitor.own_state()["monitored"]["y"], first)
     left_out = range(4 * bad, 4 * bad + 4)
-    assert sorted(trainer._deltas) == [(0, i) for i in range(12) if i not in left_out]
+    assert sorted(trainer._deltas.known) == [
+        (0, i) for i in range(12) if i not in left_out
+    ]
 
 
 def test_a_level_is_not_taken_from_measurements_that_are_not_finite(tmp_path):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 import deepinv_jitter as dj
 from deepinv_jitter.training import distributed as ranks
 from deepinv_jitter.training import rng
+from deepinv_jitter.training.parallel import has_unused
 
 SCRIPT = Path(two_ranks.__file__)
 
@@ -165,7 +166,7 @@ def test_to_look_for_unused_parameters_leaves_no_trace(tmp_path, idle):
     y, physics = torch.randn(4, 8), trainer.physics[0]
     found = list(rng.generators([trainer.model, physics]))
     states = [torch.get_rng_state(), *(g.get_state() for g in found)]
-    assert trainer._has_unused(y, physics, None) == idle
+    assert has_unused(trainer, y, physics, None) == idle
     assert all(p.grad is None for p in trainer.model.parameters())
     for name, value in before.items():
         assert torch.equal(value, trainer.model.state_dict()[name])
@@ -236,7 +237,7 @@ MESSAGES = {
     "training": "ValueError: each training loader must share .* use DataLoader",
     "evaluation": "ValueError: evaluation loaders must count every .* 8 of 7: use DataLoader",
     "test": "ValueError: evaluation loaders must count every .* 8 of 7: use DataLoader",
-    "few": "ValueError: data must hold a sample for each of 2 ranks, got 1: evaluate",
+    "few": "ValueError: data must hold a sample for each of 2 processes, got 1: evaluate",
     "outside": "NotImplementedError: Outside trains the model outside .* a single process",
     "model": "TypeError: model must be the plain model, got DistributedDataParallel",
 }

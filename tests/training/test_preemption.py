@@ -275,9 +275,9 @@ def handler(number, function):
 
 def test_handlers_of_others_are_told(tmp_path):
     told = []
-    with handler(signal.SIGTERM, lambda number, frame: told.append(number)):
-        with pytest.raises(SystemExit):
-            struck(build(tmp_path, 2), signal.SIGTERM, 1)
+    noted = handler(signal.SIGTERM, lambda number, frame: told.append(number))
+    with noted, pytest.raises(SystemExit):
+        struck(build(tmp_path, 2), signal.SIGTERM, 1)
     assert told == [signal.SIGTERM]
 
 
@@ -404,11 +404,10 @@ def test_a_full_disk_keeps_what_was_there(tmp_path):
     trainer.train()
     path = last_checkpoint(trainer, 1)
     before = path.read_bytes()
-    with disk_of(2000):
-        with pytest.raises(
-            OSError, match="ckp_1.pth.tar' could not be written, what was"
-        ):
-            trainer.save_model(path.name, 1)
+    with disk_of(2000), pytest.raises(
+        OSError, match="ckp_1.pth.tar' could not be written, what was"
+    ):
+        trainer.save_model(path.name, 1)
     assert path.read_bytes() == before
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".tar", ".tar"]
 
@@ -468,9 +467,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         build(tmp_path / "runs", 1).train()
     with pytest.raises(
         OSError, match="could not be written, what was there before is kept"
-    ):
-        with replacing(tmp_path / "runs" / "file") as draft:
-            draft.write_text("x")
+    ), replacing(tmp_path / "runs" / "file") as draft:
+        draft.write_text("x")
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_a_log_file_has_a_line_for_each_epoch(tmp_path, capfd):
     ]
     loss = run.loss_history["SupLoss"]
     metric, eval_loss = (
-        list(history.values())[0]
+        next(iter(history.values()))
         for history in (run.eval_metrics_history, run.eval_loss_history)
     )
     validation = f"; validation: SupLoss {eval_loss[0]:.4g}, MSE {metric[0]:.4g}"

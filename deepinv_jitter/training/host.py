@@ -1,0 +1,220 @@
+r"""
+What the trainers use of deepinv's Trainer beyond what it documents: here, and nowhere else.
+
+A version of deepinv that changes any of it breaks this module, and is told so by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepinv
+import numpy as np
+import torch
+from deepinv import Trainer
+from deepinv.loss import ReducedResolutionLoss, ScoreLoss, SplittingLoss
+from deepinv.loss.r2r import R2RModel
+from deepinv.utils import AverageMeter, get_timestamp
+from torch import nn
+from torch.amp import GradScaler
+
+#: Histories that the host saves but does not load: attribute, key in the checkpoint.
+HISTORIES = {
+    "loss_history": "loss",
+    "eval_loss_history": "eval_loss",
+    "train_metrics_history": "train_metrics",
+    "eval_metrics_history": "eval_metrics",
+}
+
+#: Its checkpoints, and the one of the best model among them.
+CHECKPOINTS = "ckp_*.pth.tar"
+BEST = "ckp_best.pth.tar"
+
+#: What its self-supervised losses wrap around a network. They split, corrupt or degrade the
+#: measurements, and keep what the loss then needs, in training mode alone.
+ADAPTERS = (
+    SplittingLoss.SplittingModel,
+    R2RModel,
+    ScoreLoss.ScoreModel,
+    ReducedResolutionLoss.ReducedResolutionModel,
+)
+
+#: Attributes of a trainer that is set up.
+ATTRIBUTES = (
+    *("G", "epoch_start", "scaler", "_model_accepts_update_parameters"),
+    *("logs_total_loss_train", "logs_losses_train", "logs_metrics_train"),
+    *("logs_total_loss_eval", "logs_losses_eval", "logs_metrics_eval"),
+    *HISTORIES,
+)
+#: Those it has if it is asked to check gradients, or to compare with no learning.
+ASKED_FOR = ("check_grad_val", "logs_metrics_no_learning")
+#: Where it keeps the iterators of its loaders.
+ITERATORS = ("current_train_iterators", "current_eval_iterators")
+#: What a test sets for its own purposes, and leaves so if it is interrupted or done.
+SET_BY_TEST = (
+    *("wandb_vis", "wandb_setup", "mlflow_vis", "mlflow_setup", "log_train_batch"),
+    *("metrics", "compute_eval_losses", "compare_no_learning", *HISTORIES),
+)
+#: What a meter counts, and what it is called.
+COUNTS = ("vals", "val", "avg", "sum", "count", "std", "sum2")
+NAMES = ("name", "fmt")
+
+
+@dataclass
+class HostTrainer(Trainer):
+    """deepinv's Trainer, with ways to what it keeps to itself."""
+
+    def setup_train(self, train: bool = True, **kwargs: Any) -> None:
+        """
+        Set up training or testing, see :meth:`deepinv.Trainer.setup_train`.
+
+        :raises RuntimeError: if this version of deepinv has not what the trainers build on.
+        """
+        super().setup_train(train=train, **kwargs)
+        missing = [name for name in ATTRIBUTES if not hasattr(self, name)]
+        meter = vars(self.logs_total_loss_train) if not missing else {}
+        missing += [f"AverageMeter.{n}" for n in COUNTS if meter and n not in meter]
+        if missing:
+            raise RuntimeError(
+                "deepinv_jitter builds on deepinv 0.5, but version "
+                f"{deepinv.__version__} has no {', '.join(missing)} in its Trainer: install "
+                "'deepinv>=0.5,<0.6'."
+            )
+
+    @property
+    def data_sets(self) -> int:
+        """How many data sets a batch is taken from."""
+        return self.G
+
+    @property
+    def first_epoch(self) -> int:
+        """Where the training begins, by the checkpoint that it goes on from."""
+        return self.epoch_start
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the loss is scaled, as in float16."""
+        return self.scaler.is_enabled()
+
+    def use_scaler(self, kind: type[GradScaler]) -> None:
+        """Let another kind scale the loss and make the steps."""
+        self.assign({"scaler": kind(self.device.type, enabled=self.scales_loss)})
+
+    def scaler_state(self) -> dict:
+        """Where the scale is."""
+        return self.scaler.state_dict()
+
+    def load_scaler(self, state: dict) -> None:
+        """Bring it back."""
+        self.scaler.load_state_dict(state)
+
+    def histories(self) -> dict[str, dict[str, list[float]]]:
+        """Its histories, by their keys in a checkpoint."""
+        return {key: getattr(self, name) for name, key in HISTORIES.items()}
+
+    @contextmanager
+    def without_last_losses(self) -> Iterator[None]:
+        """As before the losses of the last epoch were added to their history."""
+        losses = self.loss_history
+        self.assign({"loss_history": {k: v[:-1] for k, v in losses.items()}})
+        try:
+            yield
+        finally:
+            self.assign({"loss_history": losses})
+
+    def total_loss(self, train: bool) -> AverageMeter:
+        """What adds up the losses of an epoch."""
+        return self.logs_total_loss_train if train else self.logs_total_loss_eval
+
+    def loss_meters(self, train: bool) -> list[tuple[str, AverageMeter]]:
+        """The same for each of them, as the logs call it."""
+        names = [type(loss).__name__ for loss in self.losses]
+        meters = self.logs_losses_train if train else self.logs_losses_eval
+        return list(zip(names, meters, strict=True))
+
+    def metric_meters(self, train: bool) -> list[tuple[str, AverageMeter]]:
+        """What adds up the metrics of an epoch, as the logs call it."""
+        names = [type(metric).__name__ for metric in self.metrics]
+        meters = self.logs_metrics_train if train else self.logs_metrics_eval
+        return list(zip(names, meters, strict=True))
+
+    def no_learning_meters(self) -> list[tuple[str, AverageMeter]]:
+        """The same of the reconstruction without a network, if it is asked for."""
+        if not self.compare_no_learning:
+            return []
+        names = [f"{type(metric).__name__} no learning" for metric in self.metrics]
+        return list(zip(names, self.logs_metrics_no_learning, strict=True))
+
+    def training_meters(self) -> list[AverageMeter]:
+        """All that an epoch adds up while it trains."""
+        named = self.loss_meters(train=True) + self.metric_meters(train=True)
+        meters = [self.total_loss(train=True), *(meter for _, meter in named)]
+        return meters + ([self.check_grad_val] if self.check_grad else [])
+
+    def loaders(self) -> dict[str, list]:
+        """The data loaders of training and evaluation."""
+        names = "train_dataloader", "eval_dataloader"
+        return {
+            name: found for name in names if (found := as_list(getattr(self, name)))
+        }
+
+    def next_batch(self, g: int) -> Any:
+        """The next training batch of a data set."""
+        return next(self.current_train_iterators[g])
+
+    def release_iterators(self) -> None:
+        """Let the iterators of the loaders go, and with them their worker processes."""
+        self.assign(dict.fromkeys(ITERATORS))
+
+    def go_on_logging(self, checkpoint: dict) -> None:
+        """In the run that wandb and mlflow know; the host begins another before it loads which."""
+        if "wandb_id" in checkpoint:
+            known = {"id": checkpoint["wandb_id"], "resume": "allow"}
+            self.assign({"wandb_setup": known | self.wandb_setup})
+        if "mlflow_id" in checkpoint:
+            known = {"run_id": checkpoint["mlflow_id"]}
+            self.assign({"mlflow_setup": known | self.mlflow_setup})
+
+    def assign(self, values: Mapping[str, Any]) -> None:
+        """Set several attributes."""
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def pass_through(
+        self, model: nn.Module, y: torch.Tensor, physics: nn.Module, **kwargs: Any
+    ) -> torch.Tensor:
+        """The pass of a training batch through another module than the trainer's model."""
+        if self._model_accepts_update_parameters:
+            kwargs["update_parameters"] = True
+        model.train()
+        precision: AbstractContextManager = self.get_autocast_context()
+        with precision:
+            return model(y, physics, **kwargs)
+
+
+def refill(meter: AverageMeter, values: Sequence[float]) -> None:
+    """Let a meter have met these values, and no others."""
+    meter.reset()
+    if values:
+        meter.update(np.array(values))
+
+
+def content(meter: AverageMeter) -> dict[str, Any]:
+    """What a meter has counted, as plain data."""
+    return {k: v for k, v in vars(meter).items() if k not in NAMES}
+
+
+def folder_is_taken(save_path: str | Path | None) -> bool:
+    """Whether there is a run already in the folder which the host would name by this second."""
+    return save_path is not None and (Path(save_path) / get_timestamp()).exists()
+
+
+def as_list(value: object) -> list:
+    """One thing, several or none as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
