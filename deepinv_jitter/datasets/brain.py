@@ -150,14 +150,16 @@ def _brain() -> tuple[torch.Tensor, list[torch.Tensor]]:
         ) from error
     template = load_mni152_template(resolution=1)
     volume = torch.from_numpy(template.get_fdata(dtype=np.float32))
+    origin = template.affine[:3, 3]
     positions = [
-        round(o) + torch.arange(n) for o, n in zip(template.affine[:3, 3], volume.shape)
+        round(o) + torch.arange(n) for o, n in zip(origin, volume.shape, strict=True)
     ]
     brain = volume.nonzero()
     low, high = brain.amin(0).tolist(), (brain.amax(0) + 1).tolist()
-    box = tuple(slice(a, b) for a, b in zip(low, high))
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     # The axes run to the right, to the front and up; a radiological view shows each from its end
-    return volume[box].flip(0, 1, 2), [p[s].flip(0) for p, s in zip(positions, box)]
+    positions = [p[s].flip(0) for p, s in zip(positions, box, strict=True)]
+    return volume[box].flip(0, 1, 2), positions
 
 
 def _resampled(
@@ -165,7 +167,8 @@ def _resampled(
 ) -> torch.Tensor:
     """Slices of 1 mm per pixel, cut to ``size`` pixels of ``resolution`` mm and scaled."""
     field = [max(1, round(n * resolution)) for n in size]
-    rows, columns = (n - have for n, have in zip(field, slices.shape[1:]))
+    height, width = slices.shape[1:]
+    rows, columns = field[0] - height, field[1] - width
     # Negative padding crops
     x = F.pad(
         slices, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)

@@ -212,10 +212,10 @@ class Batch:
 def paired(dataloader: Any, physics: Any, generator: Any) -> list[Source]:
     """Loaders with their physics and generators, as deepinv's Trainer pairs lists of them."""
     loaders, several = [dataloader], isinstance(physics, (list, tuple))
-    if isinstance(dataloader, (list, tuple)) and dataloader:
-        # A list may also be one loader, made of batches
-        if several or all(isinstance(loader, DataLoader) for loader in dataloader):
-            loaders = [*dataloader]
+    listed = isinstance(dataloader, (list, tuple)) and len(dataloader) > 0
+    # A list may also be one loader, made of batches
+    if listed and (several or all(isinstance(d, DataLoader) for d in dataloader)):
+        loaders = [*dataloader]
     physics = physics if several else [physics] * len(loaders)
     if not isinstance(generator, (list, tuple)):
         generator = [generator] * len(physics)

@@ -149,7 +149,7 @@ class Bench:
                 "delta": delta,
                 "x_net": x_net,
                 "harm": harm.to(delta.device),
-            } | {name: flag for name, flag in result.flags.items()}
+            } | dict(result.flags.items())
             won = found["harm"] > point["harm"] if point else None
             for name, value in found.items():
                 old = point.get(name, torch.zeros_like(value))

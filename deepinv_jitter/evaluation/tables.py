@@ -114,7 +114,8 @@ def _above(head: list[str]) -> list[list[str]]:
     """The lines of heads that stand on their last one."""
     cells = [_wrapped(h, FIRST if i == 0 else HEAD) for i, h in enumerate(head)]
     height = max(map(len, cells))
-    return [list(t) for t in zip(*([""] * (height - len(c)) + c for c in cells))]
+    filled = ([""] * (height - len(c)) + c for c in cells)
+    return [list(line) for line in zip(*filled, strict=True)]
 
 
 def _below(row: list[Cell], marked: bool) -> list[list[str]]:
@@ -123,7 +124,8 @@ def _below(row: list[Cell], marked: bool) -> list[list[str]]:
     texts = [[c.text + MARKS[c.mark] * marked] for c in rest]
     cells = [_wrapped(first.text, FIRST), *texts]
     height = max(map(len, cells))
-    return [list(t) for t in zip(*(c + [""] * (height - len(c)) for c in cells))]
+    filled = (c + [""] * (height - len(c)) for c in cells)
+    return [list(line) for line in zip(*filled, strict=True)]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

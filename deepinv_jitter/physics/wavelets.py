@@ -105,9 +105,9 @@ def _width(frequency: float, dt: float, points: int) -> float:
 
 def checked_wavelet(wavelet: torch.Tensor) -> torch.Tensor:
     wavelet = as_tensor("wavelet", wavelet)
-    if not (wavelet.is_floating_point() or wavelet.is_complex()):
-        if wavelet.dtype != torch.bool:
-            wavelet = wavelet.to(torch.get_default_dtype())
+    whole = not (wavelet.is_floating_point() or wavelet.is_complex())
+    if whole and wavelet.dtype != torch.bool:
+        wavelet = wavelet.to(torch.get_default_dtype())
     shape = f"shape {tuple(wavelet.shape)} of {wavelet.dtype}"
     fault = None
     if wavelet.ndim != 1:

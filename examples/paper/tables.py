@@ -137,7 +137,8 @@ def rows_of(results: Results) -> list[list[Cell]]:
             row.append(f"**{cell}**" if best else cell)
             if name in printed:
                 numbers = paper.TABLES[results.table.name].get(method)
-                row.append("%.2f / %.3f" % numbers[printed[name]] if numbers else "")
+                psnr, ssim = numbers[printed[name]] if numbers else (None, None)
+                row.append(f"{psnr:.2f} / {ssim:.3f}" if numbers else "")
         kept = results.mean(method, results.shift, "contrast recovery")
         row.append(f"{kept.mean:.2f} ± {kept.half:.2f}")
         cost = results.seconds(method) / results.seconds("mse") if trained else None

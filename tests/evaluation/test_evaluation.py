@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 
 import deepinv as dinv
@@ -34,7 +35,7 @@ def test_the_error_does_not_fall_as_eps_grows(case):
     errors = [
         case.values[c.label][ERROR] for c in case.conditions if c.kind == "worst case"
     ]
-    for smaller, larger in zip(errors, errors[1:], strict=False):
+    for smaller, larger in itertools.pairwise(errors):
         assert (larger >= smaller).all()
 
 
