@@ -31,6 +31,7 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.attacks.support`: the entries that a perturbation may touch.
 - :mod:`~deepinv_jitter.attacks.budgets`: what an attack may do.
 - :mod:`~deepinv_jitter.attacks.balls`: bounded energy, bounded size.
+- :mod:`~deepinv_jitter.attacks.adapted`: networks that self-supervised losses have adapted.
 - :mod:`~deepinv_jitter.attacks.problem`: the loss of a batch as a function of the perturbation.
 - :mod:`~deepinv_jitter.attacks.diagnostics`: what casts doubt on a result.
 - :mod:`~deepinv_jitter.attacks.base`: the call, the worst of several.
