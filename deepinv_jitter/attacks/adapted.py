@@ -1,4 +1,4 @@
-r"""Networks that deepinv's self-supervised losses have adapted, with the gradients they turn off."""
+r"""Networks that self-supervised losses of deepinv have adapted, and their gradients."""
 
 from __future__ import annotations
 
