@@ -43,6 +43,7 @@ def points(reports: dict[str, Results], samples: list[int], label: str) -> Figur
         sharey=True,
         layout="constrained",
     )
+    figure.get_layout_engine().set(h_pad=0.1)
     for ax, (name, report) in zip(axes.flat, reports.items(), strict=False):
         _scatter(ax, name, report, clouds[name], label)
     low, high = every.amin(0), every.amax(0)
