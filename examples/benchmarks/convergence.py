@@ -32,7 +32,7 @@ NETWORKS = (
 FIXED = (20, 100, 400)
 COLUMNS = (
     "gradients",
-    "seconds of a core",
+    "seconds of a core, each sample",
     "of the most excess error found",
     "converged",
 )
