@@ -31,6 +31,7 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.attacks.support`: the entries that a perturbation may touch.
 - :mod:`~deepinv_jitter.attacks.budgets`: what an attack may do.
 - :mod:`~deepinv_jitter.attacks.balls`: bounded energy, bounded size.
+- :mod:`~deepinv_jitter.attacks.adapted`: networks that self-supervised losses have adapted.
 - :mod:`~deepinv_jitter.attacks.problem`: the loss of a batch as a function of the perturbation.
 - :mod:`~deepinv_jitter.attacks.diagnostics`: what casts doubt on a result.
 - :mod:`~deepinv_jitter.attacks.base`: the call, the worst of several.
@@ -97,7 +98,9 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.evaluation.tables`: text, Markdown, LaTeX and CSV.
 - :mod:`~deepinv_jitter.evaluation.words`: units, headlines and notes.
 - :mod:`~deepinv_jitter.evaluation.plots`: security curves.
+- :mod:`~deepinv_jitter.evaluation.clouds`: points of the plane.
 - :mod:`~deepinv_jitter.evaluation.pictures`: reconstructions side by side.
+- :mod:`~deepinv_jitter.evaluation.views`: what is drawn and written of one or of several.
 - :mod:`~deepinv_jitter.evaluation.standings`: which network is better, if the data tell.
 - :mod:`~deepinv_jitter.evaluation.comparison`: networks side by side.
 - :mod:`~deepinv_jitter.evaluation.report`: the report of one network.

@@ -46,6 +46,19 @@ def test_command(target, tmp_path, monkeypatch, capsys):
         assert (tmp_path / "growth.png").stat().st_size > 1000
 
 
+def test_convergence_command(monkeypatch, capsys):
+    main = runpy.run_path(str(FOLDER / "convergence.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "FIXED", (2,))
+    arguments = ["--networks", "seismic_mse", "--samples", "1", "--size", "24"]
+    monkeypatch.setattr(sys, "argv", ["convergence.py", *arguments])
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| network, dB | clean | 2 steps | standard |"
+    (few,) = (line for line in lines if line.startswith("| 2 steps | 2, at most 2 |"))
+    (all_of_it,) = (line for line in lines if line.startswith("| standard |"))
+    assert "1.000, at least 1.00 | 1 of 1" in all_of_it and "1.000" not in few
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 def test_the_plain_loop_is_the_same_network(case):
     x, y, physics = case.batch_of()

@@ -4,6 +4,7 @@ The demos themselves run when the documentation is built.
 """
 
 import csv
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -58,3 +59,27 @@ def test_the_comparison_on_brain_slices(tmp_path, monkeypatch):
     files = ["mri_jittering.csv", "mri_jittering.png", "gd_mse.pt"]
     for file in [*files, "pgd_spgd_jittering.pt"]:
         assert (tmp_path / file).stat().st_size > 100, file
+
+
+def test_the_snippet_of_the_readme_is_a_script_that_runs(tmp_path, monkeypatch, capsys):
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    script = (EXAMPLES / "mri" / "three_networks.py").read_text()
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    assert re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1] == script
+    assert sum(map(bool, script.splitlines())) <= 25
+    for large, small in {
+        "size = (64, 64)": "size = (24, 24)",
+        '"resolution": 3': '"resolution": 8',
+        "spacing=2": "spacing=7",
+        "epochs=60": "epochs=1",
+        "epsilons=[0.5, 1]": "epsilons=1, attacks='quick', draws=2",
+    }.items():
+        assert large in script
+        script = script.replace(large, small)
+    exec(compile(script, "three_networks.py", "exec"), {"__name__": "__main__"})
+    table = capsys.readouterr().out
+    assert "3 networks, 2 samples" in table and "input jittering against MSE" in table
+    for file in ("curves.png", "images.png"):
+        assert (tmp_path / file).stat().st_size > 1000
+    assert len(list(tmp_path.iterdir())) == 2

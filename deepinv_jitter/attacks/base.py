@@ -28,6 +28,9 @@ class Attack(nn.Module, ABC):
     global random generators of torch and those held as attributes. Not undone is what a model does
     to its parameters, or outside of itself.
 
+    A model that one of deepinv's self-supervised losses has adapted is attacked as it is evaluated:
+    along the gradient of its average over splitting masks or noise, drawn anew for each call.
+
     :param Budget budget: the allowed perturbations.
     :param str, torch.Tensor, Callable objective: what the attack maximises, see
         :class:`PGDAttack`.

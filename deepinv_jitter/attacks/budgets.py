@@ -262,8 +262,10 @@ class Budget(ABC):
 
     def __repr__(self) -> str:
         given = isinstance(self._support, (torch.Tensor, TensorList))
-        support = "mask" if given else self._support
-        return (
-            f"{type(self).__name__}({self.radius}, relative_to={self.relative_to!r}, "
-            f"support={support!r}, domain={self.domain!r})"
-        )
+        settings = {
+            "relative_to": (self.relative_to, None),
+            "support": ("mask" if given else self._support, "auto"),
+            "domain": (self.domain, "measurement"),
+        }
+        told = [f", {k}={v!r}" for k, (v, default) in settings.items() if v != default]
+        return f"{type(self).__name__}({self.radius}{''.join(told)})"

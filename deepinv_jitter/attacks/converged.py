@@ -163,9 +163,9 @@ class ConvergedAttack(Attack):
         return other
 
     def __repr__(self) -> str:
-        searches = ", ".join(map(repr, self.searches))
+        each = ", ".join(f"{type(s).__name__}({s.settings})" for s in self.searches)
         return (
-            f"ConvergedAttack([{searches}], tolerance={self.tolerance:g}, "
+            f"ConvergedAttack({self.budget}, [{each}], tolerance={self.tolerance:g}, "
             f"max_steps={self.max_steps})"
         )
 

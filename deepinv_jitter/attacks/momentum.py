@@ -42,11 +42,10 @@ class MomentumAttack(SearchAttack):
     :Examples:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising()
-    >>> x = torch.randn(5, 2)
-    >>> attack = dj.MomentumAttack(dj.L2Ball(0.1), steps=20)
-    >>> delta = attack(dj.UnfoldedGD(dj.PointMLP(), max_iter=3), x, physics(x), physics)
-    >>> delta.norm(dim=1)
+    >>> x, physics = torch.randn(5, 2), dinv.physics.Denoising()
+    >>> model = dj.UnfoldedGD(dj.PointMLP(), max_iter=3)
+    >>> attack = dj.MomentumAttack(dj.L2Ball(0.1), start="random", widen=3)
+    >>> attack(model, x, physics(x), physics).norm(dim=1)
     tensor([0.1000, 0.1000, 0.1000, 0.1000, 0.1000])
     """
 
@@ -66,6 +65,11 @@ class MomentumAttack(SearchAttack):
         self.first_step = rules.positive("first_step", first_step)
         self.last_step = rules.positive("last_step", last_step)
         self.widen = rules.real("widen", widen, low=1)
+
+    @property
+    def settings(self):
+        widen = "" if self.widen == 1 else f", widen={self.widen:g}"
+        return f"{super().settings}{widen}"
 
     def continued(self, steps):
         """Shorter steps than at first, so as not to lose what was found, and in the budget."""

@@ -15,6 +15,7 @@ from deepinv.physics import Physics
 from torch import nn
 
 from .. import checks as rules
+from .adapted import differentiable
 from .parts import Layout, Measurements, modules, named_parts
 from .samples import column, per_sample, where
 from .state import evaluated
@@ -162,9 +163,8 @@ class Problem:
             else:
                 raise RuntimeError(
                     "the attack needs the gradient of the model's output with respect to y, but "
-                    "there is none: the model runs under no_grad, detaches its input, was adapted "
-                    "by a self-supervised loss (then attack what it adapted, its model.model), or "
-                    "is a deepinv algorithm with unfold=False. Build it with unfold=True, or use "
+                    "there is none: the model runs under no_grad, detaches its input, or is a "
+                    "deepinv algorithm with unfold=False. Build it with unfold=True, or use "
                     "RandomAttack."
                 )
         return loss.detach(), torch.where(self.support, g, 0)
@@ -240,7 +240,8 @@ def undisturbed(
     devices = [part.device for part in named_parts("y", y).values() if part.is_cuda]
     found = modules(model, physics)
     free = [p for m in found for p in m.parameters(recurse=False) if p.requires_grad]
-    with evaluated(model, physics), torch.random.fork_rng(devices=devices):
+    fork = torch.random.fork_rng(devices=devices)
+    with evaluated(model, physics), differentiable(model), fork:
         try:
             for p in free:
                 p.requires_grad_(False)

@@ -66,6 +66,11 @@ class RandomAttack(SearchAttack):
         )
         self.law = law
 
+    @property
+    def settings(self):
+        law = "" if self.law == "sphere" else f", law={self.law!r}"
+        return f"samples={self.steps}{law}"
+
     def search(self, problem, delta):
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.steps):

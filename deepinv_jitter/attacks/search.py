@@ -116,8 +116,14 @@ class SearchAttack(Attack):
         other.seed = self.seed + k
         return other
 
+    @property
+    def settings(self) -> str:
+        """The search in words, without its budget."""
+        keep = "" if self.keep == "best" else f", keep={self.keep!r}"
+        return f"steps={self.steps}, start={self.start!r}{keep}"
+
     def extra_repr(self) -> str:
-        return f"{self.budget}, steps={self.steps}, start={self.start!r}, keep={self.keep!r}"
+        return f"{self.budget}, {self.settings}"
 
 
 def checked_momentum(value: float) -> float:

@@ -5,17 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from . import plots, words
-from .pictures import drawn
+from . import words
 from .results import Condition, Results
 from .standings import BEST, UNDECIDED, Row, difference, records, tables, verdict
-from .tables import MARKS, rendered, write_csv
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from .tables import MARKS, rendered
+from .views import Views
 
 # What belongs to one model, and may differ between reports that are compared
 PER_MODEL = ("model", "device", "pictures")
@@ -29,7 +24,7 @@ LEGEND = {
 
 
 @dataclass(repr=False, eq=False)
-class RobustnessComparison:
+class RobustnessComparison(Views):
     r"""
     Several networks on the same samples: what :func:`evaluate_robustness` gives for a dictionary of
     models. Printing shows the :meth:`table`.
@@ -106,6 +101,15 @@ class RobustnessComparison:
             if network != reference and metric in self._any.values[condition.label]
         ]
 
+    @property
+    def records(self) -> list[dict[str, str | int | float | bool]]:
+        """One dictionary for each network, condition and sample."""
+        return [
+            {"network": name} | record
+            for name, report in self.reports.items()
+            for record in report.records
+        ]
+
     def __getitem__(self, key: tuple[str, ...]) -> dict[str, str | float]:
         """The row of (network,) condition and metric; of two networks, it needs no name."""
         *network, label, metric = key
@@ -149,73 +153,6 @@ class RobustnessComparison:
         shown = tables(self.reports, rows) + words.radii(self._any)
         return rendered(shown, rows, *self._notes(reference, format), format)
 
-    def plot(
-        self,
-        path: str | os.PathLike | None = None,
-        metrics: str | Sequence[str] | None = None,
-        ax: Axes | None = None,
-    ) -> Figure:
-        r"""
-        The security curves of all networks in one pair of axes: a metric against the radius, under
-        the worst case (solid) and random perturbations of the same norm (dashed), with the 95 %
-        interval of the mean. Colours and markers are told apart in black and white, too.
-
-        Files are vector graphics if ``path`` says so (``.pdf``, ``.svg``), with text that can be
-        edited and searched.
-
-        :param str, os.PathLike, None path: file to write. Default: ``None``, none.
-        :param str, Sequence[str], None metrics: names of metrics, a pair of axes each, or
-            ``"all"``. Default: ``None``, the first that :meth:`table` shows.
-        :param matplotlib.axes.Axes, None ax: axes to draw into, for one metric. Default: ``None``,
-            a new figure.
-        :return: (:class:`matplotlib.figure.Figure`) the figure.
-        :raises ValueError: if no radius was evaluated, a metric is unknown, or ``ax`` is given for
-            several.
-        """
-        return plots.curves(self.reports, metrics, path, ax)
-
-    def images(
-        self,
-        samples: int | Sequence[int] | None = None,
-        condition: str | None = None,
-        path: str | os.PathLike | None = None,
-    ) -> Figure:
-        r"""
-        The truth and what each network makes of it: clean, attacked, the error of that, and the
-        place where the errors are largest, enlarged. All images share one scale, all errors
-        another.
-
-        Complex images, of two channels or complex type, are shown by their magnitude, sections and
-        other images that change sign in grey around zero with errors in red and blue, images of
-        three channels in colour, volumes by their middle slice, and points of the plane as such.
-        The perturbations are those found for each network.
-
-        :param int, Sequence[int], None samples: how many, or which of those that the evaluation
-            kept (its argument ``pictures``), from 0. Default: ``None``, one image, or all points.
-        :param str, None condition: label of the condition that is called attacked above, such as
-            ``"worst case, eps=1"`` or that of a shift. Default: ``None``, the worst case nearest to
-            the noise, or of the largest radius.
-        :param str, os.PathLike, None path: file to write, see :meth:`plot`. Default: ``None``.
-        :return: (:class:`matplotlib.figure.Figure`) the figure.
-        :raises ValueError: if there are no such samples, no such condition or no pictures.
-        """
-        return drawn(self.reports, samples, condition, path)
-
-    def to_csv(self, path: str | os.PathLike) -> None:
-        r"""
-        Write the values of all samples of all networks, all digits of them, see
-        :meth:`RobustnessReport.to_csv`.
-
-        :param str, os.PathLike path: file to write.
-        """
-        records = [
-            {"network": name} | record
-            for name, report in self.reports.items()
-            for record in report.records
-        ]
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            write_csv(file, records)
-
     def to_latex(
         self,
         path: str | os.PathLike | None = None,
@@ -243,6 +180,10 @@ class RobustnessComparison:
             with open(path, "w", encoding="utf-8") as file:
                 file.write(text)
         return text
+
+    @property
+    def _networks(self) -> dict[str, Results]:
+        return self.reports
 
     @property
     def _any(self) -> Results:

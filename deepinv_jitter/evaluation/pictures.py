@@ -2,7 +2,6 @@ r"""Reconstructions side by side: clean, attacked, their errors and where these 
 
 from __future__ import annotations
 
-import math
 import os
 import textwrap
 from collections.abc import Sequence
@@ -14,9 +13,9 @@ import torch
 from deepinv.utils.signals import complex_abs
 
 from .. import checks
-from .plots import COLOURS, MARKERS, save
+from .clouds import points
+from .plots import COLOURS, save
 from .results import CLEAN, Results
-from .statistics import mean
 from .words import name_of, value
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def drawn(
             f"samples must be among the {kept} that the evaluation kept, got {list(samples)}: "
             "evaluate with more pictures."
         )
-    draw = _points if flat else _images
+    draw = points if flat else _images
     figure = draw(reports, samples, label)
     if path is not None:
         save(figure, path)
@@ -244,77 +243,3 @@ def _largest(images: list[torch.Tensor]) -> tuple[int, int, int, int]:
         (sums >= 0.999 * sums.max()).nonzero().double().mean(0).round().int().tolist()
     )
     return top, left, tall, wide
-
-
-def _points(reports: dict[str, Results], samples: list[int], label: str) -> Figure:
-    """A panel for each network: truths, clean and attacked points, and lines for their errors."""
-    import matplotlib.pyplot as plt
-
-    first = next(iter(reports.values()))
-    if len(first.pictures[label]["x"][0]) != 2:
-        got = len(first.pictures[label]["x"][0])
-        raise ValueError(
-            f"images shows points (B, 2) of the plane, got {got} coordinates."
-        )
-    columns = (
-        min(math.ceil(math.sqrt(len(reports))), 3) if len(reports) > 3 else len(reports)
-    )
-    lines = math.ceil(len(reports) / columns)
-    figure, axes = plt.subplots(
-        lines,
-        columns,
-        figsize=(2.6 * columns + 0.6, 2.8 * lines + 0.6),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
-    condition = next(c for c in first.conditions if c.label == label)
-    metric = first.shown(None)[0]
-    clouds = {name: _clouds(report, samples, label) for name, report in reports.items()}
-    every = torch.cat([points for cloud in clouds.values() for points in cloud])
-    low, high = every.amin(0), every.amax(0)
-    middle, half = ((low + high) / 2).tolist(), 0.55 * (high - low).max().item()
-    for ax, (name, report) in zip(axes.flat, reports.items(), strict=False):
-        truth, clean, attacked = clouds[name]
-        # One line, broken between points
-        ends = torch.stack([truth, attacked, torch.full_like(truth, math.nan)], 1)
-        ax.plot(*ends.flatten(0, 1).T.numpy(), color="#999999", linewidth=0.5, zorder=1)
-        for points, text, color, marker, size in (
-            (clean, "clean", COLOURS[0], MARKERS[0], 14),
-            (attacked, name_of(condition, report), COLOURS[1], MARKERS[2], 14),
-            (truth, "truth", "#000000", "+", 60),
-        ):
-            ax.scatter(
-                *points.T.numpy(), size, color, marker=marker, label=text, zorder=2
-            )
-        found = [mean(report.scores(at, metric)) for at in (CLEAN, label)]
-        text = f"{value(metric, found[0])} → {found[1]:.3g}"
-        ax.set_title(f"{name}\n{text}".strip(), fontsize="small")
-        ax.set_aspect("equal")
-        for set_limits, centre in zip((ax.set_xlim, ax.set_ylim), middle, strict=True):
-            set_limits(centre - half, centre + half)
-        ax.grid(alpha=0.3, linewidth=0.6)
-        ax.tick_params(labelsize="small")
-    for ax in axes.flat[len(reports) :]:
-        ax.set_axis_off()
-    handles, texts = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        texts,
-        loc="outside lower center",
-        ncol=3,
-        frameon=False,
-        fontsize="small",
-    )
-    return figure
-
-
-def _clouds(
-    report: Results, samples: list[int], label: str
-) -> tuple[torch.Tensor, ...]:
-    """Truths, and reconstructions of clean and of attacked measurements."""
-    return tuple(
-        torch.stack([report.pictures[at][part][i] for i in samples])
-        for at, part in ((label, "x"), (CLEAN, "x_net"), (label, "x_net"))
-    )

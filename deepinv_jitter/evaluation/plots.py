@@ -100,9 +100,13 @@ def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
                 markerfacecolor=color if solid else "white",
                 zorder=3,
             )
-            # Of several networks the bands of random perturbations would hide each other
-            if solid or len(reports) == 1:
+            if len(reports) == 1:
                 ax.fill_between(eps, low, high, color=color, alpha=0.15, linewidth=0)
+            elif solid:
+                # Bands would hide each other, bars beside each other do not
+                apart = 0.012 * max(eps) * (number - (len(reports) - 1) / 2)
+                at = [e + apart for e in eps]
+                ax.vlines(at, low, high, color=color, linewidth=1.0, alpha=0.7)
     first = next(iter(reports.values()))
     ax.set(xlabel=AXIS[unit_of(first)], ylabel=with_unit(metric))
     ax.margins(x=0.03)

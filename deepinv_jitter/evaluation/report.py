@@ -2,26 +2,20 @@ r"""The robustness report of one network: tables, curves and pictures of what wa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from . import plots, words
+from . import words
 from .comparison import RobustnessComparison
-from .pictures import drawn
 from .results import Condition, Results
-from .tables import Cell, Table, digits, interval, rendered, write_csv
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from .tables import Cell, Table, digits, interval, rendered
+from .views import Views
 
 __all__ = ["Condition", "RobustnessReport"]
 
 
 @dataclass(repr=False, eq=False)
-class RobustnessReport(Results):
+class RobustnessReport(Views, Results):
     r"""
     The values of every sample under every condition, as :func:`evaluate_robustness` gives them.
 
@@ -109,58 +103,6 @@ class RobustnessReport(Results):
         head = ["", "mean", "95 % interval", *(tail[name] for name in shown)]
         return Table(words.title_of(metric, self.metrics[metric]), head, cells)
 
-    def plot(
-        self,
-        path: str | os.PathLike | None = None,
-        metrics: str | Sequence[str] | None = None,
-        ax: Axes | None = None,
-    ) -> Figure:
-        r"""
-        The security curves: a metric against the radius, under the worst case (solid) and random
-        perturbations of the same norm (dashed), with the 95 % interval of the mean.
-
-        Files are vector graphics if ``path`` says so (``.pdf``, ``.svg``), with text that can be
-        edited and searched.
-
-        :param str, os.PathLike, None path: file to write. Default: ``None``, none.
-        :param str, Sequence[str], None metrics: names of metrics, a pair of axes each, or
-            ``"all"``. Default: ``None``, the first that :meth:`table` shows.
-        :param matplotlib.axes.Axes, None ax: axes to draw into, for one metric. Default: ``None``,
-            a new figure.
-        :return: (:class:`matplotlib.figure.Figure`) the figure.
-        :raises ValueError: if no radius was evaluated, a metric is unknown, or ``ax`` is given for
-            several.
-        """
-        return plots.curves({"": self}, metrics, path, ax)
-
-    def images(
-        self,
-        samples: int | Sequence[int] | None = None,
-        condition: str | None = None,
-        path: str | os.PathLike | None = None,
-    ) -> Figure:
-        r"""
-        The truth and the reconstructions, clean and attacked, as
-        :meth:`RobustnessComparison.images` shows them.
-
-        :param int, Sequence[int], None samples: how many, or which.
-        :param str, None condition: label of the condition.
-        :param str, os.PathLike, None path: file to write.
-        :return: (:class:`matplotlib.figure.Figure`) the figure.
-        :raises ValueError: if there are no such samples, no such condition or no pictures.
-        """
-        return drawn({"": self}, samples, condition, path)
-
-    def to_csv(self, path: str | os.PathLike) -> None:
-        r"""
-        Write :attr:`records`, all digits of them; flags as 0 and 1, and nothing where a condition
-        has no such column.
-
-        :param str, os.PathLike path: file to write.
-        """
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            write_csv(file, self.records)
-
     def compare(
         self,
         other: RobustnessReport,
@@ -194,6 +136,10 @@ class RobustnessReport(Results):
             )
         this, that = names
         return RobustnessComparison({this: self, that: other}, compare_to=that)
+
+    @property
+    def _networks(self) -> dict[str, Results]:
+        return {"": self}
 
     def _notes(self) -> list[str]:
         """What the numbers rest on."""

@@ -18,6 +18,7 @@ OBJECTIVE = "objective"
 RECOVERY = "contrast recovery"
 OUTSIDE = "error outside"
 WORST_DRAW = "worst draw"
+TRAINING = "model_in_train_mode"
 
 #: The kinds of conditions beside shifts, which have names of their own.
 CLEAN, RANDOM, WORST = "clean", "random", "worst case"
@@ -87,7 +88,7 @@ class Results:
         """
         raised: dict[str, dict[str, int]] = {}
         if self.model_in_train_mode:
-            raised["model_in_train_mode"] = {"all": len(self.digests)}
+            raised[TRAINING] = {"all": len(self.digests)}
         for label, columns in self.values.items():
             for name, values in columns.items():
                 if values.dtype == torch.bool and values.any():

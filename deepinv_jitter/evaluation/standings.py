@@ -23,12 +23,10 @@ def difference(
     reports: Reports, network: str, reference: str, label: str, metric: str
 ) -> Row:
     """What a network has more than another, sample by sample, and the verdict on it."""
-    best, pair = reports[network].metrics[metric], (
-        reports[network],
-        reports[reference],
-    )
-    both = pair[0].defined(label, metric) & pair[1].defined(label, metric)
-    a, b = (report.values[label][metric][both] for report in pair)
+    this, other = reports[network], reports[reference]
+    best = this.metrics[metric]
+    both = this.defined(label, metric) & other.defined(label, metric)
+    a, b = (report.values[label][metric][both] for report in (this, other))
     row = {"metric": metric, "better": better(best), "network": network}
     return row | {"condition": label} | paired(a, b, best)
 
@@ -74,11 +72,10 @@ def records(
                 row |= {"low": low, "high": high, "standing": standing.get(name, "")}
                 if reference is not None and name != reference:
                     found = difference(reports, name, reference, label, metric)
-                    names = ("difference", "low", "high")
+                    low, high = APART
                     row |= {"compared with": reference, "verdict": found["verdict"]}
-                    row |= zip(
-                        ("difference", *APART), (found[n] for n in names), strict=True
-                    )
+                    row |= {"difference": found["difference"]}
+                    row |= {low: found["low"], high: found["high"]}
                 rows.append(row)
     return rows
 

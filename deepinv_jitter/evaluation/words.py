@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import deepinv
 
-from .results import CLEAN, RANDOM, WORST, Condition, Results
+from .results import CLEAN, RANDOM, TRAINING, WORST, Condition, Results
 from .statistics import better, mean
 from .tables import Cell, Table
 
@@ -118,7 +118,9 @@ def doubts(reports: dict[str, Results]) -> list[str]:
     total = len(first.digests)
     flags = {name: report.flags for name, report in reports.items()}
     lines = []
-    for flag in dict.fromkeys(flag for raised in flags.values() for flag in raised):
+    # That a model came in training mode, as they do from a training, casts no doubt
+    told = (flag for raised in flags.values() for flag in raised if flag != TRAINING)
+    for flag in dict.fromkeys(told):
         where = {name: raised.get(flag, {}) for name, raised in flags.items()}
         labels = {label for counts in where.values() for label in counts}
         for kind, conditions in _kinds(labels, first).items():

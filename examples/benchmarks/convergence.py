@@ -2,7 +2,7 @@ r"""
 How far attacks get on the committed networks, and what that costs: a fixed number of steps against
 the search that goes on until it has converged.
 
-``python examples/benchmarks/convergence.py`` prints the table of the page on attacks, in about ten
+``python examples/benchmarks/convergence.py`` prints the tables of the page on attacks, in about ten
 minutes on one core; ``--reference`` adds what four searches of 1000 steps each find, the worst for
 each sample, in another hour. Data, physics and radii are those of the demos of the robustness
 report and of seismic deconvolution; the decibels are those of the squared error, peak 1 for brains
@@ -10,7 +10,8 @@ and 2 for sections.
 """
 
 import argparse
-from collections.abc import Callable
+import sys
+import time
 from pathlib import Path
 
 import deepinv as dinv
@@ -29,6 +30,12 @@ NETWORKS = (
     "seismic_jittered",
 )
 FIXED = (20, 100, 400)
+COLUMNS = (
+    "gradients",
+    "seconds of a core, each sample",
+    "of the most excess error found",
+    "converged",
+)
 
 
 def network(name: str) -> torch.nn.Module:
@@ -79,7 +86,7 @@ def attacks(ball: dj.L2Ball, reference: bool) -> dict[str, dj.Attack]:
 
 
 def measured(name: str, samples: int, size: int, reference: bool) -> dict[str, dict]:
-    """For each attack decibels, excess error, gradients, and whether it has converged."""
+    """For each attack decibels, excess error, gradients, whether it has converged, and seconds."""
     model = network(name)
     x, y, physics, radius, peak = data(name, samples, size)
 
@@ -89,6 +96,7 @@ def measured(name: str, samples: int, size: int, reference: bool) -> dict[str, d
     rows = {}
     ball = dj.L2Ball(radius, relative_to="noise")
     for label, attack in attacks(ball, reference).items():
+        start = time.process_time()
         result = attack.run(model, x, y, physics)
         rows["clean"] = {"dB": decibels(result.loss_clean)}
         rows[label] = {
@@ -96,39 +104,48 @@ def measured(name: str, samples: int, size: int, reference: bool) -> dict[str, d
             "excess": result.loss - result.loss_clean,
             "gradients": torch.zeros(samples) + result.n_grad,
             "converged": ~result.flags["not_converged"],
+            "seconds": torch.tensor([time.process_time() - start]),
         }
     return rows
 
 
-def table(results: dict[str, dict[str, dict]]) -> str:
-    """The results of all networks in Markdown."""
+def table_of_networks(results: dict[str, dict[str, dict]]) -> str:
+    """What each attack leaves of each network."""
     labels = list(next(iter(results.values())))
-    head = ["network", *(f"{label}, dB" for label in labels), "gradients", "converged"]
-    if "reference" in labels:
-        head.append("of the reference's excess")
-    lines = [head, ["---"] * len(head)]
-
-    def mean(values: torch.Tensor) -> str:
-        return f"{values.double().mean():.2f}"
-
-    def last(rows: list[dict[str, dict]], join: Callable) -> list[str]:
-        own = [row["standard"] for row in rows]
-        spent, done = (join([r[k] for r in own]) for k in ("gradients", "converged"))
-        cells = [
-            f"{spent.mean():.0f}, at most {spent.max():.0f}",
-            f"{int(done.sum())} of {len(done)}",
-        ]
-        if "reference" in labels:
-            share = join(
-                [r["standard"]["excess"] / r["reference"]["excess"] for r in rows]
-            )
-            cells.append(f"{share.mean():.2f}, at least {share.min():.2f}")
-        return cells
-
+    lines = [["network, dB", *labels], ["---"] * (len(labels) + 1)]
     for name, rows in results.items():
-        scores = [mean(rows[label]["dB"]) for label in labels]
-        lines.append([f"`{name}`", *scores, *last([rows], torch.cat)])
-    lines.append(["all", *[""] * len(labels), *last([*results.values()], torch.cat)])
+        lines.append([f"`{name}`", *(f"{rows[k]['dB'].mean():.2f}" for k in labels)])
+    return in_markdown(lines)
+
+
+def table_of_attacks(results: dict[str, dict[str, dict]]) -> str:
+    """What each attack costs, and what it finds of the most that any of them found."""
+    labels = [k for k in next(iter(results.values())) if k != "clean"]
+
+    def every(label: str, key: str) -> torch.Tensor:
+        return torch.cat([rows[label][key] for rows in results.values()]).double()
+
+    most = torch.stack([every(label, "excess") for label in labels]).amax(0)
+    lines = [["attack", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
+    for label in labels:
+        share, spent, done = (
+            every(label, "excess") / most,
+            every(label, "gradients"),
+            every(label, "converged"),
+        )
+        lines.append(
+            [
+                label,
+                f"{spent.mean():.0f}, at most {spent.max():.0f}",
+                f"{every(label, 'seconds').sum() / len(spent):.1f}",
+                f"{share.mean():.3f}, at least {share.min():.2f}",
+                f"{int(done.sum())} of {len(done)}",
+            ]
+        )
+    return in_markdown(lines)
+
+
+def in_markdown(lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -142,7 +159,8 @@ def main() -> None:
     results = {}
     for name in args.networks:
         results[name] = measured(name, args.samples, args.size, args.reference)
-    print(table(results))
+        print(name, file=sys.stderr)
+    print(f"{table_of_networks(results)}\n\n{table_of_attacks(results)}")
 
 
 if __name__ == "__main__":

@@ -292,9 +292,14 @@ def test_restarts_have_other_starts():
 
 
 def test_it_says_what_it_is_in_one_line():
-    attack = converged(max_steps=99)
-    assert repr(attack) == (
-        f"ConvergedAttack([{attack.searches[0]!r}], tolerance=0.01, max_steps=99)"
+    ball = dj.L2Ball(1.0, relative_to="noise")
+    assert repr(dj.ConvergedAttack.standard(ball)) == (
+        "ConvergedAttack(L2Ball(1.0, relative_to='noise'), [MomentumAttack(steps=40, "
+        "start='zero'), MomentumAttack(steps=40, start='random'), MomentumAttack(steps=40, "
+        "start='random', widen=3)], tolerance=0.01, max_steps=1000)"
+    )
+    assert repr(dj.RandomAttack(ball, law="ball")) == (
+        "RandomAttack(L2Ball(1.0, relative_to='noise'), samples=100, law='ball')"
     )
 
 

@@ -377,4 +377,13 @@ def test_plot_of_several(several, tmp_path):
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names == [*several.reports, "worst case", "random, equal norm"]
     assert "<text" in (tmp_path / "curves.svg").read_text()
+    # The intervals of the worst case, side by side: the network's means lie within
+    worst = ax.lines[1::2]
+    bars = [bar.get_segments() for bar in ax.collections]
+    places = [segment[0][0] for segments in bars for segment in segments]
+    assert len(bars) == len(worst) and len(set(places)) == len(places)
+    for line, segments in zip(worst, bars, strict=True):
+        for x, y, ((left, low), (right, high)) in zip(*line.get_data(), segments):
+            assert left == right == pytest.approx(x, abs=0.02 * max(line.get_xdata()))
+            assert low <= y <= high
     plt.close("all")
