@@ -101,7 +101,7 @@ def test_a_caller_without_gradients_gets_none(adapted):
 
 
 def test_nothing_stays_behind(adapted):
-    modules = [m for m in adapted.modules()]
+    modules = list(adapted.modules())
     with differentiable(adapted):
         output(adapted, torch.rand(2, *SIZE))
     for module in modules:
