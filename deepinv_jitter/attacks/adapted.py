@@ -20,7 +20,7 @@ ADAPTERS = (SplittingLoss.SplittingModel, R2RModel)
 class _GradientsStayOn(TorchFunctionMode):
     """``no_grad`` says nothing. Known is who runs: adapters, or the networks that they call."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.running: list[bool] = []
         self.active = False

@@ -24,6 +24,7 @@ Cloud = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 def points(reports: dict[str, Results], samples: list[int], label: str) -> Figure:
     """A panel for each network: truths, clean and attacked points, and lines for their errors."""
     import matplotlib.pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     clouds = {name: _cloud(report, samples, label) for name, report in reports.items()}
     every = torch.cat([part for cloud in clouds.values() for part in cloud])
@@ -41,9 +42,8 @@ def points(reports: dict[str, Results], samples: list[int], label: str) -> Figur
         squeeze=False,
         sharex=True,
         sharey=True,
-        layout="constrained",
+        layout=ConstrainedLayoutEngine(h_pad=0.1),
     )
-    figure.get_layout_engine().set(h_pad=0.1)
     for ax, (name, report) in zip(axes.flat, reports.items(), strict=False):
         _scatter(ax, name, report, clouds[name], label)
     low, high = every.amin(0), every.amax(0)
@@ -52,9 +52,13 @@ def points(reports: dict[str, Results], samples: list[int], label: str) -> Figur
     axes[0, 0].set(xlim=limits[0], ylim=limits[1])
     for ax in axes.flat[count:]:
         ax.set_axis_off()
-    style = {"loc": "outside lower center", "ncol": 3, "frameon": False}
-    handles, texts = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, texts, fontsize="small", **style)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncol=3,
+        frameon=False,
+        fontsize="small",
+    )
     return figure
 
 
@@ -69,7 +73,8 @@ def _scatter(ax: Axes, name: str, report: Results, cloud: Cloud, label: str) -> 
         (attacked, name_of(condition, report), COLOURS[1], MARKERS[2], 14),
         (truth, "truth", "#000000", "+", 60),
     ):
-        ax.scatter(*part.T.numpy(), size, color, marker=marker, label=text, zorder=2)
+        across, up = part.T.numpy()
+        ax.scatter(across, up, s=size, c=color, marker=marker, label=text, zorder=2)
     metric = report.shown(None)[0]
     found = [mean(report.scores(at, metric)) for at in (CLEAN, label)]
     text = f"{value(metric, found[0])} → {found[1]:.3g}"
@@ -80,7 +85,7 @@ def _scatter(ax: Axes, name: str, report: Results, cloud: Cloud, label: str) -> 
 
 
 def _cloud(report: Results, samples: list[int], label: str) -> Cloud:
-    return tuple(
-        torch.stack([report.pictures[at][part][i] for i in samples])
-        for at, part in ((label, "x"), (CLEAN, "x_net"), (label, "x_net"))
-    )
+    def stacked(at: str, part: str) -> torch.Tensor:
+        return torch.stack([report.pictures[at][part][i] for i in samples])
+
+    return stacked(label, "x"), stacked(CLEAN, "x_net"), stacked(label, "x_net")

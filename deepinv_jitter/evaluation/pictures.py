@@ -6,7 +6,6 @@ import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,16 +44,17 @@ def drawn(
     flat = first.pictures[label]["x"][0].ndim == 1
     if samples is None:
         samples = kept if flat else 1
-    if isinstance(samples, Integral):
-        samples = range(checks.number("samples", samples, Integral, 1))
-    samples = [checks.number("samples", i, Integral, 0) for i in samples]
-    if not samples or max(samples) >= kept:
+    if isinstance(samples, Sequence):
+        shown = [checks.whole("samples", i, 0) for i in samples]
+    else:
+        shown = list(range(checks.whole("samples", samples, 1)))
+    if not shown or max(shown) >= kept:
         raise ValueError(
-            f"samples must be among the {kept} that the evaluation kept, got {list(samples)}: "
+            f"samples must be among the {kept} that the evaluation kept, got {shown}: "
             "evaluate with more pictures."
         )
     draw = points if flat else _images
-    figure = draw(reports, samples, label)
+    figure = draw(reports, shown, label)
     if path is not None:
         save(figure, path)
     return figure
@@ -155,8 +155,9 @@ def _frame(box: tuple[int, int, int, int]):
 
     top, left, tall, wide = box
     corner = left - 0.5, top - 0.5
-    style = {"fill": False, "edgecolor": COLOURS[1], "linewidth": 1.2}
-    frame = Rectangle(corner, wide, tall, **style)
+    frame = Rectangle(
+        corner, wide, tall, fill=False, edgecolor=COLOURS[1], linewidth=1.2
+    )
     # Seen on any image
     frame.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
     return frame
@@ -164,7 +165,7 @@ def _frame(box: tuple[int, int, int, int]):
 
 def _bar(ax: Axes, image, extend: str) -> None:
     """The scale, beside a panel."""
-    place = ax.inset_axes([1.05, 0.05, 0.06, 0.9])
+    place = ax.inset_axes((1.05, 0.05, 0.06, 0.9))
     bar = ax.figure.colorbar(image, cax=place, extend=extend)
     bar.ax.tick_params(labelsize="small")
     bar.outline.set_visible(False)

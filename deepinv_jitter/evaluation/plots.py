@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .results import CLEAN, RANDOM, WORST, Results
 from .statistics import bootstrap_interval, mean
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 MARKERS = "o", "s", "^", "D", "v", "P", "X", "*"
 
+#: How the worst case is drawn, and how random perturbations are.
+SOLID: Any = "-"
+DASHED: Any = (0, (4, 2))
+
 #: Text stays text, which can be edited, searched and read aloud.
-EDITABLE = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+EDITABLE: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
 
 #: What the horizontal axis shows, by the unit of the radius.
 AXIS = {
@@ -50,19 +54,17 @@ def curves(
         raise ValueError(
             f"metrics must be measured at every radius, got {asked}: scores of shifts are not."
         )
-    if ax is None:
-        figure, axes = plt.subplots(
-            1,
-            len(names),
-            figsize=(4.8 * len(names), 3.6),
-            squeeze=False,
-            layout="constrained",
-        )
-        axes = axes[0]
-    elif len(names) == 1:
-        figure, axes = ax.figure, [ax]
-    else:
+    if ax is not None and len(names) > 1:
         raise ValueError(f"ax is for one metric, got {len(names)} metrics, {names}.")
+    figure: Any
+    if ax is None:
+        size = (4.8 * len(names), 3.6)
+        figure, grid = plt.subplots(
+            1, len(names), figsize=size, squeeze=False, layout="constrained"
+        )
+        axes = list(grid[0])
+    else:
+        figure, axes = ax.figure, [ax]
     for axis, name in zip(axes, names, strict=True):
         _draw(axis, reports, name)
     _legend(axes[0], reports)
@@ -93,7 +95,7 @@ def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
                 eps,
                 means,
                 color=color,
-                linestyle="-" if solid else (0, (4, 2)),
+                linestyle=SOLID if solid else DASHED,
                 linewidth=1.6 if solid else 1.1,
                 marker=marker,
                 markersize=5 if solid else 4,
@@ -116,8 +118,10 @@ def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
 
 def _curve(report: Results, kind: str, metric: str) -> tuple[list[float], ...]:
     """Radii, and means with both ends of their intervals; without a perturbation it is clean."""
-    labels = {c.eps: c.label for c in report.conditions if c.kind == kind}
-    labels = {0.0: CLEAN} | labels
+    labels = {0.0: CLEAN}
+    for condition in report.conditions:
+        if condition.kind == kind and condition.eps is not None:
+            labels.setdefault(condition.eps, condition.label)
     columns = [report.scores(label, metric) for label in labels.values()]
     low, high = zip(*map(bootstrap_interval, columns), strict=True)
     return list(labels), list(map(mean, columns)), list(low), list(high)
@@ -136,8 +140,7 @@ def _legend(ax: Axes, reports: dict[str, Results]) -> None:
         for number, name in enumerate(reports):
             color, marker = _style(number)
             entries.append(Line2D([], [], color=color, marker=marker, label=name))
-    plain = {"color": "#444444"} if entries else {"color": COLOURS[0]}
-    entries.append(Line2D([], [], **plain, label="worst case"))
-    label = "random, equal norm"
-    entries.append(Line2D([], [], **plain, linestyle=(0, (4, 2)), label=label))
+    plain = "#444444" if entries else COLOURS[0]
+    for label, style in {"worst case": SOLID, "random, equal norm": DASHED}.items():
+        entries.append(Line2D([], [], color=plain, linestyle=style, label=label))
     ax.legend(handles=entries, frameon=False, fontsize="small")

@@ -15,7 +15,7 @@ __all__ = ["Condition", "RobustnessReport"]
 
 
 @dataclass(repr=False, eq=False)
-class RobustnessReport(Views, Results):
+class RobustnessReport(Results, Views):
     r"""
     The values of every sample under every condition, as :func:`evaluate_robustness` gives them.
 

@@ -3,6 +3,7 @@ r"""Which of several networks is better, and whether the samples suffice to say 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from . import words
 from .results import CLEAN, Condition, Results
@@ -16,7 +17,8 @@ BEST, UNDECIDED = "best", "undecided"
 APART = ("difference low", "difference high")
 
 Reports = dict[str, Results]
-Row = dict[str, str | float]
+#: A line of a file: words and numbers, by the names of the columns.
+Row = dict[str, Any]
 
 
 def difference(
@@ -27,7 +29,7 @@ def difference(
     best = this.metrics[metric]
     both = this.defined(label, metric) & other.defined(label, metric)
     a, b = (report.values[label][metric][both] for report in (this, other))
-    row = {"metric": metric, "better": better(best), "network": network}
+    row: Row = {"metric": metric, "better": better(best), "network": network}
     return row | {"condition": label} | paired(a, b, best)
 
 
@@ -40,7 +42,7 @@ def standings(reports: Reports, label: str, metric: str) -> dict[str, str]:
     harm = {name: value for name, value in harm.items() if not math.isnan(value)}
     if not harm or len(reports) == 1:
         return {}
-    first = min(harm, key=harm.get)
+    first = min(harm, key=harm.__getitem__)
     found = {first: BEST}
     for name in harm:
         if name != first:
@@ -67,15 +69,24 @@ def records(
             for name, report in reports.items():
                 values = report.scores(label, metric)
                 low, high = bootstrap_interval(values)
-                row = {"metric": metric, "better": better(report.metrics[metric])}
-                row |= {"network": name, "condition": label, "mean": mean(values)}
-                row |= {"low": low, "high": high, "standing": standing.get(name, "")}
+                row: Row = {
+                    "metric": metric,
+                    "better": better(report.metrics[metric]),
+                    "network": name,
+                    "condition": label,
+                    "mean": mean(values),
+                    "low": low,
+                    "high": high,
+                    "standing": standing.get(name, ""),
+                }
                 if reference is not None and name != reference:
                     found = difference(reports, name, reference, label, metric)
-                    low, high = APART
-                    row |= {"compared with": reference, "verdict": found["verdict"]}
-                    row |= {"difference": found["difference"]}
-                    row |= {low: found["low"], high: found["high"]}
+                    row |= {
+                        "compared with": reference,
+                        "verdict": found["verdict"],
+                        "difference": found["difference"],
+                        **dict(zip(APART, (found["low"], found["high"]), strict=True)),
+                    }
                 rows.append(row)
     return rows
 

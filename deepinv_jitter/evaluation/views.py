@@ -22,8 +22,13 @@ class Views:
     names of the networks, and ``records``, the lines of a file.
     """
 
-    _networks: dict[str, Results]
-    records: list[dict]
+    @property
+    def _networks(self) -> dict[str, Results]:
+        raise NotImplementedError
+
+    @property
+    def records(self) -> list[dict]:
+        raise NotImplementedError
 
     def plot(
         self,

@@ -88,8 +88,8 @@ def as_large_as(condition: Condition, results: Results) -> str:
         times = f"{ratio:.2g}"
         return f"{whole.get(times, f'{times} times ')}as large as the noise"
     if unit_of(results) == "y":
-        return f"{100 * condition.eps:.3g} % as large as the measurements"
-    return f"of {size(condition.eps, results)}"
+        return f"{100 * condition.size:.3g} % as large as the measurements"
+    return f"of {size(condition.size, results)}"
 
 
 def headline(results: Results) -> str:
@@ -134,12 +134,12 @@ def doubts(reports: dict[str, Results]) -> list[str]:
             lines.append(f"FLAG {flag}{place}: {'; '.join(each)}")
     lines = lines or ["no flags raised"]
     worse = {name: report.worse_than for name, report in reports.items()}
-    for reference in dict.fromkeys(r for found in worse.values() for r in found):
+    for reference in dict.fromkeys(r for than in worse.values() for r in than):
         each = []
-        for name, labels in worse.items():
-            if labels := labels.get(reference):
-                kinds = _kinds(set(labels), first).values()
-                every = len(labels) == len(first.conditions)
+        for name, than in worse.items():
+            if found := than.get(reference):
+                kinds = _kinds(set(found), first).values()
+                every = len(found) == len(first.conditions)
                 places = [_at(conditions, first) for conditions in kinds]
                 place = "everywhere" if every else ", ".join(places)
                 each.append(f"{name}, {place}" if name else place)
@@ -161,7 +161,7 @@ def _at(conditions: list[Condition], results: Results) -> str:
     kind = conditions[0].kind
     if conditions[0].eps is None:
         return kind
-    return f"{kind} at {sizes([c.eps for c in conditions], results)}"
+    return f"{kind} at {sizes([c.size for c in conditions], results)}"
 
 
 def bound(results: Results) -> list[str]:
@@ -204,7 +204,7 @@ def radii(results: Results) -> list[Table]:
         for kind in images.values():
             numbers.append(results.radius(Condition(kind, condition.eps), found))
         cells = [Cell(f"{number:.3g}") for number in numbers]
-        rows.append([Cell(size(condition.eps, results)), *cells])
+        rows.append([Cell(size(condition.size, results)), *cells])
     head = ["as given", *(heads[u] for u in units), *images]
     title = "The radii in other units; in image: the norm of A'd for a perturbation d"
     return [Table(title, head, rows)]
