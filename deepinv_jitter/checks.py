@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -56,14 +56,6 @@ def real(name: str, value: float, low: float = -math.inf, high: float = math.inf
     except OverflowError:  # a whole number that no float can hold
         number = math.inf
     return _within(name, number, low, high)
-
-
-def number(
-    name: str, value: float, kind: Any = Real, low: float = -math.inf, high: float = math.inf
-) -> Any:
-    """The older name of :func:`real`, and of :func:`whole` with ``kind=Integral``."""
-    check: Any = whole if kind is Integral else real
-    return check(name, value, low, high)
 
 
 def positive(name: str, value: float, below: float = math.inf) -> float:

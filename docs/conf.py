@@ -51,9 +51,7 @@ PAGES = {
     "matplotlib": "https://matplotlib.org/stable/",
     "deepinv": "https://deepinv.github.io/deepinv/",
 }
-intersphinx_mapping = {
-    name: (page, (None, offline(name))) for name, page in PAGES.items()
-}
+intersphinx_mapping = {name: (page, (None, offline(name))) for name, page in PAGES.items()}
 intersphinx_timeout = 10
 
 # The chapters of the gallery in the order in which to read them. Every folder of the examples with

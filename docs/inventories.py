@@ -82,8 +82,7 @@ def offline(project: str) -> str:
     ]
     path = Path(tempfile.mkdtemp(), f"{project}.inv")
     path.write_bytes(
-        "".join(f"{line}\n" for line in header).encode()
-        + zlib.compress("\n".join(lines).encode())
+        "".join(f"{line}\n" for line in header).encode() + zlib.compress("\n".join(lines).encode())
     )
     return str(path)
 

@@ -24,9 +24,7 @@ class Network(nn.Sequential):
 
 
 def physics(dtype=torch.float64):
-    mask = (torch.rand(SIZE, generator=torch.Generator().manual_seed(1)) > 0.4).to(
-        dtype
-    )
+    mask = (torch.rand(SIZE, generator=torch.Generator().manual_seed(1)) > 0.4).to(dtype)
     return dinv.physics.Inpainting(img_size=SIZE, mask=mask).to(dtype)
 
 

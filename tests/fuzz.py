@@ -46,12 +46,7 @@ NAN = [
     lambda x: torch.where(torch.rand(x.shape) < 0.2, math.inf, x),
 ]
 TYPES = [lambda x: x.int(), lambda x: x > 0, lambda x: x + 0j]
-FLOATS = [
-    lambda x: x.half(),
-    lambda x: x.bfloat16(),
-    lambda x: x.double(),
-    lambda x: x.float(),
-]
+FLOATS = [lambda x: x.half(), lambda x: x.bfloat16(), lambda x: x.double(), lambda x: x.float()]
 SHAPES = [
     lambda x: x[0],
     lambda x: x[:0],
@@ -105,11 +100,7 @@ class Draw(random.Random):
     def levels(self, count=3):
         """One number, or one per iteration."""
         many = self.random() < 0.3
-        return (
-            [self.number() for _ in range(self.spoilt(count, 2))]
-            if many
-            else self.number()
-        )
+        return [self.number() for _ in range(self.spoilt(count, 2))] if many else self.number()
 
 
 def finite(*tensors):
@@ -139,22 +130,12 @@ def problem(d):
     options = {"stepsize": 0.5, "max_iter": 2}
     kind = d.choice(["points", "seismic", "mri"])
     if kind == "points":
-        physics, shape, network = (
-            dinv.physics.Denoising(noise),
-            (2,),
-            dj.PointMLP(hidden=4),
-        )
+        physics, shape, network = (dinv.physics.Denoising(noise), (2,), dj.PointMLP(hidden=4))
     elif kind == "seismic":
-        physics, shape = dj.SeismicConvolution(dj.ricker(5), noise_model=noise), (
-            1,
-            9,
-            6,
-        )
+        physics, shape = dj.SeismicConvolution(dj.ricker(5), noise_model=noise), (1, 9, 6)
         network = small_network()
     else:
-        physics = dj.SingleCoilMRI(
-            torch.arange(6) % 2, img_size=(5, 6), noise_model=noise
-        )
+        physics = dj.SingleCoilMRI(torch.arange(6) % 2, img_size=(5, 6), noise_model=noise)
         shape, network = (2, 5, 6), small_network(2)
     return physics, dj.UnfoldedGD(network, **options), shape
 
@@ -164,9 +145,7 @@ def problem(d):
 
 def noise(d):
     x, k = d.tensor(2, 3, 4, bad=HUGE + TYPES + FLOATS + SHAPES + KINDS), d.whole(0, 2)
-    scale = d.spoilt(
-        d.choice(["std", "norm", "relative", "official"]), "var", None, 3, []
-    )
+    scale = d.spoilt(d.choice(["std", "norm", "relative", "official"]), "var", None, 3, [])
     levels, generator = d.levels(), d.spoilt(d.generator(), None, 3)
 
     def call():
@@ -222,9 +201,7 @@ def seismic(d):
 
 def adjoint(physics, x, y, ax, aty):
     left, right = (ax.double() * y).sum(), (aty.double() * x).sum()
-    scale = (
-        ax.double().norm() * y.double().norm() + aty.double().norm() * x.double().norm()
-    )
+    scale = ax.double().norm() * y.double().norm() + aty.double().norm() * x.double().norm()
     assert (left - right).abs() <= 1e-2 * scale, "adjoint"
 
 
@@ -232,9 +209,7 @@ def masks(d):
     """A mask for images of 5 x 6, and the images."""
     good = (torch.rand(d.choice([(6,), (5, 6), (1, 5, 6), (2, 1, 5, 6)])) > 0.5).float()
     good[..., 3] = 1
-    mask = d.spoilt(lambda m: m, *NAN, *TYPES, *SHAPES, *KINDS[:3], lambda m: 0 * m)(
-        good
-    )
+    mask = d.spoilt(lambda m: m, *NAN, *TYPES, *SHAPES, *KINDS[:3], lambda m: 0 * m)(good)
     bad = TYPES + FLOATS + SHAPES + KINDS
     return mask, *(d.tensor(2, 2, 5, 6, bad=bad) for _ in range(2))
 
@@ -242,9 +217,7 @@ def masks(d):
 def mri(d):
     torch.manual_seed(d.randrange(1000))
     mask, x, y = masks(d)
-    size = d.spoilt(
-        (5, 6), (6, 5), (2, 5, 6), None, 5, (5,), (5, 6.0), (0, 6), "56", ()
-    )
+    size = d.spoilt((5, 6), (6, 5), (2, 5, 6), None, 5, (5,), (5, 6.0), (0, 6), "56", ())
 
     def call():
         physics = dj.SingleCoilMRI(mask, img_size=size)
@@ -262,9 +235,7 @@ def mri(d):
 
 
 def mask_generator(d):
-    size = d.spoilt(
-        (d.randint(1, 9), d.randint(20, 60)), (20,), 20, (0, 30), (1, 2, 3, 4), None
-    )
+    size = d.spoilt((d.randint(1, 9), d.randint(20, 60)), (20,), 20, (0, 30), (1, 2, 3, 4), None)
     options = {
         "acceleration": d.spoilt(d.randint(1, 6), *NUMBERS),
         "center_fraction": d.spoilt(d.choice([None, 0.1]), *NUMBERS),
@@ -296,25 +267,18 @@ def fidelity(d):
     def check(fidelity):
         g = fidelity.grad(x, y, physics)
         alike(g, x)
-        assert torch.allclose(
-            fidelity.given(physics.A_adjoint(y)).grad(x, y, physics), g
-        )
+        assert torch.allclose(fidelity.given(physics.A_adjoint(y)).grad(x, y, physics), g)
 
     return lambda: dj.NormalL2(sigma), check
 
 
 def point_network(d):
     features, hidden, layers = d.whole(), d.whole(), d.whole(2, 4)
-    activation = d.spoilt(
-        torch.nn.ReLU, torch.nn.Softplus, "relu", None, torch.nn.ReLU()
-    )
+    activation = d.spoilt(torch.nn.ReLU, torch.nn.Softplus, "relu", None, torch.nn.ReLU())
     n = features if type(features) is int and 0 < features < 9 else 2
     x = d.tensor(3, n, bad=TYPES + SHAPES + KINDS[:3])
     not_too_large(features, hidden, layers)
-    return (
-        lambda: dj.PointMLP(features, hidden, layers, activation)(x),
-        lambda out: alike(out, x),
-    )
+    return (lambda: dj.PointMLP(features, hidden, layers, activation)(x), lambda out: alike(out, x))
 
 
 def not_too_large(*values):
@@ -332,8 +296,7 @@ def image_network(d):
     sizes |= {"groups": d.whole(1, 2), "condition_channels": d.whole(0, 1)}
     not_too_large(*sizes.values())
     c, extra = (
-        sizes[n] if type(sizes[n]) is int else 1
-        for n in ("channels", "condition_channels")
+        sizes[n] if type(sizes[n]) is int else 1 for n in ("channels", "condition_channels")
     )
     x = d.tensor(2, min(max(c, 1), 4), 5, 6, bad=TYPES + SHAPES + KINDS[:3])
     y = d.tensor(2, 1, 5, 6, bad=TYPES + SHAPES + KINDS[:3]) if extra else None
@@ -342,10 +305,7 @@ def image_network(d):
 
 def metric(make, smallest):
     def draw(d):
-        size = (
-            d.randint(smallest - 2, smallest + 4),
-            d.randint(smallest, smallest + 4),
-        )
+        size = (d.randint(smallest - 2, smallest + 4), d.randint(smallest, smallest + 4))
         images = [torch.rand(3, d.choice([1, 2]), *size) for _ in range(2)]
         if d.random() < 0.8:
             images[1] = torch.rand_like(images[0])
@@ -371,9 +331,7 @@ def ball(d, **options):
     domain = d.spoilt(d.choice(["measurement", "image"]), "kspace", None)
     if domain == "image" and d.random() < 0.8:
         unit = None
-    support = d.spoilt(
-        d.choice(["auto", None]), "all", 3, torch.zeros(6), torch.tensor(math.nan)
-    )
+    support = d.spoilt(d.choice(["auto", None]), "all", 3, torch.zeros(6), torch.tensor(math.nan))
     return lambda: make(radius, relative_to=unit, support=support, domain=domain)
 
 
@@ -401,9 +359,7 @@ def budget(d):
         in_ball(budget, delta, eps)
         assert not delta[~support].any()
         if law == "sphere":
-            assert torch.allclose(
-                budget.norm(delta), eps * support.flatten(1).any(1), rtol=3e-2
-            )
+            assert torch.allclose(budget.norm(delta), eps * support.flatten(1).any(1), rtol=3e-2)
 
     return call, check
 
@@ -411,9 +367,7 @@ def budget(d):
 def steps(d):
     budget = d.choice([dj.L2Ball, dj.LinfBall])(1.0)
     v = d.tensor(3, 4, 5, bad=HUGE + FLOATS + TYPES + SHAPES + KINDS)
-    eps = d.spoilt(
-        3 * torch.rand(3), torch.zeros(3), torch.ones(1), torch.ones(2), 1.0, None
-    )
+    eps = d.spoilt(3 * torch.rand(3), torch.zeros(3), torch.ones(1), torch.ones(2), 1.0, None)
 
     def call():
         once = budget.project(v, eps)
@@ -433,9 +387,7 @@ def attack(d):
     physics, model, shape = problem(d)
     budget = ball(d)
     kind = d.choice(["PGD", "Frank-Wolfe", "APGD", "random", "worst", "repeat"])
-    objective = d.spoilt(
-        "error", "deviation", torch.ones(shape), torch.ones(7), "mse", None
-    )
+    objective = d.spoilt("error", "deviation", torch.ones(shape), torch.ones(7), "mse", None)
     steps, seed = d.whole(1, 3), d.any_seed()
     rel_step, momentum = d.number(), d.number(0, 0.9)
     start, keep = d.spoilt(None, "zero", "random", 3), d.spoilt("best", "last", None)
@@ -508,18 +460,11 @@ def bias(d):
 
 def layer(d):
     height, length, position, seed = d.number(), d.whole(1, 6), place(d), d.any_seed()
-    return lambda: dj.HorizontalLayer(
-        height, length=length, position=position, seed=seed
-    )
+    return lambda: dj.HorizontalLayer(height, length=length, position=position, seed=seed)
 
 
 def lesion(d):
-    radius, contrast, position, seed = (
-        d.number(1, 3),
-        d.number(-2, 2),
-        place(d),
-        d.any_seed(),
-    )
+    radius, contrast, position, seed = (d.number(1, 3), d.number(-2, 2), place(d), d.any_seed())
     return lambda: dj.Lesion(radius, contrast, position=position, seed=seed)
 
 
@@ -530,9 +475,7 @@ def random_images(*shape):
 def scores(d):
     bad = HUGE + TYPES + SHAPES + KINDS
     a, b, c, x = (d.tensor(3, 1, 4, 5, bad=bad) for _ in range(4))
-    region = d.spoilt(
-        torch.rand(3, 1, 4, 5) > 0.5, None, torch.ones(3), torch.ones(2) > 0
-    )
+    region = d.spoilt(torch.rand(3, 1, 4, 5) > 0.5, None, torch.ones(3), torch.ones(2) > 0)
 
     def check(result):
         recovery, outside = result
@@ -540,10 +483,7 @@ def scores(d):
         if (c != x).flatten(1).any(1).all() and c.abs().max() < 1e10 > x.abs().max():
             assert not recovery.isnan().any()
 
-    return (
-        lambda: (dj.contrast_recovery(a, b, c, x), dj.error_outside(a, c, region)),
-        check,
-    )
+    return (lambda: (dj.contrast_recovery(a, b, c, x), dj.error_outside(a, c, region)), check)
 
 
 def sample(dataset, index):
@@ -620,23 +560,15 @@ def slices(d):
 
 def fastmri(d):
     n, size = d.randint(1, 3), d.size(3, 6)
-    k = np.random.default_rng(d.randrange(99)).normal(size=(n, 5, 6, 2)) @ np.array(
-        [1, 1j]
-    )
-    k = d.spoilt(
-        k, k.real, k[0], k[:0], k * math.nan, k[:, None, None], k.real.astype(int), None
-    )
+    k = np.random.default_rng(d.randrange(99)).normal(size=(n, 5, 6, 2)) @ np.array([1, 1j])
+    k = d.spoilt(k, k.real, k[0], k[:0], k * math.nan, k[:, None, None], k.real.astype(int), None)
     x = np.random.default_rng(d.randrange(99)).random((n, *size), dtype=np.float32)
-    x = d.spoilt(
-        x, x + 0j, x[0], x[:0], x / (x > 0.5), x[:, None], x.astype(int), None, 0 * x
-    )
+    x = d.spoilt(x, x + 0j, x[0], x[:0], x / (x > 0.5), x[:, None], x.astype(int), None, 0 * x)
     target = d.spoilt("reconstruction_esc", "reconstruction_rss", "reconstruction")
     cut = d.spoilt(None, 0, 10, -100)
     options = {
         "img_size": d.spoilt(d.size(3, 6), (5,), 5, (0, 4), None),
-        "slice_index": d.spoilt(
-            "all", "middle", 0, (0,), 9, "middle+9", "x", None, 1.0, ()
-        ),
+        "slice_index": d.spoilt("all", "middle", 0, (0,), 9, "middle+9", "x", None, 1.0, ()),
     }
 
     def call():
@@ -683,15 +615,11 @@ def segy(d):
 
 
 def prior(d):
-    network = d.spoilt(
-        torch.nn.Linear(3, 3), torch.nn.Linear(3, 1), torch.nn.ReLU(), len, None
-    )
+    network = d.spoilt(torch.nn.Linear(3, 3), torch.nn.Linear(3, 1), torch.nn.ReLU(), len, None)
     reads_y, x = d.spoilt(False, True), torch.randn(2, 3)
 
     def call():
-        gradient, proximal = (
-            p(network, reads_y) for p in (dj.GradientPrior, dj.ProximalPrior)
-        )
+        gradient, proximal = (p(network, reads_y) for p in (dj.GradientPrior, dj.ProximalPrior))
         return gradient.grad(x), proximal.prox(x)
 
     return call, lambda out: [alike(v, x) for v in out]
@@ -713,9 +641,7 @@ def model(d):
         "max_iter": d.spoilt(3, d.whole(1, 3)),
         "jitter": d.spoilt(None, d.levels()),
         "checkpoint": d.flag(),
-        "data_fidelity": d.spoilt(
-            None, dinv.optim.L2(), "L2", [], [dinv.optim.L2()] * 9
-        ),
+        "data_fidelity": d.spoilt(None, dinv.optim.L2(), "L2", [], [dinv.optim.L2()] * 9),
         "lambda_reg": d.levels(),
         "sigma_denoiser": d.spoilt(None, *NUMBERS),
         "g_param": d.spoilt(None, None, 0.1, [torch.full((2,), 0.1)] * 3),
@@ -769,9 +695,7 @@ def submodules(d):
 def jittered(d):
     levels = d.choice([d.levels, lambda: dj.GaussianJitter(0.1, "relative")])()
     host = {"unfold": True, "max_iter": 3, "trainable_params": ["stepsize"]}
-    good = dinv.optim.GD(
-        prior=dinv.optim.Tikhonov(), data_fidelity=dinv.optim.L2(), **host
-    )
+    good = dinv.optim.GD(prior=dinv.optim.Tikhonov(), data_fidelity=dinv.optim.L2(), **host)
     early = dinv.optim.GD(prior=dinv.optim.Tikhonov(), early_stop=True, **host)
     model = d.spoilt(good, early, dj.PointMLP(), None, "model")
 
@@ -780,9 +704,7 @@ def jittered(d):
             return dj.unjitter(model)
 
     def check(out):
-        assert out is model and not any(
-            isinstance(m, dj.JitteredIterator) for m in model.modules()
-        )
+        assert out is model and not any(isinstance(m, dj.JitteredIterator) for m in model.modules())
 
     return call, check
 
@@ -803,13 +725,7 @@ def risk(name):
         options = {"samples": d.spoilt(3, 1, *NUMBERS), "generator": d.spoilt(None, 3)}
         not_too_large(options["samples"])
         if name == "worst_case_risk":
-            attacks = (
-                lambda *a: None,
-                lambda *a: y[0],
-                lambda *a: y / 0,
-                None,
-                "attack",
-            )
+            attacks = (lambda *a: None, lambda *a: y[0], lambda *a: y / 0, None, "attack")
             options = {"attack": d.spoilt(lambda m, x, y, p: 0 * y + 0.1, *attacks)}
         else:
             options["sigma_" + name[0].replace("a", "e")] = d.number()
@@ -833,20 +749,14 @@ def evaluation(d):
     loader = d.spoilt([batch], [], [{}], None, 3, [None])
     edit = dj.Bias(0.1)
     options = {
-        "epsilons": d.spoilt(
-            [d.number()], [], None, 0.1, "a", [0.1, 0.2], torch.ones(1)
-        ),
+        "epsilons": d.spoilt([d.number()], [], None, 0.1, "a", [0.1, 0.2], torch.ones(1)),
         "relative_to": d.spoilt(None, "y", "noise", "x", 1),
         "peak": d.spoilt(None, 2, "sample", *NUMBERS),
         "physics_generator": d.spoilt(
             None, dinv.physics.generator.SigmaGenerator(), {}, [None], [None, None]
         ),
-        "attacks": d.spoilt(
-            "quick", "paper", "fast", None, 3, [], dj.RandomAttack(dj.L2Ball(1.0))
-        ),
-        "shifts": d.spoilt(
-            None, edit, [edit], {"a": edit}, {"clean": edit}, "bias", 3, [3]
-        ),
+        "attacks": d.spoilt("quick", "paper", "fast", None, 3, [], dj.RandomAttack(dj.L2Ball(1.0))),
+        "shifts": d.spoilt(None, edit, [edit], {"a": edit}, {"clean": edit}, "bias", 3, [3]),
         "draws": d.spoilt(2, *NUMBERS),
         "pictures": d.spoilt(2, *NUMBERS),
         "seed": d.any_seed(),
@@ -872,8 +782,7 @@ def evaluation(d):
 def level(d):
     eps, y = d.number(0, 0.5), d.tensor(3, 1, 9, 6)
     physics = d.spoilt(
-        dj.SeismicConvolution(noise_model=dinv.physics.GaussianNoise(0.1)),
-        dj.SeismicConvolution(),
+        dj.SeismicConvolution(noise_model=dinv.physics.GaussianNoise(0.1)), dj.SeismicConvolution()
     )
 
     def check(sigma):
@@ -883,9 +792,7 @@ def level(d):
 
 
 def training(d):
-    scheme = d.choice(
-        [dj.JitterTrainer, dj.InputJitterTrainer, dj.AttackTrainer, dj.RobustTrainer]
-    )
+    scheme = d.choice([dj.JitterTrainer, dj.InputJitterTrainer, dj.AttackTrainer, dj.RobustTrainer])
     options = {"on_non_finite": d.spoilt("raise", "skip", "skip", None, 3)}
     options["ema"] = d.spoilt(d.choice([None, d.number(0.1, 0.999)]), 0, 1)
     if issubclass(scheme, dj.InputJitterTrainer):
@@ -1071,14 +978,11 @@ def table(counts):
     kinds = sorted(set().union(*counts.values()) - {"right"})
     rows = [["function", "inputs", "right", *kinds]]
     for name, outcomes in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
-        rows.append(
-            [name, outcomes.total(), outcomes["right"], *(outcomes[k] for k in kinds)]
-        )
+        rows.append([name, outcomes.total(), outcomes["right"], *(outcomes[k] for k in kinds)])
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
-            str(v).rjust(w) if i else str(v).ljust(w)
-            for i, (v, w) in enumerate(zip(row, widths))
+            str(v).rjust(w) if i else str(v).ljust(w) for i, (v, w) in enumerate(zip(row, widths))
         )
         for row in rows
     )

@@ -37,9 +37,7 @@ def host_module(name: str) -> ModuleType:
 
 def _load(name: str) -> ModuleType:
     # under another name, because our test files and our conftest.py have the same ones
-    spec = importlib.util.spec_from_file_location(
-        f"host_{name}", HOST_TESTS / f"{name}.py"
-    )
+    spec = importlib.util.spec_from_file_location(f"host_{name}", HOST_TESTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -80,8 +78,6 @@ def host_test(module: ModuleType, name: str, **values: list) -> FunctionType:
     for mark in getattr(test, "pytestmark", []):
         if mark.name == "parametrize":
             names, given = mark.args
-            mark = pytest.mark.parametrize(
-                names, values.get(names, given), **mark.kwargs
-            ).mark
+            mark = pytest.mark.parametrize(names, values.get(names, given), **mark.kwargs).mark
         copied.pytestmark.append(mark)
     return copied

@@ -49,9 +49,7 @@ def training(folder):
     trainer.train()
     histories = [trainer.loss_history, trainer.eval_loss_history]
     histories += [trainer.eval_metrics_history, trainer.skipped]
-    torch.save(
-        [two_ranks.weights(trainer), histories, trainer._deltas.known], folder / "end"
-    )
+    torch.save([two_ranks.weights(trainer), histories, trainer._deltas.known], folder / "end")
 
 
 def sweep(folder):
@@ -125,18 +123,12 @@ def main(folder, kills, seed):
                 if finished(child) == 0:  # it was done before
                     break
                 struck += 1
-                print(
-                    f"{job.__name__}, run {attempt}: killed after {moment:.2f} s",
-                    flush=True,
-                )
+                print(f"{job.__name__}, run {attempt}: killed after {moment:.2f} s", flush=True)
             assert finished(forked(job, here)) == 0, f"{job.__name__} does not resume"
             end = torch.load(here / "end", weights_only=True)
             assert same(whole, end), f"{job.__name__}, run {attempt} differs"
             print(f"{job.__name__}, run {attempt}: equal bit for bit", flush=True)
-        print(
-            f"{job.__name__}: {struck} kills, {duration:.1f} s uninterrupted",
-            flush=True,
-        )
+        print(f"{job.__name__}: {struck} kills, {duration:.1f} s uninterrupted", flush=True)
 
 
 if __name__ == "__main__":

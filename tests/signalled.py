@@ -149,9 +149,7 @@ def main(folder):
     # What was imported is not looked through again where a child ends: most of a child's time
     gc.collect()
     gc.freeze()
-    outcomes = {
-        "whole": forked(folder / "whole", None, 0, *CASES["training, none"][2:])
-    }
+    outcomes = {"whole": forked(folder / "whole", None, 0, *CASES["training, none"][2:])}
     for name, arguments in CASES.items():
         status, said = forked(folder / name, *arguments)
         outcomes[name] = {"status": status, "said": said}

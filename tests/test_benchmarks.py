@@ -69,9 +69,7 @@ def test_the_plain_loop_is_the_same_network(case):
 
 
 def test_ratios_are_medians_of_the_rounds():
-    times = measure.Times(
-        {"a": [1.0, 4.0, 9.0, 8.0, 1.0], "b": [1.0, 2.0, 3.0, 2.0, 2.0]}
-    )
+    times = measure.Times({"a": [1.0, 4.0, 9.0, 8.0, 1.0], "b": [1.0, 2.0, 3.0, 2.0, 2.0]})
     ratio = times.ratio("a", "b", scale=0.5)
     assert (ratio.median, ratio.low, ratio.high, ratio.rounds) == (1.0, 0.5, 1.5, 5)
     assert goals.Row("what", "case", ratio, 1.0).met == "yes"

@@ -205,9 +205,9 @@ def physics_cases():
 
             yield f"{name}: {call}", (compute, lambda value=value: value)
     t = torch.arange(-4, 5, dtype=torch.float64) / 2.3
-    yield "ricker wavelet", (
-        lambda d: dj.ricker(9, 2.3, dtype=d),
-        lambda: (1 - t**2) * torch.exp(-(t**2) / 2),
+    yield (
+        "ricker wavelet",
+        (lambda d: dj.ricker(9, 2.3, dtype=d), lambda: (1 - t**2) * torch.exp(-(t**2) / 2)),
     )
 
 
@@ -251,17 +251,17 @@ def network_cases():
     mlp = with_numbers(dj.PointMLP(hidden=8))
     plain = with_numbers(dj.UnrolledDnCNN(1, residual=True, **size))
     of_both = with_numbers(dj.UnrolledDnCNN(1, condition_channels=1, **size))
-    yield "PointMLP", (
-        lambda d: at(mlp, d)(points.to(d)),
-        lambda: layer_by_layer(mlp, points),
+    yield "PointMLP", (lambda d: at(mlp, d)(points.to(d)), lambda: layer_by_layer(mlp, points))
+    yield (
+        "UnrolledDnCNN, residual",
+        (lambda d: at(plain, d)(x.to(d)), lambda: x - layer_by_layer(plain.body, x)),
     )
-    yield "UnrolledDnCNN, residual", (
-        lambda d: at(plain, d)(x.to(d)),
-        lambda: x - layer_by_layer(plain.body, x),
-    )
-    yield "UnrolledDnCNN of x and y", (
-        lambda d: at(of_both, d)(x.to(d), y.to(d)),
-        lambda: layer_by_layer(of_both.body, torch.cat([x, y], 1)),
+    yield (
+        "UnrolledDnCNN of x and y",
+        (
+            lambda d: at(of_both, d)(x.to(d), y.to(d)),
+            lambda: layer_by_layer(of_both.body, torch.cat([x, y], 1)),
+        ),
     )
 
 
@@ -285,11 +285,14 @@ def iterator_cases():
             model = dj.jitter(model, GivenNoise(0.3))
             return model(y.to(dtype), inpainting(dtype)).detach()
 
-        yield f"jittered {name}", (
-            compute,
-            lambda algorithm=algorithm: algorithm.reference(
-                y, inpainting(), network, noise
-            ).detach(),
+        yield (
+            f"jittered {name}",
+            (
+                compute,
+                lambda algorithm=algorithm: algorithm.reference(
+                    y, inpainting(), network, noise
+                ).detach(),
+            ),
         )
 
 
@@ -312,9 +315,7 @@ def model_cases():
 
         def compute(dtype, model=model):
             physics = dj.SeismicConvolution(taps, normalize=False).to(dtype)
-            unfolded = model(
-                at(network, dtype), stepsize=steps, max_iter=3, trainable_params=[]
-            )
+            unfolded = model(at(network, dtype), stepsize=steps, max_iter=3, trainable_params=[])
             return unfolded(y.to(dtype), physics).detach()
 
         proximal = model is dj.UnfoldedPGD
@@ -444,9 +445,9 @@ def budget_cases():
             return getattr(ball(EPS), what)(tensor, eps)
 
         for what, value in values.items():
-            yield f"{ball.__name__}: {what}", (
-                functools.partial(compute, what=what),
-                lambda value=value: value,
+            yield (
+                f"{ball.__name__}: {what}",
+                (functools.partial(compute, what=what), lambda value=value: value),
             )
 
 
@@ -466,28 +467,33 @@ def shift_cases():
     grown = x + disc(-0.3).maximum(-magnitude) * x / magnitude
     edits = {
         "Bias": (dj.Bias(0.1), x, x + 0.1),
-        "HorizontalLayer": (
-            dj.HorizontalLayer(0.1, length=3, position=(2, 1)),
-            real,
-            real + layer,
-        ),
+        "HorizontalLayer": (dj.HorizontalLayer(0.1, length=3, position=(2, 1)), real, real + layer),
         "Lesion": (dj.Lesion(3, 0.1, position=(3, 3)), real, real + disc(0.1)),
         "Lesion, complex": (dj.Lesion(3, -0.3, position=(3, 3)), x, grown),
     }
     for name, (shift, truth, edited) in edits.items():
-        yield name, (
-            lambda d, shift=shift, truth=truth: shift(truth.to(d))[0],
-            lambda edited=edited: edited,
+        yield (
+            name,
+            (
+                lambda d, shift=shift, truth=truth: shift(truth.to(d))[0],
+                lambda edited=edited: edited,
+            ),
         )
     region = disc(1.0) > 0
     d, change = (grown - x).flatten(1), (other - x_net).flatten(1)
-    yield "contrast_recovery", (
-        lambda t: dj.contrast_recovery(*(v.to(t) for v in (other, x_net, grown, x))),
-        lambda: (change * d).sum(1) / d.square().sum(1),
+    yield (
+        "contrast_recovery",
+        (
+            lambda t: dj.contrast_recovery(*(v.to(t) for v in (other, x_net, grown, x))),
+            lambda: (change * d).sum(1) / d.square().sum(1),
+        ),
     )
-    yield "error_outside", (
-        lambda t: dj.error_outside(other.to(t), x.to(t), region),
-        lambda: (other - x)[..., ~region].square().flatten(1).mean(1).sqrt(),
+    yield (
+        "error_outside",
+        (
+            lambda t: dj.error_outside(other.to(t), x.to(t), region),
+            lambda: (other - x)[..., ~region].square().flatten(1).mean(1).sqrt(),
+        ),
     )
 
 
@@ -516,9 +522,12 @@ def metric_cases():
     similarities = [similarity(p, q) for p, q in zip(a, b, strict=True)]
     expected = {dj.PaperPSNR(): -10 * np.log10(errors), dj.PaperSSIM(): similarities}
     for metric, values in expected.items():
-        yield type(metric).__name__, (
-            lambda d, metric=metric: metric(x_net.to(d), x.to(d)),
-            lambda values=values: torch.as_tensor(np.array(values)),
+        yield (
+            type(metric).__name__,
+            (
+                lambda d, metric=metric: metric(x_net.to(d), x.to(d)),
+                lambda values=values: torch.as_tensor(np.array(values)),
+            ),
         )
 
 
@@ -542,11 +551,7 @@ CASES = dict(
 def test_double_precision_is_double_all_through(case):
     """To 1e-12 its equation, where single precision is near but not there."""
     compute, reference = CASES[case]
-    double, single, expected = (
-        compute(torch.float64),
-        compute(torch.float32),
-        reference(),
-    )
+    double, single, expected = (compute(torch.float64), compute(torch.float32), reference())
     assert double.dtype == torch.float64 and single.dtype == torch.float32
     assert double.shape == single.shape == expected.shape
     size = expected.abs().max().item()

@@ -42,13 +42,9 @@ def imported_modules(name, tree):
                 yield whole if whole in MODULES else ".".join(base)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             names = (
-                [node.module]
-                if isinstance(node, ast.ImportFrom)
-                else [a.name for a in node.names]
+                [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
             )
-            assert not any(
-                name.startswith("deepinv_jitter") for name in names
-            ), "imports the root"
+            assert not any(name.startswith("deepinv_jitter") for name in names), "imports the root"
 
 
 def test_imports_run_only_downwards():
@@ -69,21 +65,16 @@ def test_imports_run_only_downwards():
 def test_no_litter():
     for name, tree in MODULES.items():
         for node in ast.walk(tree):
-            assert not (
-                isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
-            ), name
-            assert not (
-                isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
-            ), name
+            assert not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"), (
+                name
+            )
+            assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == "*"), name
         assert ast.get_docstring(tree), f"{name} has no docstring"
 
 
 def test_the_public_face_is_what_the_map_names():
     imported = {
-        a.name
-        for n in MODULES["__init__"].body
-        if isinstance(n, ast.ImportFrom)
-        for a in n.names
+        a.name for n in MODULES["__init__"].body if isinstance(n, ast.ImportFrom) for a in n.names
     }
     assert dj.__all__ == sorted(dj.__all__) and set(dj.__all__) == imported
     inner = {n.removesuffix(".__init__") for n in MODULES} - {"__init__"}
@@ -126,19 +117,13 @@ def test_public_things_are_documented_typed_and_have_an_example():
         doc = documentation(thing)
         call = thing.__init__ if inspect.isclass(thing) else thing
         for parameter in inspect.signature(call).parameters.values():
-            if parameter.name in ("self", "args", "kwargs") or parameter.name in hosts(
-                thing
-            ):
+            if parameter.name in ("self", "args", "kwargs") or parameter.name in hosts(thing):
                 continue
-            assert (
-                parameter.annotation is not parameter.empty
-            ), f"{name}: {parameter} has no type"
+            assert parameter.annotation is not parameter.empty, f"{name}: {parameter} has no type"
             assert f" {parameter.name}:" in doc, f"{name}: {parameter} undocumented"
         wrapper = name in ("CheckpointedIterator", "ConditionedIterator")
         base = inspect.isabstract(thing)
-        assert (
-            wrapper or base or name == "Risk" or ">>>" in doc
-        ), f"{name} has no example"
+        assert wrapper or base or name == "Risk" or ">>>" in doc, f"{name} has no example"
 
 
 @pytest.mark.slow

@@ -57,9 +57,7 @@ def test_every_table_and_figure(tmp_path, monkeypatch):
     for target in run.TARGETS:
         suffix = "png" if target.startswith("figure") else "md"
         assert (folder / f"{target}.{suffix}").stat().st_size > 200, target
-    records = [
-        path for path in (folder / "runs").glob("*.json") if path.stem not in OTHERS
-    ]
+    records = [path for path in (folder / "runs").glob("*.json") if path.stem not in OTHERS]
     for path in records:
         check_record(json.loads(path.read_text()))
         assert len(list((folder / "weights").glob("*.tmp"))) == 0
@@ -68,16 +66,7 @@ def test_every_table_and_figure(tmp_path, monkeypatch):
     first = pages(folder)
     monkeypatch.setattr(runs, "fit", None)
     monkeypatch.setattr(runs.dj, "evaluate_robustness", None)
-    for target in (
-        "table1",
-        "table2",
-        "table3",
-        "table4",
-        "table5",
-        "table6",
-        "claims",
-        "sigma",
-    ):
+    for target in ("table1", "table2", "table3", "table4", "table5", "table6", "claims", "sigma"):
         command(tmp_path, target)
     assert pages(folder) == first
 
@@ -185,10 +174,7 @@ def test_the_papers_orderings_are_those_we_hold_against_the_runs():
     for claim in verdicts.CLAIMS:
         for name in claim.tables:
             better, worse = (paper.TABLES[name][m] for m in (claim.better, claim.worse))
-            assert better[column[claim.column]] > worse[column[claim.column]], (
-                name,
-                claim,
-            )
+            assert better[column[claim.column]] > worse[column[claim.column]], (name, claim)
 
 
 def test_runs_with_other_data_are_not_mixed(tmp_path):

@@ -44,9 +44,7 @@ def normal(shape, dtype, seed):
     st.floats(1e-3, 1e3),
     seeds,
 )
-def test_noise_scales_with_its_level_and_has_its_own_randomness(
-    scale, dtype, shape, sigma, seed
-):
+def test_noise_scales_with_its_level_and_has_its_own_randomness(scale, dtype, shape, sigma, seed):
     x = normal((2, *shape), dtype, 0)
     with assert_global_rng_untouched():
         w = dj.GaussianJitter(sigma, scale, generator(seed))(x)

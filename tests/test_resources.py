@@ -40,10 +40,7 @@ def build(kind, tmp_path=None, workers=0, **kwargs):
     model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=2, jitter=0.1)
     train, test = (
         DataLoader(
-            dj.IndexedDataset(dj.PointDataset(n)),
-            batch_size=10,
-            num_workers=workers,
-            shuffle=True,
+            dj.IndexedDataset(dj.PointDataset(n)), batch_size=10, num_workers=workers, shuffle=True
         )
         for n in (40, 20)
     )

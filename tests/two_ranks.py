@@ -59,9 +59,7 @@ def build(folder, trainer=dj.JitterTrainer, *, jitter=None, seed=0, count=12, **
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
-    network = torch.nn.Sequential(
-        torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 8)
-    )
+    network = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 8))
     if jitter is not None:
         generator = torch.Generator().manual_seed(seed + 1)
         jitter = dj.GaussianJitter(jitter, generator=generator)
@@ -229,13 +227,9 @@ def averaged(folder):
     whole, _, cut = run("whole", 4), run("part", 2), run("cut", 5)
     return {
         "whole": whole,
-        "resumed": run(
-            "after", 4, ckpt_pretrained=dj.latest_checkpoint(folder / "part")
-        ),
+        "resumed": run("after", 4, ckpt_pretrained=dj.latest_checkpoint(folder / "part")),
         "cut": cut,
-        "cut and resumed": run(
-            "on", 4, ckpt_pretrained=dj.latest_checkpoint(folder / "cut")
-        ),
+        "cut and resumed": run("on", 4, ckpt_pretrained=dj.latest_checkpoint(folder / "cut")),
     }
 
 
@@ -245,9 +239,7 @@ def unused(folder):
     for name, idle in {"idle": True, "busy": False}.items():
         trainer = with_network(Normalised(idle), folder / name)
         trainer.optimizer.register_step_pre_hook(
-            lambda *_: looks.__setitem__(
-                name, trainer._gradients._model.find_unused_parameters
-            )
+            lambda *_: looks.__setitem__(name, trainer._gradients._model.find_unused_parameters)
         )
         trainer.train()
     return looks
@@ -284,10 +276,7 @@ def robustness(folder):
         DataLoader(Signals1D(7), 2),
         physics,
         epsilons=[0.1, 0.3],
-        attacks=[
-            dj.APGDAttack(dj.L2Ball(1.0), steps=5),
-            dj.RandomAttack(dj.L2Ball(1.0)),
-        ],
+        attacks=[dj.APGDAttack(dj.L2Ball(1.0), steps=5), dj.RandomAttack(dj.L2Ball(1.0))],
         metrics={"MSE": MSE()},
         draws=3,
         state=folder / "state",
@@ -335,9 +324,7 @@ def interrupted(folder):
         try:
             trainer.train()
         except SystemExit as end:
-            outcomes.append(
-                {"status": end.code, "place": tuple(trainer._epoch.position)}
-            )
+            outcomes.append({"status": end.code, "place": tuple(trainer._epoch.position)})
         path = dj.latest_checkpoint(here)
         again = build(here, jitter=0.1, seed=7, ckpt_pretrained=path)
         again.train()
@@ -382,8 +369,7 @@ def split(folder):
         with DistributedContext(device_mode="cpu") as context:
             torch.manual_seed(0)
             blurs = [
-                dinv.physics.Blur(torch.rand(1, 1, 3, 3), padding="circular")
-                for _ in range(RANKS)
+                dinv.physics.Blur(torch.rand(1, 1, 3, 3), padding="circular") for _ in range(RANKS)
             ]
             physics = distribute(dinv.physics.StackedLinearPhysics(blurs), context)
             model = dinv.optim.GD(

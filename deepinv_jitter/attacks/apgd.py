@@ -72,11 +72,7 @@ class APGDAttack(SearchAttack):
                 delta, g = where(halved, best, delta), where(halved, best_g, g)
                 previous = where(halved, best, previous)
                 loss = torch.where(halved, best_loss, loss)
-                rises, checked_loss, last_checkpoint = (
-                    torch.zeros_like(rises),
-                    best_loss,
-                    k,
-                )
+                rises, checked_loss, last_checkpoint = (torch.zeros_like(rises), best_loss, k)
             z = problem.project(delta + problem.steepest(g, step))
             moved = delta + alpha * (z - delta) + (1 - alpha) * (delta - previous)
             previous, delta, alpha = delta, problem.project(moved), 0.75

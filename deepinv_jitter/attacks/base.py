@@ -174,9 +174,7 @@ class WorstCase(Attack):
             raise ValueError("attacks must hold at least one attack, got none.")
         for attack in attacks:
             if not isinstance(attack, Attack):
-                raise TypeError(
-                    f"attacks must hold attacks, got {type(attack).__name__}."
-                )
+                raise TypeError(f"attacks must hold attacks, got {type(attack).__name__}.")
         domains = {attack.budget.domain for attack in attacks}
         if len(domains) > 1:
             raise ValueError(f"attacks must have one domain, got {sorted(domains)}.")
@@ -214,6 +212,4 @@ class WorstCase(Attack):
         )
 
     def _restarted(self, k):
-        return WorstCase(
-            [a._restarted(k) for a in self.attacks], objective=self.objective
-        )
+        return WorstCase([a._restarted(k) for a in self.attacks], objective=self.objective)

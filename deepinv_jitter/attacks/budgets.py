@@ -49,9 +49,7 @@ class Budget(ABC):
         domain: str = "measurement",
     ):
         if relative_to not in UNITS:
-            raise ValueError(
-                f"relative_to must be one of {UNITS}, got {relative_to!r}."
-            )
+            raise ValueError(f"relative_to must be one of {UNITS}, got {relative_to!r}.")
         if domain not in DOMAINS:
             raise ValueError(f"domain must be one of {DOMAINS}, got {domain!r}.")
         if domain == "image" and relative_to is not None:
@@ -233,13 +231,9 @@ class Budget(ABC):
         """
         checks.tensor("like", like)
         if not isinstance(generator, torch.Generator):
-            raise TypeError(
-                f"generator must be a torch.Generator, got {type(generator).__name__}."
-            )
+            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}.")
         if generator.device.type != "cpu":
-            raise ValueError(
-                f"generator must be on the CPU, got one on {generator.device}."
-            )
+            raise ValueError(f"generator must be on the CPU, got one on {generator.device}.")
         if law not in LAWS:
             raise ValueError(f"law must be one of {LAWS}, got {law!r}.")
         if support is None:

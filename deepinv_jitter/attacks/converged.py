@@ -68,9 +68,7 @@ class ConvergedAttack(Attack):
         if isinstance(searches, SearchAttack):
             searches = [searches]
         if not isinstance(searches, Iterable):
-            raise TypeError(
-                f"searches must be attacks such as MomentumAttack, got {searches!r}."
-            )
+            raise TypeError(f"searches must be attacks such as MomentumAttack, got {searches!r}.")
         searches = list(searches)
         _check_searches(searches)
         first = searches[0]

@@ -81,11 +81,7 @@ class AttackResult:
 
 
 def doubts(
-    problem: Problem,
-    result: AttackResult,
-    checks: bool,
-    uses_gradient: bool,
-    seed: int,
+    problem: Problem, result: AttackResult, checks: bool, uses_gradient: bool, seed: int
 ) -> dict[str, torch.Tensor]:
     """The doubts of :class:`AttackResult`, without a trace in the problem."""
     flags = {name: torch.zeros_like(problem.nonfinite) for name in FLAGS}
@@ -109,19 +105,14 @@ def doubts(
     return flags
 
 
-def _masked(
-    problem: Problem, delta: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
+def _masked(problem: Problem, delta: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Whether the gradient at a point differs from the slopes that central differences see."""
     _, g = problem.value_and_gradient(delta)
     random = [problem.random(generator) for _ in range(DIFFERENCES)]
     directions = [problem.steepest(g, problem.eps), *random]
 
     def slopes(h: float) -> torch.Tensor:
-        ends = [
-            (problem.value(delta + h * v), problem.value(delta - h * v))
-            for v in directions
-        ]
+        ends = [(problem.value(delta + h * v), problem.value(delta - h * v)) for v in directions]
         return torch.stack([(up - down) / (2 * h) for up, down in ends])
 
     exact = torch.stack([(g.conj() * v).real.flatten(1).sum(1) for v in directions])
@@ -129,11 +120,7 @@ def _masked(
     masked = torch.zeros_like(problem.nonfinite)
     # The slope along the gradient would drown those along random directions
     for rows in (slice(0, 1), slice(1, None)):
-        size, error, unsure = (
-            v[rows].norm(dim=0) for v in (small, small - exact, small - large)
-        )
+        size, error, unsure = (v[rows].norm(dim=0) for v in (small, small - exact, small - large))
         # Two step sizes disagree where rounding or kinks blur the differences themselves
-        masked |= (
-            error > 0.3 * torch.maximum(size, exact[rows].norm(dim=0)) + 3 * unsure
-        )
+        masked |= error > 0.3 * torch.maximum(size, exact[rows].norm(dim=0)) + 3 * unsure
     return masked

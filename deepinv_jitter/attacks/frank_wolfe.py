@@ -40,9 +40,7 @@ class FrankWolfeAttack(SearchAttack):
     tensor([0.1000, 0.1000, 0.1000, 0.1000, 0.1000])
     """
 
-    def __init__(
-        self, budget: Budget, *, steps: int = 3, momentum: float = 0.4, **kwargs
-    ):
+    def __init__(self, budget: Budget, *, steps: int = 3, momentum: float = 0.4, **kwargs):
         super().__init__(budget, steps=steps, **kwargs)
         self.momentum = checked_momentum(momentum)
 

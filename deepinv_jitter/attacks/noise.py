@@ -19,9 +19,7 @@ def noise_levels(y: Measurements, physics: Physics) -> torch.Tensor | None:
     if len(gaussian) < len(noises):
         return None
     levels = []
-    for i, (part, noise) in enumerate(
-        zip(named_parts("y", y).values(), gaussian, strict=True)
-    ):
+    for i, (part, noise) in enumerate(zip(named_parts("y", y).values(), gaussian, strict=True)):
         # Noise of level -0.1 or 0.1j is noise of level 0.1
         sigma = noise.sigma.abs().reshape(-1)
         sigma = column(per_sample("the physics' sigma", sigma, part), part)

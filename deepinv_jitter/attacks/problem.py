@@ -107,9 +107,7 @@ class Problem:
 
     def _judge(self, x_net: torch.Tensor) -> torch.Tensor:
         if not isinstance(x_net, torch.Tensor):
-            raise TypeError(
-                f"the model must return a torch.Tensor, got {type(x_net).__name__}."
-            )
+            raise TypeError(f"the model must return a torch.Tensor, got {type(x_net).__name__}.")
         loss = self._value(x_net, self.target)
         if not isinstance(loss, torch.Tensor) or loss.shape != self.eps.shape:
             shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else loss
@@ -144,9 +142,7 @@ class Problem:
         loss = self._remember(delta, loss, allowed)
         return loss, torch.where(column(finite, g), g, 0)
 
-    def value_and_gradient(
-        self, delta: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def value_and_gradient(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The objective and its gradient on the support, as they come."""
         delta = delta.detach().requires_grad_()
         with torch.enable_grad():
@@ -169,9 +165,7 @@ class Problem:
                 )
         return loss.detach(), torch.where(self.support, g, 0)
 
-    def project(
-        self, delta: torch.Tensor, radius: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def project(self, delta: torch.Tensor, radius: torch.Tensor | None = None) -> torch.Tensor:
         """The nearest point inside the budget, or inside another ball."""
         return self.budget.project(delta, self.eps if radius is None else radius)
 
@@ -277,17 +271,13 @@ def _squared_error(
     x_net: torch.Tensor, x: torch.Tensor | None, weight: torch.Tensor | None = None
 ) -> torch.Tensor:
     if x is None:
-        raise ValueError(
-            "objective='error' needs the truth x, got None: or use 'deviation'."
-        )
+        raise ValueError("objective='error' needs the truth x, got None: or use 'deviation'.")
     if x.shape != x_net.shape:
         raise ValueError(
             f"x must have the shape of the model's output, {tuple(x_net.shape)}, got "
             f"{tuple(x.shape)}: for a smaller truth give an objective that crops the output."
         )
-    squares = (x_net - x).abs().to(
-        torch.promote_types(x.abs().dtype, torch.float32)
-    ) ** 2
+    squares = (x_net - x).abs().to(torch.promote_types(x.abs().dtype, torch.float32)) ** 2
     if weight is not None:
         try:
             squares = squares * weight.to(squares).expand_as(squares)

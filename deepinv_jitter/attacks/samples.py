@@ -32,9 +32,7 @@ def check_radius(name: str, value: float | torch.Tensor) -> torch.Tensor:
     kind = value.dtype if isinstance(value, torch.Tensor) else type(value)
     no_number = kind in (bool, torch.bool) or getattr(kind, "is_complex", False)
     if not isinstance(value, (Real, torch.Tensor)) or no_number:
-        raise TypeError(
-            f"{name} must be a real number or a tensor of such, got {value!r}."
-        )
+        raise TypeError(f"{name} must be a real number or a tensor of such, got {value!r}.")
     if isinstance(value, torch.Tensor) and value.ndim > 1:
         raise ValueError(
             f"{name} must be a number or one number per sample, got shape {tuple(value.shape)}."

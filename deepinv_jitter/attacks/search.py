@@ -85,11 +85,7 @@ class SearchAttack(Attack):
             problem = Problem(self, model, x, y, physics, eps)
             clean = None
             if init is not None or self.start == "random":
-                clean = (
-                    problem.loss(problem.zero)
-                    if report or self.keep == "best"
-                    else None
-                )
+                clean = problem.loss(problem.zero) if report or self.keep == "best" else None
                 problem.trace.clear()
             delta = self.search(problem, self.first(problem, init))
             loss = problem.loss(delta) if report or self.keep == "best" else None
@@ -105,9 +101,7 @@ class SearchAttack(Attack):
                 flags={},
             )
             if report:
-                result.flags = doubts(
-                    problem, result, self.checks, self.uses_gradient, self.seed
-                )
+                result.flags = doubts(problem, result, self.checks, self.uses_gradient, self.seed)
         return result
 
     def _restarted(self, k):

@@ -29,9 +29,7 @@ class Memory:
 
     def __init__(self, found: Iterable[nn.Module]):
         found = list(found)
-        attributes = [
-            (vars(m), {k: v for k, v in vars(m).items() if k not in OWN}) for m in found
-        ]
+        attributes = [(vars(m), {k: v for k, v in vars(m).items() if k not in OWN}) for m in found]
         # Those of a compiled module are no dictionary
         buffers = [(m._buffers, dict(m._buffers.items())) for m in found]
         self.own = attributes + buffers

@@ -41,9 +41,7 @@ def _is_known(part: Problem) -> bool:
     try:
         with torch.no_grad():
             loss = part.value(part.worst)
-    except (
-        Exception
-    ):  # of whatever kind a wrong batch size makes a model or a physics raise
+    except Exception:  # of whatever kind a wrong batch size makes a model or a physics raise
         return False
     return torch.allclose(loss, part.worst_loss, rtol=1e-3)
 

@@ -50,9 +50,7 @@ def broadcast(support: Measurements, like: Measurements) -> torch.Tensor:
     return Layout(like).pack(TensorList(expanded))
 
 
-def measured(
-    zero: torch.Tensor, layout: Layout, physics: LinearPhysics
-) -> torch.Tensor:
+def measured(zero: torch.Tensor, layout: Layout, physics: LinearPhysics) -> torch.Tensor:
     r"""Where :math:`AA^\top n` is not zero, for random measurements :math:`n`."""
     with torch.no_grad():
         image = physics.A_adjoint(layout.unpack(_noise(zero)))

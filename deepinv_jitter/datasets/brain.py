@@ -115,9 +115,7 @@ class BrainSliceDataset(ImageDataset):
         if plane == "sagittal":
             keep &= p >= 0
         if not keep.any():
-            raise ValueError(
-                f"spacing must leave a {split} slice, {spacing} mm leaves none."
-            )
+            raise ValueError(f"spacing must leave a {split} slice, {spacing} mm leaves none.")
         self.positions = p[keep].float().repeat(copies)
         self._slices = _resampled(slices[keep], size, resolution)
 
@@ -151,9 +149,7 @@ def _brain() -> tuple[torch.Tensor, list[torch.Tensor]]:
     template = load_mni152_template(resolution=1)
     volume = torch.from_numpy(template.get_fdata(dtype=np.float32))
     origin = template.affine[:3, 3]
-    positions = [
-        round(o) + torch.arange(n) for o, n in zip(origin, volume.shape, strict=True)
-    ]
+    positions = [round(o) + torch.arange(n) for o, n in zip(origin, volume.shape, strict=True)]
     brain = volume.nonzero()
     low, high = brain.amin(0).tolist(), (brain.amax(0) + 1).tolist()
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -162,17 +158,13 @@ def _brain() -> tuple[torch.Tensor, list[torch.Tensor]]:
     return volume[box].flip(0, 1, 2), positions
 
 
-def _resampled(
-    slices: torch.Tensor, size: tuple[int, ...], resolution: float
-) -> torch.Tensor:
+def _resampled(slices: torch.Tensor, size: tuple[int, ...], resolution: float) -> torch.Tensor:
     """Slices of 1 mm per pixel, cut to ``size`` pixels of ``resolution`` mm and scaled."""
     field = [max(1, round(n * resolution)) for n in size]
     height, width = slices.shape[1:]
     rows, columns = field[0] - height, field[1] - width
     # Negative padding crops
-    x = F.pad(
-        slices, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    )
+    x = F.pad(slices, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
     if tuple(field) != size:
         x = F.interpolate(x[:, None], size=size, mode="bilinear", antialias=True)[:, 0]
     return x / x.amax((1, 2), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)

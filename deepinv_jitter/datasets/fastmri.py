@@ -75,9 +75,7 @@ def fastmri_slices(
     paths = _paths(Path(root).expanduser())
     kept = None if save_path is None else Path(save_path).expanduser()
     if kept is not None and kept.is_dir():
-        raise IsADirectoryError(
-            f"save_path must be a file, got the folder {save_path}."
-        )
+        raise IsADirectoryError(f"save_path must be a file, got the folder {save_path}.")
     if kept is not None and kept.exists() and any(kept.samefile(p) for p in paths):
         raise ValueError(f"save_path must be none of the volumes, got {save_path}.")
 
@@ -100,9 +98,7 @@ def fastmri_slices(
         ]
         path = Path(folder, "slices.pt")
         torch.save(torch.stack(slices), path)
-        dataset = SimpleFastMRISliceDataset(
-            folder, file_name=path.name, use_dict_output=True
-        )
+        dataset = SimpleFastMRISliceDataset(folder, file_name=path.name, use_dict_output=True)
         if kept is not None:
             path.replace(kept)
     dataset.peak = 1.0
@@ -118,9 +114,7 @@ class Volume(NamedTuple):
 
 def _paths(root: Path) -> list[Path]:
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"root must be a folder of fastMRI .h5 files, got {root}."
-        )
+        raise FileNotFoundError(f"root must be a folder of fastMRI .h5 files, got {root}.")
     # Not glob, which passes over folders that may not be read
     content = sorted(root.iterdir())
     paths = [path for path in content if path.suffix == ".h5"]
@@ -197,8 +191,7 @@ def _chosen(slice_index: Any) -> str | int | tuple[int, ...]:
     if isinstance(slice_index, str):
         if not re.fullmatch(r"all|middle(\+\d+)?", slice_index):
             raise ValueError(
-                "slice_index must be 'all', 'middle', 'middle+i' or indices, got "
-                f"{slice_index!r}."
+                f"slice_index must be 'all', 'middle', 'middle+i' or indices, got {slice_index!r}."
             )
         return slice_index
     if hasattr(slice_index, "tolist"):  # of numpy or torch

@@ -98,10 +98,7 @@ class ReflectivityDataset(ImageDataset):
         # Faults bring in rock from above and from the sides: sections are cut from a larger canvas
         slide = self.faults * math.ceil(self.throw)
         self._margin = (slide, math.ceil(0.7 * slide))
-        self._canvas = (
-            self.img_size[0] + slide,
-            self.img_size[1] + 2 * self._margin[1],
-        )
+        self._canvas = (self.img_size[0] + slide, self.img_size[1] + 2 * self._margin[1])
         if math.prod(self._canvas) > LARGEST_CANVAS:
             raise ValueError(
                 f"a section and what its faults may bring in must not exceed {LARGEST_CANVAS} "
@@ -133,18 +130,12 @@ class ReflectivityDataset(ImageDataset):
         height, width = self._canvas
         x, relief = np.arange(width), math.ceil(self._relief)
         # Layers start above and below the canvas, since the structure brings them in
-        z = np.flatnonzero(
-            rng.random(height + 2 * relief) < 1 / self.thickness
-        ) - float(relief)
+        z = np.flatnonzero(rng.random(height + 2 * relief) < 1 / self.thickness) - float(relief)
         phase = rng.uniform(0, 2 * np.pi, (len(z), 1))
-        a = rng.standard_normal((len(z), 1)) * (
-            1 + 0.2 * np.cos(2 * np.pi * x / width + phase)
-        )
+        a = rng.standard_normal((len(z), 1)) * (1 + 0.2 * np.cos(2 * np.pi * x / width + phase))
         z, a = self._pinched(z, a, rng)
 
-        waves = np.maximum(
-            rng.uniform(0.5, 1.5, (2, 1)) * self.img_size[1], 4 * np.pi * self.fold
-        )
+        waves = np.maximum(rng.uniform(0.5, 1.5, (2, 1)) * self.img_size[1], 4 * np.pi * self.fold)
         first, second = np.cos(2 * np.pi * (x / waves + rng.random((2, 1))))
         share = rng.random()
         f = self.fold * rng.random() * (share * first + (1 - share) * second)

@@ -150,9 +150,7 @@ class Batch:
         Their length does not tell: a wavelet of 5 samples may meet 5 sections. The physics does.
         """
         choices = [
-            own
-            for count in range(len(candidates) + 1)
-            for own in combinations(candidates, count)
+            own for count in range(len(candidates) + 1) for own in combinations(candidates, count)
         ]
         for i, own in enumerate(choices, 1):
             self.own = frozenset(own)
@@ -168,9 +166,7 @@ class Batch:
             self._set(self.row(0))
             made = self._made_of_first()
         except Exception as error:
-            buffers = chain.from_iterable(
-                part._buffers.items() for part in modules(self.physics)
-            )
+            buffers = chain.from_iterable(part._buffers.items() for part in modules(self.physics))
             unset = [name for name, buffer in buffers if buffer is None]
             if not unset:
                 raise
@@ -252,21 +248,17 @@ def _length(value: Any) -> int | None:
     return len(value) if sized and getattr(value, "ndim", None) != 0 else None
 
 
-def _unpacked(
-    data: Any, device: torch.device
-) -> tuple[torch.Tensor, Measurements | None, dict]:
+def _unpacked(data: Any, device: torch.device) -> tuple[torch.Tensor, Measurements | None, dict]:
     """Truth, measurements if any, and parameters of the physics."""
     if not isinstance(data, (dict, list, tuple, torch.Tensor)):
         raise TypeError(
-            "every batch must be a dictionary, a tuple or a tensor, got "
-            f"{type(data).__name__}."
+            f"every batch must be a dictionary, a tuple or a tensor, got {type(data).__name__}."
         )
     data = batch_as_dict(data)
     x, y, params = data.get("x"), data.get("y"), data.get("params") or {}
     if x is None:
         raise ValueError(
-            "every batch needs the truth x, which errors are measured against, got "
-            f"{sorted(data)}."
+            f"every batch needs the truth x, which errors are measured against, got {sorted(data)}."
         )
     parts = {} if y is None else named_parts("y", y)
     # Once per batch: NaN would travel silently into every mean

@@ -40,9 +40,7 @@ class Cache:
         }
         self.start()
         if self.path is not None and not self.path.parent.is_dir():
-            raise ValueError(
-                f"state must be a file in a folder that exists, got {str(path)!r}."
-            )
+            raise ValueError(f"state must be a file in a folder that exists, got {str(path)!r}.")
         if self.path is not None and self.path.exists():
             self.content = _loaded(self.path, description)
 
@@ -169,9 +167,7 @@ def joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
 
 
 def _nothing(size: int, like: torch.Tensor) -> torch.Tensor:
-    return torch.full(
-        (size,), math.nan if like.is_floating_point() else 0, dtype=like.dtype
-    )
+    return torch.full((size,), math.nan if like.is_floating_point() else 0, dtype=like.dtype)
 
 
 def pictures(batches: list[dict]) -> dict[str, dict[str, list[torch.Tensor]]]:

@@ -116,9 +116,7 @@ class RobustnessComparison(Views):
         reference = self._reference(self.compare_to)
         others = [name for name in self.reports if name != reference]
         network = network or others
-        known = (
-            metric in self._any.values.get(label, {}) and metric in self._any.metrics
-        )
+        known = metric in self._any.values.get(label, {}) and metric in self._any.metrics
         if not known or len(network) != 1 or network[0] not in others:
             raise KeyError(key)
         return difference(self.reports, network[0], reference, label, metric)
@@ -147,9 +145,7 @@ class RobustnessComparison(Views):
         :raises ValueError: if the format, a metric, a condition or the network is unknown.
         """
         every = metrics is None and format == "csv"
-        rows, reference = self._rows(
-            "all" if every else metrics, compare_to, conditions
-        )
+        rows, reference = self._rows("all" if every else metrics, compare_to, conditions)
         shown = tables(self.reports, rows) + words.radii(self._any)
         return rendered(shown, rows, *self._notes(reference, format), format)
 
@@ -193,9 +189,7 @@ class RobustnessComparison(Views):
     def _reference(self, name: str | None) -> str:
         name = next(iter(self.reports)) if name is None else name
         if name not in self.reports:
-            raise ValueError(
-                f"compare_to must be one of {list(self.reports)}, got {name!r}."
-            )
+            raise ValueError(f"compare_to must be one of {list(self.reports)}, got {name!r}.")
         return name
 
     def _conditions(self, labels: Sequence[str] | None) -> list[Condition]:
@@ -203,9 +197,7 @@ class RobustnessComparison(Views):
         labels = list(known) if labels is None else labels
         labels = [labels] if isinstance(labels, str) else labels
         if unknown := [label for label in labels if label not in known]:
-            raise ValueError(
-                f"conditions must be among {list(known)}, got {unknown[0]!r}."
-            )
+            raise ValueError(f"conditions must be among {list(known)}, got {unknown[0]!r}.")
         return [known[label] for label in labels]
 
     def _rows(
@@ -241,10 +233,7 @@ class RobustnessComparison(Views):
         return self.table()
 
     def __repr__(self) -> str:
-        return (
-            f"RobustnessComparison({list(self.reports)}, "
-            f"{len(self._any.digests)} samples)"
-        )
+        return f"RobustnessComparison({list(self.reports)}, {len(self._any.digests)} samples)"
 
 
 def _check_comparable(name: str, report: Results, first: str, other: Results) -> None:

@@ -57,9 +57,7 @@ class Bench:
         self.scores = Scores(protocol, x, self.x_clean)
         # Before any work is lost to an edit that does not fit
         self.shifts = {
-            c.label: c.shift(x, start=start)
-            for c in protocol.conditions
-            if c.shift is not None
+            c.label: c.shift(x, start=start) for c in protocol.conditions if c.shift is not None
         }
 
     def run(
@@ -109,9 +107,7 @@ class Bench:
         images: list[torch.Tensor] = []
         for _ in range(self.protocol.draws):
             drawn = [
-                budget.random(
-                    zero[i : i + 1], radii[i : i + 1], g, "sphere", support[i : i + 1]
-                )
+                budget.random(zero[i : i + 1], radii[i : i + 1], g, "sphere", support[i : i + 1])
                 for i, g in enumerate(generators)
             ]
             delta = budget.to_measurement(torch.cat(drawn), self.physics)
@@ -163,11 +159,7 @@ class Bench:
         columns["gradients"] = torch.zeros_like(columns[self.scores.harm]) + count
         drawn = done[Condition(RANDOM, eps).label][WORST_DRAW]
         columns["random_beats_attack"] = drawn > columns[self.scores.harm]
-        flags = {
-            k: v.cpu()
-            for k, v in point.items()
-            if getattr(v, "dtype", None) == torch.bool
-        }
+        flags = {k: v.cpu() for k, v in point.items() if getattr(v, "dtype", None) == torch.bool}
         return columns | flags, point["x_net"]
 
     def context(self, x: torch.Tensor, delta: torch.Tensor) -> Columns:
@@ -214,9 +206,7 @@ class Bench:
         r""":math:`H(y + \delta)`."""
         x_net = self.model(self.layout.unpack(self.flat + delta), self.physics)
         if not isinstance(x_net, torch.Tensor):
-            raise TypeError(
-                f"the model must return a torch.Tensor, got {type(x_net).__name__}."
-            )
+            raise TypeError(f"the model must return a torch.Tensor, got {type(x_net).__name__}.")
         return x_net
 
     def radii(self, eps: float) -> torch.Tensor:
@@ -237,12 +227,7 @@ class Bench:
 
 
 def complete(
-    entry: dict,
-    batch: Batch,
-    protocol: Protocol,
-    model: nn.Module,
-    cache: Cache,
-    bar: tqdm,
+    entry: dict, batch: Batch, protocol: Protocol, model: nn.Module, cache: Cache, bar: tqdm
 ) -> None:
     """Try the conditions of a batch that are not done yet."""
     done, content = entry["results"], cache.content
@@ -262,8 +247,7 @@ def complete(
     with randomness("clean"):
         bench = Bench(protocol, model, batch.physics, batch.x, batch.y, batch.start)
     point = {
-        k: v.to(device) if isinstance(v, torch.Tensor) else v
-        for k, v in content["point"].items()
+        k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in content["point"].items()
     }
     for condition in todo:
         bar.set_description(condition.label, refresh=False)

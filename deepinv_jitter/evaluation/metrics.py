@@ -53,9 +53,7 @@ class PaperPSNR(Metric):
         super().__init__(**kwargs)
         self.lower_better = False
 
-    def metric(
-        self, x_net: torch.Tensor, x: torch.Tensor, *args, **kwargs
-    ) -> torch.Tensor:
+    def metric(self, x_net: torch.Tensor, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """PSNR of each image, shape `(B,)`, see :class:`deepinv.loss.metric.Metric`."""
         x_net, x = _real_parts(x_net, x)
         squares = (x_net - x).square()
@@ -87,9 +85,7 @@ class PaperSSIM(SSIM):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
 
-    def metric(
-        self, x_net: torch.Tensor, x: torch.Tensor, *args, **kwargs
-    ) -> torch.Tensor:
+    def metric(self, x_net: torch.Tensor, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """SSIM of each image, shape `(B,)`, see :class:`deepinv.loss.metric.Metric`."""
         x_net, x = _real_parts(x_net, x)
         if x.ndim != 4 or min(x.shape[2:]) < WINDOW:
@@ -101,10 +97,7 @@ class PaperSSIM(SSIM):
 
 
 def contrast_recovery(
-    x_net_shifted: torch.Tensor,
-    x_net: torch.Tensor,
-    x_shifted: torch.Tensor,
-    x: torch.Tensor,
+    x_net_shifted: torch.Tensor, x_net: torch.Tensor, x_shifted: torch.Tensor, x: torch.Tensor
 ) -> torch.Tensor:
     r"""
     How much of a detail :math:`d` a reconstructor :math:`H` brings back:
@@ -186,9 +179,7 @@ def error_outside(
     return (squares.sum(1) / outside.sum(1)).sqrt()
 
 
-def _real_parts(
-    x_net: torch.Tensor, x: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _real_parts(x_net: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     x_net, x = _real_part("x_net", x_net), _real_part("x", x)
     _check_alike(x_net=x_net, x=x)
     return x_net, x

@@ -91,14 +91,11 @@ def _images(reports: dict[str, Results], samples: list[int], label: str) -> Figu
 
     labels = list(dict.fromkeys([CLEAN, label]))
     shown = [
-        [[_panel(report, at, i) for report in reports.values()] for at in labels]
-        for i in samples
+        [[_panel(report, at, i) for report in reports.values()] for at in labels] for i in samples
     ]
     panels = [panel for rows in shown for row in rows for panel in row]
     if len({panel.truth.shape for panel in panels}) > 1:
-        raise ValueError(
-            "samples must be of one size to share their scales, got several."
-        )
+        raise ValueError("samples must be of one size to share their scales, got several.")
     scales = _scales(panels)
     height, width = panels[0].truth.shape[1:]
     lines, columns, side = len(labels) + 2, len(reports) + 1, 1.7
@@ -123,9 +120,7 @@ def _images(reports: dict[str, Results], samples: list[int], label: str) -> Figu
     return figure
 
 
-def _sample(
-    grid, rows: list[list[Panel]], names: list[str], greys: dict, errors: dict
-) -> None:
+def _sample(grid, rows: list[list[Panel]], names: list[str], greys: dict, errors: dict) -> None:
     """All networks on one sample: under each condition, the errors under the last, enlarged."""
     last = rows[-1]
     for line, row in zip(grid, rows, strict=False):
@@ -155,9 +150,7 @@ def _frame(box: tuple[int, int, int, int]):
 
     top, left, tall, wide = box
     corner = left - 0.5, top - 0.5
-    frame = Rectangle(
-        corner, wide, tall, fill=False, edgecolor=COLOURS[1], linewidth=1.2
-    )
+    frame = Rectangle(corner, wide, tall, fill=False, edgecolor=COLOURS[1], linewidth=1.2)
     # Seen on any image
     frame.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
     return frame
@@ -240,7 +233,5 @@ def _largest(images: list[torch.Tensor]) -> tuple[int, int, int, int]:
     tall, wide = (min(n, max(8, n // ZOOM)) for n in energy.shape[1:])
     # Of equal ones the middle is the mean place: each pixel of the part counts
     sums = torch.nn.functional.avg_pool2d(energy, (tall, wide), stride=1)[0]
-    top, left = (
-        (sums >= 0.999 * sums.max()).nonzero().double().mean(0).round().int().tolist()
-    )
+    top, left = (sums >= 0.999 * sums.max()).nonzero().double().mean(0).round().int().tolist()
     return top, left, tall, wide

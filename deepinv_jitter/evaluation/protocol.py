@@ -52,9 +52,7 @@ class Protocol:
         """The metrics, or those that suit the data."""
         return _default_metrics(x, self.peak) if self.metrics is None else self.metrics
 
-    def best_values(
-        self, metrics: dict[str, Metric], columns: Iterable[str]
-    ) -> dict[str, float]:
+    def best_values(self, metrics: dict[str, Metric], columns: Iterable[str]) -> dict[str, float]:
         """What is best for each score among the columns, which the squared error leads."""
         best = {ERROR: -math.inf, OBJECTIVE: -math.inf}
         best = {name: value for name, value in best.items() if name in columns}
@@ -115,9 +113,7 @@ def conditions_of(
     if isinstance(shifts, Shift):
         shifts = [shifts]
     if isinstance(shifts, str) or not isinstance(shifts, (Iterable, type(None))):
-        raise TypeError(
-            f"shifts must be a Shift, such as Bias, or several, got {shifts!r}."
-        )
+        raise TypeError(f"shifts must be a Shift, such as Bias, or several, got {shifts!r}.")
     if not isinstance(shifts, dict):
         shifts = {repr(shift): shift for shift in shifts or []}
     for name, shift in shifts.items():
@@ -139,9 +135,7 @@ def conditions_of(
     ]
     labels = [condition.label for condition in conditions]
     if len(set(labels)) < len(labels):
-        raise ValueError(
-            f"shifts must not be called like other conditions, got {labels}."
-        )
+        raise ValueError(f"shifts must not be called like other conditions, got {labels}.")
     return conditions
 
 
@@ -204,16 +198,12 @@ def named_metrics(
                 "a function as deepinv.loss.metric.Metric(function)."
             )
         if name in RESERVED or name.endswith(UNDEFINED):
-            raise ValueError(
-                f"metrics must not be called {name!r}, a column of its own."
-            )
+            raise ValueError(f"metrics must not be called {name!r}, a column of its own.")
     return metrics
 
 
 def peak_for(
-    peak: float | str | None,
-    metrics: dict[str, Metric] | None,
-    sources: Sequence[Source],
+    peak: float | str | None, metrics: dict[str, Metric] | None, sources: Sequence[Source]
 ) -> float | str:
     """The range of the truths: as the caller says, or else as the data sets do, or else 1."""
     if peak is not None and metrics is not None:

@@ -59,9 +59,7 @@ class RobustnessReport(Results, Views):
     True
     """
 
-    def table(
-        self, format: str = "text", metrics: str | Sequence[str] | None = None
-    ) -> str:
+    def table(self, format: str = "text", metrics: str | Sequence[str] | None = None) -> str:
         r"""
         One sentence with the numbers that tell most, what casts doubt on them, and the statistics
         of :meth:`summary`; for ``"csv"`` the statistics alone, of all metrics unless some are
@@ -78,8 +76,7 @@ class RobustnessReport(Results, Views):
         names = self.shown("all" if metrics is None and format == "csv" else metrics)
         rows = [row for row in self.summary() if row["metric"] in names]
         tables = [
-            self._table(name, [row for row in rows if row["metric"] == name])
-            for name in names
+            self._table(name, [row for row in rows if row["metric"] == name]) for name in names
         ]
         above = [words.headline(self), *words.bound(self), *words.doubts({"": self})]
         return rendered(tables + words.radii(self), rows, above, self._notes(), format)
@@ -104,9 +101,7 @@ class RobustnessReport(Results, Views):
         return Table(words.title_of(metric, self.metrics[metric]), head, cells)
 
     def compare(
-        self,
-        other: RobustnessReport,
-        names: tuple[str, str] = ("this network", "the other"),
+        self, other: RobustnessReport, names: tuple[str, str] = ("this network", "the other")
     ) -> RobustnessComparison:
         r"""
         Compare with another model, on the same data under the same conditions: a paired bootstrap
@@ -127,13 +122,9 @@ class RobustnessReport(Results, Views):
             or the names are no two.
         """
         if not isinstance(other, RobustnessReport):
-            raise TypeError(
-                f"other must be a RobustnessReport, got {type(other).__name__}."
-            )
+            raise TypeError(f"other must be a RobustnessReport, got {type(other).__name__}.")
         if len(set(names)) != 2:
-            raise ValueError(
-                f"names must be two, of this and the other, got {names!r}."
-            )
+            raise ValueError(f"names must be two, of this and the other, got {names!r}.")
         this, that = names
         return RobustnessComparison({this: self, that: other}, compare_to=that)
 

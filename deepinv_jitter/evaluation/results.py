@@ -112,9 +112,7 @@ class Results:
         found: dict[str, list[str]] = {}
         for label, columns in self.values.items():
             for column, name in REFERENCES.items():
-                if column in columns and 0 < mean(columns[column]) < mean(
-                    columns[ERROR]
-                ):
+                if column in columns and 0 < mean(columns[column]) < mean(columns[ERROR]):
                     found.setdefault(name, []).append(label)
         return found
 

@@ -98,9 +98,7 @@ def average_case_risk(
     noise = _noise("sigma_e", sigma_e, generator)
     checks.batch(x=x, y=y)
     weight = _support_weight(y, physics)
-    return _risk(
-        model, samples, lambda: _error(model, x, y + weight * noise(y), physics)
-    )
+    return _risk(model, samples, lambda: _error(model, x, y + weight * noise(y), physics))
 
 
 def generalization_risk(
@@ -148,9 +146,7 @@ def generalization_risk(
     noise = _noise("sigma_g", sigma_g, generator)
     checks.batch(x=x, y=y)
     if not isinstance(physics, LinearPhysics):
-        raise TypeError(
-            f"physics must be linear, y + A(g), got {type(physics).__name__}."
-        )
+        raise TypeError(f"physics must be linear, y + A(g), got {type(physics).__name__}.")
 
     def draw() -> torch.Tensor:
         g = noise(x)
@@ -215,9 +211,7 @@ def worst_case_risk(
         # Outside no_grad, for attacks that need gradients and do not ask for them
         delta = attack(model, x, y, physics)
         if not isinstance(delta, torch.Tensor):
-            raise TypeError(
-                f"the attack must return a torch.Tensor, got {type(delta).__name__}."
-            )
+            raise TypeError(f"the attack must return a torch.Tensor, got {type(delta).__name__}.")
         if delta.shape != y.shape:
             raise ValueError(
                 f"the attack must return the shape of y, {tuple(y.shape)}, "
@@ -258,14 +252,10 @@ def _evaluation(model: nn.Module) -> AbstractContextManager:
     return evaluated(model)
 
 
-def _error(
-    model: nn.Module, x: torch.Tensor, y: torch.Tensor, physics: Physics
-) -> torch.Tensor:
+def _error(model: nn.Module, x: torch.Tensor, y: torch.Tensor, physics: Physics) -> torch.Tensor:
     x_net = model(y, physics)
     if not isinstance(x_net, torch.Tensor):
-        raise TypeError(
-            f"the model must return a torch.Tensor, got {type(x_net).__name__}."
-        )
+        raise TypeError(f"the model must return a torch.Tensor, got {type(x_net).__name__}.")
     if x_net.shape != x.shape:
         raise ValueError(
             f"the reconstruction must have the shape of x, {tuple(x.shape)}, "
@@ -282,7 +272,5 @@ def _support_weight(y: torch.Tensor, physics: Physics) -> torch.Tensor:
     return support * scale.reshape(-1, *[1] * (y.ndim - 1))
 
 
-def _noise(
-    name: str, sigma: float, generator: torch.Generator | None
-) -> GaussianJitter:
+def _noise(name: str, sigma: float, generator: torch.Generator | None) -> GaussianJitter:
     return GaussianJitter(checks.real(name, sigma, 0), "norm", generator)

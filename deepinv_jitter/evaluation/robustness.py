@@ -47,9 +47,7 @@ from .shifts import Shift
 #: The attacks that have a name. The radius is set by the sweep.
 PRESETS: dict[str, Callable[[Budget], Attack]] = {
     "quick": lambda ball: FrankWolfeAttack(ball, steps=10),
-    "standard": lambda ball: WorstCase(
-        [ConvergedAttack.standard(ball), RandomAttack(ball)]
-    ),
+    "standard": lambda ball: WorstCase([ConvergedAttack.standard(ball), RandomAttack(ball)]),
     "paper": lambda ball: PGDAttack(ball, steps=20, rel_step=0.1, keep="last"),
 }
 
@@ -289,9 +287,7 @@ def _fill(
                     entries = {k: c.open(index, marks) for k, c in caches.items()}
                     for name, entry in entries.items():
                         bar.set_postfix_str(name, refresh=False)
-                        complete(
-                            entry, batch, protocol, models[name], caches[name], bar
-                        )
+                        complete(entry, batch, protocol, models[name], caches[name], bar)
                 else:
                     bar.update(count * len(models))
                 start += len(batch.x)

@@ -47,8 +47,7 @@ class Scores:
             perfect = columns[name] == best[name]
             columns[f"{name}{UNDEFINED}"] = undefined[name] | perfect
         return {
-            name: (v if v.dtype == torch.bool else v.double()).cpu()
-            for name, v in columns.items()
+            name: (v if v.dtype == torch.bool else v.double()).cpu() for name, v in columns.items()
         }
 
     def peak_exceeded(self) -> torch.Tensor:

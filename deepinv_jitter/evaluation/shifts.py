@@ -30,9 +30,7 @@ class Shift(ABC):
 
     seed = 0
 
-    def __call__(
-        self, x: torch.Tensor, start: int = 0
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, x: torch.Tensor, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         r"""
         Edit a batch.
 
@@ -158,9 +156,7 @@ class HorizontalLayer(Shift):
     def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
         """The layer, see :meth:`Shift.detail`."""
         if x.ndim != 3 or x.shape[0] != 1:
-            raise ValueError(
-                f"sections must have shape (B, 1, T, X), got {('B', *x.shape)}."
-            )
+            raise ValueError(f"sections must have shape (B, 1, T, X), got {('B', *x.shape)}.")
         samples, places = x.shape[-2], x.shape[-1] - self.length + 1
         t, first = self.position or (0, 0)
         if t >= samples or first >= places:
@@ -222,9 +218,7 @@ class Lesion(Shift):
     def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
         """The disc, see :meth:`Shift.detail`."""
         if x.ndim != 3:
-            raise ValueError(
-                f"images must have shape (B, C, H, W), got {('B', *x.shape)}."
-            )
+            raise ValueError(f"images must have shape (B, C, H, W), got {('B', *x.shape)}.")
         height, width = x.shape[-2:]
         magnitude = x.norm(dim=0)
         row, column = self.position or self._inside(magnitude, random)
@@ -247,9 +241,7 @@ class Lesion(Shift):
     def _inside(self, magnitude: torch.Tensor, random: Random) -> tuple[int, int]:
         margin = math.ceil(self.radius) - 1
         height, width = magnitude.shape
-        rows, columns = (
-            slice(min(margin, n), max(n - margin, 0)) for n in (height, width)
-        )
+        rows, columns = (slice(min(margin, n), max(n - margin, 0)) for n in (height, width))
         centres = (magnitude > OBJECT_LEVEL * magnitude.max())[rows, columns].nonzero()
         if not len(centres):
             raise ValueError(
@@ -264,8 +256,6 @@ def _checked_position(position: tuple[int, int] | None) -> tuple[int, int] | Non
     if position is None:
         return None
     if not isinstance(position, Iterable) or len(place := tuple(position)) != 2:
-        raise ValueError(
-            f"position must be None or two whole numbers, got {position!r}."
-        )
+        raise ValueError(f"position must be None or two whole numbers, got {position!r}.")
     row, column = (checks.whole("position", p, 0) for p in place)
     return row, column

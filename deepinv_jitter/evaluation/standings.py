@@ -21,9 +21,7 @@ Reports = dict[str, Results]
 Row = dict[str, Any]
 
 
-def difference(
-    reports: Reports, network: str, reference: str, label: str, metric: str
-) -> Row:
+def difference(reports: Reports, network: str, reference: str, label: str, metric: str) -> Row:
     """What a network has more than another, sample by sample, and the verdict on it."""
     this, other = reports[network], reports[reference]
     best = this.metrics[metric]
@@ -53,10 +51,7 @@ def standings(reports: Reports, label: str, metric: str) -> dict[str, str]:
 
 
 def records(
-    reports: Reports,
-    metrics: list[str],
-    conditions: list[Condition],
-    reference: str | None,
+    reports: Reports, metrics: list[str], conditions: list[Condition], reference: str | None
 ) -> list[Row]:
     """Each mean with its interval and standing, and its difference to a reference, if any."""
     rows = []
@@ -101,9 +96,7 @@ def tables(reports: Reports, rows: list[Row]) -> list[Table]:
         head = ["", *(heads[row] for row in dict.fromkeys(r["condition"] for r in own))]
         title = words.title_of(metric, first.metrics[metric])
         write = digits(own)
-        means, differences = (
-            {name: [Cell(name)] for name in reports} for _ in range(2)
-        )
+        means, differences = ({name: [Cell(name)] for name in reports} for _ in range(2))
         for row in own:
             name, text = row["network"], f"{write(row['mean'])} {interval(row, write)}"
             means[name].append(Cell(text.strip(), row["standing"]))

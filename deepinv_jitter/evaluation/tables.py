@@ -129,9 +129,7 @@ def _below(row: list[Cell], marked: bool) -> list[list[str]]:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return [
-        line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""]
-    ]
+    return [line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""]]
 
 
 def _aligned(cells: list[str], widths: list[int]) -> str:
@@ -172,11 +170,7 @@ def in_markdown(text: str) -> str:
 
 
 def rendered(
-    tables: list[Table],
-    records: list[dict],
-    above: list[str],
-    below: list[str],
-    format: str,
+    tables: list[Table], records: list[dict], above: list[str], below: list[str], format: str
 ) -> str:
     """Tables between lines of words; the records alone for csv."""
     if format not in FORMATS:
@@ -228,6 +222,4 @@ def write_csv(file: io.TextIOBase, records: list[dict]) -> None:
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
     for record in records:
-        writer.writerow(
-            {k: int(v) if isinstance(v, bool) else v for k, v in record.items()}
-        )
+        writer.writerow({k: int(v) if isinstance(v, bool) else v for k, v in record.items()})

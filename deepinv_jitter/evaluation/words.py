@@ -107,9 +107,7 @@ def headline(results: Results) -> str:
         return f"{text}."
     drawn = found(Condition(RANDOM, worst.eps).label)
     where = as_large_as(worst, results)
-    return (
-        f"{text}, {found(worst.label)} under perturbations {where} ({drawn} if random)."
-    )
+    return f"{text}, {found(worst.label)} under perturbations {where} ({drawn} if random)."
 
 
 def doubts(reports: dict[str, Results]) -> list[str]:
@@ -182,18 +180,10 @@ def radii(results: Results) -> list[Table]:
     """The radii in all their units, and what they amount to in the image."""
     worst = [c for c in results.conditions if c.kind == WORST]
     found = "|A'dy|"
-    heads = {
-        "radius/|noise|": "x noise",
-        "radius/|y|": "x signal",
-        "radius": _norm(results),
-    }
-    given = {"noise": "radius/|noise|", "y": "radius/|y|"}.get(
-        unit_of(results), "radius"
-    )
+    heads = {"radius/|noise|": "x noise", "radius/|y|": "x signal", "radius": _norm(results)}
+    given = {"noise": "radius/|noise|", "y": "radius/|y|"}.get(unit_of(results), "radius")
     units = [u for u in heads if u != given]
-    units = [
-        u for u in units if any(math.isfinite(results.radius(c, u)) for c in worst)
-    ]
+    units = [u for u in units if any(math.isfinite(results.radius(c, u)) for c in worst)]
     known = [c for c in worst if found in results.values[c.label]]
     images = {"in image, random": RANDOM, "in image, worst": WORST} if known else {}
     if not units and not images:

@@ -41,9 +41,7 @@ def spectral_normalize(module: nn.Module, *, n_power_iterations: int = 1) -> nn.
     True
     """
     if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"module must be a torch.nn.Module, got {type(module).__name__}."
-        )
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}.")
     iterations = checks.whole("n_power_iterations", n_power_iterations, 1)
     layers = [m for m in module.modules() if isinstance(m, LAYERS)]
     if not layers:

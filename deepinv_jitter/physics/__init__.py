@@ -5,9 +5,4 @@ from .mri import SingleCoilMRI
 from .seismic import SeismicConvolution
 from .wavelets import ricker
 
-__all__ = [
-    "FastMRIMaskGenerator",
-    "SeismicConvolution",
-    "SingleCoilMRI",
-    "ricker",
-]
+__all__ = ["FastMRIMaskGenerator", "SeismicConvolution", "SingleCoilMRI", "ricker"]

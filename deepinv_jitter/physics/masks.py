@@ -106,26 +106,18 @@ class FastMRIMaskGenerator(PhysicsGenerator):
             columns of this size.
         """
         batch_size = checks.whole("batch_size", batch_size, 0)
-        size = (
-            self.img_size[-2:]
-            if img_size is None
-            else checks.sizes("img_size", img_size)
-        )
+        size = self.img_size[-2:] if img_size is None else checks.sizes("img_size", img_size)
         if len(size) != 2:
             raise ValueError(f"img_size must be (H, W) in a call, got {size}.")
         if seed is not None:
-            self.rng_manual_seed(
-                seed if isinstance(seed, str) else checks.seed("seed", seed)
-            )
+            self.rng_manual_seed(seed if isinstance(seed, str) else checks.seed("seed", seed))
         height, width = size
         channels = self.img_size[0] if len(self.img_size) == 3 else 1
         self.n_center = self._center_columns(width)
         seeds = torch.randint(
             2**32, (max(batch_size, 1),), generator=self.rng, device=self.rng.device
         )
-        columns = torch.cat(
-            [self.mask_func((height, width, 2), seed=s)[0] for s in seeds.tolist()]
-        )
+        columns = torch.cat([self.mask_func((height, width, 2), seed=s)[0] for s in seeds.tolist()])
         mask = columns.mT[:, None].expand(-1, channels, height, -1)
         mask = mask.to(**self.factory_kwargs).contiguous()
         return {"mask": mask if batch_size else mask[0]}

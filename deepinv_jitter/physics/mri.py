@@ -58,15 +58,11 @@ class SingleCoilMRI(OwnParameters, MRI):
                 "SingleCoilMRI is of two dimensions: use deepinv.physics.MRI(three_d=True)."
             )
         if mask is None:
-            img_size = checks.sizes(
-                "img_size", (320, 320) if img_size is None else img_size
-            )
+            img_size = checks.sizes("img_size", (320, 320) if img_size is None else img_size)
             mask = torch.ones(img_size[-2:])
         else:
             mask = as_tensor("mask", mask)
-            img_size = checks.sizes(
-                "img_size", mask.shape if img_size is None else img_size
-            )
+            img_size = checks.sizes("img_size", mask.shape if img_size is None else img_size)
         super().__init__(
             mask=_owned_mask(mask, img_size[-2:]),
             img_size=img_size,
@@ -89,9 +85,7 @@ class SingleCoilMRI(OwnParameters, MRI):
             mask = _owned_mask(mask, tuple(self.img_size[-2:]))
         super().update_parameters(mask=mask, **kwargs)
 
-    def A(
-        self, x: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
-    ) -> torch.Tensor:
+    def A(self, x: torch.Tensor, mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
         r"""
         Transform and mask.
 
@@ -134,9 +128,7 @@ class SingleCoilMRI(OwnParameters, MRI):
         r""":math:`A A^\top y`; arguments, shapes and errors are those of :meth:`A_adjoint`."""
         return self.A(self.A_adjoint(y, **kwargs))
 
-    def A_dagger(
-        self, y: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
-    ) -> torch.Tensor:
+    def A_dagger(self, y: torch.Tensor, mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
         r"""
         The pseudoinverse: for a mask of zeros and ones the adjoint, whatever the solver.
 
@@ -203,9 +195,7 @@ def _image(name: str, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def _advice(x: torch.Tensor) -> str:
     if x.is_complex():
-        return (
-            "give complex numbers as 2 channels, torch.view_as_real(x).movedim(-1, 1)"
-        )
+        return "give complex numbers as 2 channels, torch.view_as_real(x).movedim(-1, 1)"
     if x.ndim == 4 and x.shape[-1] == 2:
         return "put the 2 parts second, x.movedim(-1, 1)"
     if x.ndim == 4 and x.shape[1] == 1:

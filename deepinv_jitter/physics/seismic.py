@@ -79,18 +79,13 @@ class SeismicConvolution(OwnParameters):
             if img_size[0] != 1:
                 raise ValueError(f"img_size must be (1, T, X), got {img_size}.")
         super().__init__(
-            img_size=img_size,
-            noise_model=checked_noise(noise_model),
-            device=device,
-            **kwargs,
+            img_size=img_size, noise_model=checked_noise(noise_model), device=device, **kwargs
         )
         self.normalize = normalize
         wavelet = ricker() if wavelet is None else wavelet
         self.register_buffer("wavelet", self._applied(wavelet).to(device))
 
-    def A(
-        self, x: torch.Tensor, wavelet: torch.Tensor | None = None, **kwargs
-    ) -> torch.Tensor:
+    def A(self, x: torch.Tensor, wavelet: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
         r"""
         Convolve each trace.
 

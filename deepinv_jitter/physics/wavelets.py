@@ -72,9 +72,7 @@ def ricker(
             )
     else:
         a = _width(frequency, dt, points)
-    if dtype is not None and not (
-        isinstance(dtype, torch.dtype) and dtype.is_floating_point
-    ):
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype must be a real type, got {dtype}.")
     t = torch.arange(points, dtype=dtype or torch.get_default_dtype(), device=device)
     # A spike in any precision below 1e-9, and for u beyond 1e4: neither 0/0 nor inf * 0
@@ -119,15 +117,9 @@ def checked_wavelet(wavelet: torch.Tensor) -> torch.Tensor:
     # One look at the values of a good wavelet, for which a GPU waits
     elif not peak_gain(wavelet).square().isfinite() & wavelet.any():
         if wavelet.isfinite().all() and wavelet.any():
-            fault = (
-                "values whose sums overflow when squared",
-                "divide it by its maximum",
-            )
+            fault = ("values whose sums overflow when squared", "divide it by its maximum")
         else:
-            fault = (
-                "zeros only, or values that are not finite",
-                "ricker(51, 4.0) is one",
-            )
+            fault = ("zeros only, or values that are not finite", "ricker(51, 4.0) is one")
     if fault:
         raise ValueError(
             "wavelet must be 1-D, real, of odd length, finite and not all zero, "

@@ -54,7 +54,7 @@ class Scheduled(Perturbation):
         epoch, passed = self._turn
         self._turn = epoch, passed + 1
         given = share(epoch) if callable(share) else share
-        level = checks.number("share", given, low=0, high=1)
+        level = checks.real("share", given, low=0, high=1)
         # Blind to rounding: 3 of 9 batches for a third
         before, after = (math.floor(n * level + 1e-9) for n in (passed, passed + 1))
         return after > before
@@ -136,7 +136,7 @@ class AttackTrainer(JitterTrainer):
                 f"{self.attack.budget.domain} domain."
             )
         if not callable(self.share):
-            checks.number("share", self.share, low=0, high=1)
+            checks.real("share", self.share, low=0, high=1)
         super().__post_init__()
         self._deltas, self._monitor = Deltas(), Monitor()
         attacked = Attacked(self._deltas, self._monitor)

@@ -63,9 +63,7 @@ class Averaging(Part):
 
     def __init__(self) -> None:
         self._average: AveragedModel | None = None
-        self._in_place = (
-            False  # whether the model has it, and this the model's own weights
-        )
+        self._in_place = False  # whether the model has it, and this the model's own weights
 
     @contextmanager
     def following(self, trainer: Any) -> Iterator[None]:

@@ -53,10 +53,7 @@ def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
         try:
             places[path] = _place(path, loaded(path, mmap=True))
         except (OSError, UnpicklingError, ValueError):
-            warnings.warn(
-                f"{str(path)!r} is damaged or no checkpoint, and left out.",
-                stacklevel=2,
-            )
+            warnings.warn(f"{str(path)!r} is damaged or no checkpoint, and left out.", stacklevel=2)
     return max(places, key=lambda path: places[path], default=None)
 
 
@@ -98,18 +95,14 @@ def loaded(path: str | os.PathLike, mmap: bool = False) -> dict:
     return checkpoint
 
 
-def check_weights(
-    model: nn.Module, weights: dict, path: str | os.PathLike, strict: bool
-) -> None:
+def check_weights(model: nn.Module, weights: dict, path: str | os.PathLike, strict: bool) -> None:
     """
     Refuse the weights of another model.
 
     :raises ValueError: if names or shapes differ.
     """
     own = model.state_dict()
-    differ = {
-        k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape
-    }
+    differ = {k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape}
     if strict:
         differ |= own.keys() ^ weights.keys()
     if differ:
@@ -148,10 +141,7 @@ def grouped(optimizer: Optimizer | None, model: nn.Module) -> list[list[str]]:
 
 
 def unlike(
-    checkpoint: dict,
-    model: nn.Module,
-    optimizer: Optimizer | None,
-    scheduler: Any,
+    checkpoint: dict, model: nn.Module, optimizer: Optimizer | None, scheduler: Any
 ) -> Iterator[str]:
     """What the host would load, and could not."""
     if "optimizer" in checkpoint and optimizer is not None:
@@ -216,9 +206,7 @@ def unlike_scheduler(checkpoint: dict, scheduler: Any) -> Iterator[str]:
         yield f"its scheduler is {name}, here is {here}"
 
 
-def unlike_generators(
-    saved: Mapping[str, str], own: Mapping[str, Generator]
-) -> Iterator[str]:
+def unlike_generators(saved: Mapping[str, str], own: Mapping[str, Generator]) -> Iterator[str]:
     """What stands in the way of going on with the states of random generators."""
     here = {name: kind(generator) for name, generator in own.items()}
     for which, one, other in (("it", saved, here), ("this one", here, saved)):

@@ -162,9 +162,7 @@ def check_loaders(training: list[DataLoader], evaluation: list[DataLoader]) -> N
 
 
 def _distributed(loader: DataLoader) -> DistributedSampler | None:
-    return next(
-        (s for s in _samplers(loader) if isinstance(s, DistributedSampler)), None
-    )
+    return next((s for s in _samplers(loader) if isinstance(s, DistributedSampler)), None)
 
 
 def _samplers(loader: DataLoader) -> Iterator[Sampler]:

@@ -59,9 +59,7 @@ class Engine(LongRun):
         if last_batch and self._clock.running:
             self._lines.add(self, epoch, train)
 
-    def _before_step(
-        self, epoch: int, progress_bar: Any, train: bool, last_batch: bool
-    ) -> None:
+    def _before_step(self, epoch: int, progress_bar: Any, train: bool, last_batch: bool) -> None:
         self._merging.expect(self, last_batch)
         received = self._signals.received
         if not train:
@@ -190,9 +188,7 @@ class Engine(LongRun):
             )
         return x_net
 
-    def compute_metrics(
-        self, x, x_net, y, physics, logs, train: bool = True, epoch=None
-    ) -> tuple:
+    def compute_metrics(self, x, x_net, y, physics, logs, train: bool = True, epoch=None) -> tuple:
         """Metrics of a batch, see :meth:`deepinv.Trainer.compute_metrics`."""
         if not train or x_net is not None:  # else it was left out
             with nullcontext() if train else self._validation.unnoticed(self):

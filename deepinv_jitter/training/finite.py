@@ -85,9 +85,7 @@ class Guard:
 class NoEmptySteps(GradScaler):
     """The host's scaler and steps, without those of a batch that was left out as a whole."""
 
-    def step(
-        self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any
-    ) -> float | None:
+    def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> float | None:
         groups = optimizer.param_groups
         self._empty = all(p.grad is None for group in groups for p in group["params"])
         return None if self._empty else super().step(optimizer, *args, **kwargs)

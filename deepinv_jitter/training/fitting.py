@@ -72,9 +72,7 @@ def fit(
         )
     epochs = checks.whole("epochs", epochs, 1)
     batch_size = checks.whole("batch_size", batch_size, 1)
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=checks.positive("lr", lr, below=1e6)
-    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=checks.positive("lr", lr, below=1e6))
     if not isinstance(data, DataLoader):
         data = DataLoader(data, batch_size, shuffle=True)
     usual = {

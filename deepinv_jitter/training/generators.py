@@ -21,16 +21,7 @@ Generator |= random.Random
 MOST = 1000
 
 #: What is not looked into. A trainer, which hooks may hold, gives its parts.
-LEAVES: tuple[type, ...] = (
-    torch.Tensor,
-    np.ndarray,
-    str,
-    bytes,
-    int,
-    float,
-    complex,
-    type,
-)
+LEAVES: tuple[type, ...] = (torch.Tensor, np.ndarray, str, bytes, int, float, complex, type)
 LEAVES += (ModuleType, Trainer)
 
 #: Packages whose objects hold no generators, and those whose functions use no global ones.
@@ -202,9 +193,7 @@ def _plain(state: Mapping) -> dict:
         key: (
             _plain(value)
             if isinstance(value, dict)
-            else (
-                value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-            )
+            else (value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value)
         )
         for key, value in state.items()
     }

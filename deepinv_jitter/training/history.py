@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 Run: TypeAlias = str | os.PathLike | Trainer
 
 #: Okabe and Ito's colours, which the colour-blind tell apart.
-COLOURS = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
-    *("#E69F00", "#56B4E9", "#000000"),
-)
+COLOURS = (*("#0072B2", "#D55E00", "#009E73", "#CC79A7"), *("#E69F00", "#56B4E9", "#000000"))
 #: For those who see no colours, and for more runs than there are.
 MARKERS = "os^DvPX*"
 
@@ -81,9 +78,7 @@ def plot_history(
     named = runs if isinstance(runs, Mapping) else {"": runs}
     found = {label: _curves(run) for label, run in named.items()}
     every = [curve for curves in found.values() for curve in curves]
-    panels = list(
-        dict.fromkeys(c.name for c in sorted(every, key=lambda c: not c.loss))
-    )
+    panels = list(dict.fromkeys(c.name for c in sorted(every, key=lambda c: not c.loss)))
     if not panels:
         raise ValueError("runs must hold a whole epoch, got none: train first.")
     names = panels if names is None else list(names)
@@ -98,11 +93,7 @@ def plot_history(
     rows = -(-len(names) // columns)
     size = 4.4 * columns, 3.4 * rows
     figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=size,
-        squeeze=False,
-        layout=ConstrainedLayoutEngine(w_pad=0.12),
+        rows, columns, figsize=size, squeeze=False, layout=ConstrainedLayoutEngine(w_pad=0.12)
     )
     for ax, name in zip(axes.flat, names, strict=False):
         for i, (label, curves) in enumerate(found.items()):
@@ -138,9 +129,7 @@ def _draw(ax: Axes, curve: Curve, label: str, colour: str, marker: str) -> None:
         linestyle="-" if validation else "--",
         marker=marker if validation else None,
         markersize=4,
-        markevery=max(
-            1, len(curve.values) // 12
-        ),  # or long curves would be all markers
+        markevery=max(1, len(curve.values) // 12),  # or long curves would be all markers
         label=f"{label}, {curve.part}" if label else curve.part,
     )
     unit = " [dB]" if "PSNR" in curve.name else " (loss)" if curve.loss else ""

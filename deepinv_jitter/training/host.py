@@ -158,9 +158,7 @@ class HostTrainer(Trainer):
     def loaders(self) -> dict[str, list]:
         """The data loaders of training and evaluation."""
         names = "train_dataloader", "eval_dataloader"
-        return {
-            name: found for name in names if (found := as_list(getattr(self, name)))
-        }
+        return {name: found for name in names if (found := as_list(getattr(self, name)))}
 
     def next_batch(self, g: int) -> Any:
         """The next training batch of a data set."""

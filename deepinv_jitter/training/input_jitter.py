@@ -99,7 +99,7 @@ class InputJitterTrainer(JitterTrainer):
         for name in ("sigma", "eps"):
             value = getattr(self, name)
             if value is not None:
-                setattr(self, name, checks.number(name, value, low=0))
+                setattr(self, name, checks.real(name, value, low=0))
         super().__post_init__()
         self._perturbation = InputNoise()
         self._parts.append(self._perturbation)
@@ -145,7 +145,7 @@ def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
     >>> round(dj.input_jitter_sigma(1.6, y, physics), 2)
     0.1
     """
-    eps = checks.number("eps", eps, low=0)
+    eps = checks.real("eps", eps, low=0)
     parts = pairs(y, physics)
     for part, _ in parts:
         checks.batch(y=part)
@@ -162,9 +162,7 @@ def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
     return math.sqrt(max(signal / shrinkage - energy, 0) / entries)
 
 
-def pairs(
-    y: torch.Tensor | TensorList, physics: Physics
-) -> list[tuple[torch.Tensor, Physics]]:
+def pairs(y: torch.Tensor | TensorList, physics: Physics) -> list[tuple[torch.Tensor, Physics]]:
     """Each part of the measurements with the physics it comes from."""
     if not isinstance(y, TensorList):
         return [(y, physics)]
@@ -199,10 +197,7 @@ def _noise_energy(y: torch.Tensor, physics: Physics) -> float:
 
 
 def _noisy(
-    y: torch.Tensor,
-    physics: Physics,
-    sigma: float,
-    generator: torch.Generator | None,
+    y: torch.Tensor, physics: Physics, sigma: float, generator: torch.Generator | None
 ) -> torch.Tensor:
     device = y.device if generator is None else generator.device
     w = torch.randn(y.shape, generator=generator, device=device, dtype=y.dtype)

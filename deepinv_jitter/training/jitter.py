@@ -130,9 +130,7 @@ class JitterTrainer(Engine):
         super().__post_init__()
 
     def plot_history(
-        self,
-        path: str | os.PathLike | None = None,
-        names: Sequence[str] | None = None,
+        self, path: str | os.PathLike | None = None, names: Sequence[str] | None = None
     ) -> Figure:
         """
         Losses and metrics of this training against the epoch, see :func:`plot_history`.
@@ -144,9 +142,7 @@ class JitterTrainer(Engine):
         """
         return plot_history(self, path, names)
 
-    def perturb(
-        self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics
-    ) -> torch.Tensor:
+    def perturb(self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics) -> torch.Tensor:
         r"""
         The measurements that a training batch is made of; here, as they are.
 

@@ -59,9 +59,7 @@ class Gradients:
 
 def shares_gradients(trainer: HostTrainer) -> bool:
     """Whether there is a gradient, and another process to share it with."""
-    return distributed.count() > 1 and any(
-        p.requires_grad for p in trainer.model.parameters()
-    )
+    return distributed.count() > 1 and any(p.requires_grad for p in trainer.model.parameters())
 
 
 def has_unused(

@@ -69,9 +69,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds = self._saved = 0.0
-        self._since: float | None = (
-            None  # when they were counted last, while a training runs
-        )
+        self._since: float | None = None  # when they were counted last, while a training runs
 
     @property
     def running(self) -> bool:

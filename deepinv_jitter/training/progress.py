@@ -87,10 +87,7 @@ class Steps(Part):
 
 def _lengths_of_histories(trainer: Any) -> Iterator[tuple[str, int]]:
     histories = trainer.histories()
-    for kind, keys in {
-        "losses": ["loss"],
-        "evaluations": ["eval_loss", "eval_metrics"],
-    }.items():
+    for kind, keys in {"losses": ["loss"], "evaluations": ["eval_loss", "eval_metrics"]}.items():
         lengths = [len(values) for key in keys for values in histories[key].values()]
         yield kind, max(lengths, default=0)
 

@@ -87,9 +87,7 @@ class ResumingTrainer(HostTrainer):
         if checkpoint.get("scheduler") is not None and self.scheduler is None:
             yield from checkpoints.unlike_scheduler(checkpoint, None)
         if "generators" in checkpoint:
-            yield from checkpoints.unlike_generators(
-                checkpoint["generators"], self._generators()
-            )
+            yield from checkpoints.unlike_generators(checkpoint["generators"], self._generators())
             before, here = checkpoint["ranks"][0].get("batches"), self._batches()
             if before not in (None, here):
                 sides = ["; ".join(side) for side in (before, here)]
@@ -258,9 +256,7 @@ class ResumingTrainer(HostTrainer):
         epoch.pass_batch()
         if epoch.position.batch == cut["batch"]:
             rng.restore(cut["rng"], generators)
-            for meter, counts in zip(
-                self.training_meters(), cut["meters"], strict=True
-            ):
+            for meter, counts in zip(self.training_meters(), cut["meters"], strict=True):
                 vars(meter).update(counts)
             self._replay = None
             epoch.training, epoch.ended = not trained, cut if trained else None

@@ -46,7 +46,7 @@ class LongRun(ResumingTrainer):
         if self.ema is not None:
             self.ema = checks.positive("ema", self.ema, below=1)
         if self.ckp_minutes is not None:
-            self.ckp_minutes = checks.number("ckp_minutes", self.ckp_minutes, low=0)
+            self.ckp_minutes = checks.real("ckp_minutes", self.ckp_minutes, low=0)
         distributed.check_plain(self.model)
         if self.on_non_finite not in ("raise", "skip"):
             raise ValueError(
@@ -82,9 +82,7 @@ class LongRun(ResumingTrainer):
             self._averaging.reset()
             self._gradients.reset()
             distributed.check_same("ckpt_pretrained", self.ckpt_pretrained)
-            distributed.check_loaders(
-                as_list(self.train_dataloader), as_list(self.eval_dataloader)
-            )
+            distributed.check_loaders(as_list(self.train_dataloader), as_list(self.eval_dataloader))
         if distributed.own() > 0:
             self.assign(dict.fromkeys(TELLS, False))
         folder = self._folder.opened(self, train)

@@ -27,9 +27,7 @@ class Validation(Part):
     def __init__(self) -> None:
         self.batches = 0  # evaluation batches so far
         self.looks = False  # whether evaluation data are reconstructed for the losses
-        self._adapters: list[nn.Module] = (
-            []
-        )  # what the losses wrapped around the network
+        self._adapters: list[nn.Module] = []  # what the losses wrapped around the network
         self._held: Snapshot | None = None  # what an evaluation brings back
 
     @contextmanager

@@ -116,9 +116,7 @@ class Case:
         loader = common.pop("train_dataloader", [])
         if attack is None:
             return dj.JitterTrainer(model, physics, optimizer, loader, **common)
-        return dj.AttackTrainer(
-            model, physics, optimizer, loader, attack=attack, **common
-        )
+        return dj.AttackTrainer(model, physics, optimizer, loader, attack=attack, **common)
 
     def floor(self, memory_format: torch.memory_format | None = None) -> Callable:
         """The network alone, K times forward and backward: what no training can undercut."""

@@ -60,12 +60,7 @@ def steps(case: Case, rounds: int) -> Iterator[Row]:
 
     yield row("a step / the same step (resolution)", "MSE again", "MSE")
     yield row("MSE step / bare network", "MSE", "floor", 1.05)
-    yield row(
-        "the same, both in channels_last",
-        "MSE, channels last",
-        "floor, channels last",
-        1.05,
-    )
+    yield row("the same, both in channels_last", "MSE, channels last", "floor, channels last", 1.05)
     yield row("MSE step, channels_last / default", "MSE, channels last", "MSE")
     yield row("SGD jittering / MSE, whole steps", "SGD jittering", "MSE")
     yield row("MSE step / plain loop's", "MSE", "plain MSE")
@@ -77,10 +72,7 @@ def steps(case: Case, rounds: int) -> Iterator[Row]:
 def attack_steps(case: Case, counts: tuple[int, ...], rounds: int) -> Iterator[Row]:
     """Steps of adversarial training with the paper's attack, and the plain loop's."""
     frank_wolfe = dj.FrankWolfeAttack(BALL, steps=3, keep="last")
-    functions = {
-        "MSE": case.step(case.model()),
-        "FW 3": case.step(case.model(), frank_wolfe),
-    }
+    functions = {"MSE": case.step(case.model()), "FW 3": case.step(case.model(), frank_wolfe)}
     for n in counts:
         attack = dj.PGDAttack(BALL, steps=n, keep="last")
         functions[f"PGD {n}"] = case.step(case.model(), attack)
@@ -114,22 +106,13 @@ def small_steps(case: Case, rounds: int) -> Iterator[Row]:
 
     yield row("MSE step / bare network", "MSE", "floor")
     yield row("MSE step / plain loop's", "MSE", "plain MSE", 0.85)
-    yield row(
-        "SGD jittering / plain loop's", "SGD jittering", "plain SGD jittering", 0.85
-    )
+    yield row("SGD jittering / plain loop's", "SGD jittering", "plain SGD jittering", 0.85)
     per_step = 1 / EPOCH
     yield row(
-        "Trainer, batches ready / the same model in a lean loop",
-        "epoch",
-        "MSE",
-        1.5,
-        per_step,
+        "Trainer, batches ready / the same model in a lean loop", "epoch", "MSE", 1.5, per_step
     )
     yield row(
-        "Trainer, sample by sample / the same",
-        "epoch, sample by sample",
-        "MSE",
-        scale=per_step,
+        "Trainer, sample by sample / the same", "epoch, sample by sample", "MSE", scale=per_step
     )
 
 
@@ -201,9 +184,7 @@ def half_precision(case: Case, rounds: int) -> Iterator[Row]:
         for dtype in (None, torch.bfloat16)
     }
     functions = {
-        str(dtype): case.step(
-            case.model().to(memory_format=torch.channels_last), attack
-        )
+        str(dtype): case.step(case.model().to(memory_format=torch.channels_last), attack)
         for dtype, attack in attacks.items()
     }
     with warnings.catch_warnings():
@@ -237,9 +218,7 @@ def _lean(case: Case, model: nn.Module) -> Callable[[], None]:
 def _trainer_epoch(case: Case, prebatched: bool) -> Callable[[], None]:
     """An epoch of the trainer, without metrics and progress bar."""
     x, y, physics = case.batch_of()
-    samples = TensorDataset(
-        x=x.repeat(EPOCH, 1), y=y.repeat(EPOCH, 1), use_dict_output=True
-    )
+    samples = TensorDataset(x=x.repeat(EPOCH, 1), y=y.repeat(EPOCH, 1), use_dict_output=True)
     loader = DataLoader(samples, batch_size=case.batch, shuffle=True)
     if prebatched:
         # A data set of tensors can be asked for all samples of a batch at once

@@ -55,9 +55,7 @@ def measured(quick: bool, device: str) -> dict:
     network = {"depth": 3, "width": 8} if quick else {}
     case = Case(name="", kind="mri", size=(64, 64), batch=1, device=device, **network)
     points = {
-        f"{axis}={value}": BASE | {axis: value}
-        for axis, values in AXES.items()
-        for value in values
+        f"{axis}={value}": BASE | {axis: value} for axis, values in AXES.items() for value in values
     }
     times = in_turns({k: built(case, p) for k, p in points.items()}, 1 if quick else 3)
     record = {
@@ -143,9 +141,7 @@ def render(record: dict, path: Path) -> str:
         cells = (f"{factor:.1f}", f"{factor * step:.3g}", f"{days:.3g}")
         lines.append([scheme, *cells])
     memory = {
-        quantity: full[quantity]
-        * TARGET["batch"] ** exponent(record, "batch", quantity)
-        / 1024
+        quantity: full[quantity] * TARGET["batch"] ** exponent(record, "batch", quantity) / 1024
         for quantity in ("memory", "memory, checkpoint")
     }
     growths = "; ".join(

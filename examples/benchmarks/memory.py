@@ -36,9 +36,7 @@ from deepinv_jitter.evaluation.tables import markdown
 #: Share of a run that warms up: allocators, caches and histories reach their size.
 WARM = 0.1
 SAMPLES = 100
-SECTIONS = Case(
-    name="sections", kind="seismic", size=(32, 16), batch=4, depth=3, width=8
-)
+SECTIONS = Case(name="sections", kind="seismic", size=(32, 16), batch=4, depth=3, width=8)
 POINTS = Case(name="points", kind="points", size=(2,), batch=10, iterations=3)
 
 
@@ -122,11 +120,7 @@ def evaluations(record: Record, steps: int) -> None:
     model, physics = POINTS.model(), POINTS.physics()
     loader = DataLoader(dj.PointDataset(20), batch_size=10)
     options = {"epsilons": [0.1], "attacks": "quick", "draws": 2, "verbose": False}
-    calls(
-        record,
-        steps,
-        lambda: dj.evaluate_robustness(model, loader, physics, **options),
-    )
+    calls(record, steps, lambda: dj.evaluate_robustness(model, loader, physics, **options))
 
 
 BALL = dj.L2Ball(1.0)

@@ -51,9 +51,7 @@ class PlainNetwork(nn.Module):
         return x
 
 
-def attacked(
-    model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int
-) -> torch.Tensor:
+def attacked(model: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int) -> torch.Tensor:
     """Measurements after projected gradient ascent, gradients taken to everything."""
     delta = torch.zeros_like(y, requires_grad=True)
     for _ in range(steps):

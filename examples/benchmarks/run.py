@@ -61,11 +61,7 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
     plan = [
         (goals.gradients, [*sections, traces], 2 * rounds),
         (goals.small_steps, all_cases["points"], most),
-        *(
-            (goals.components, case, rounds)
-            for case in all_cases.values()
-            if case.kind != "points"
-        ),
+        *((goals.components, case, rounds) for case in all_cases.values() if case.kind != "points"),
         (goals.checkpoints, all_cases["MRI 96"], rounds),
         (goals.steps, all_cases["MRI 96"], many),
         (goals.steps, all_cases["seismic 128"], many),
@@ -113,20 +109,14 @@ def environment(device: str) -> dict:
 
 
 def _processor() -> str:
-    for line in (
-        Path("/proc/cpuinfo").read_text().splitlines()
-        if sys.platform == "linux"
-        else ()
-    ):
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else ():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description="Time and memory, as ratios of one run"
-    )
+    parser = argparse.ArgumentParser(description="Time and memory, as ratios of one run")
     parser.add_argument("target", choices=TITLES)
     parser.add_argument("--quick", action="store_true", help="small sizes, to try it")
     parser.add_argument("--device", default="cpu")

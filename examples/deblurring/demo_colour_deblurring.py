@@ -49,18 +49,14 @@ def camera(seed):
     return dinv.physics.Blur(
         dinv.physics.functional.gaussian_blur(sigma=(1.5, 1.5)),
         padding="reflect",
-        noise_model=dinv.physics.GaussianNoise(
-            0.02, rng=torch.Generator().manual_seed(seed)
-        ),
+        noise_model=dinv.physics.GaussianNoise(0.02, rng=torch.Generator().manual_seed(seed)),
     )
 
 
 def trained(jitter=None):
     torch.manual_seed(0)
     denoiser = dinv.models.DnCNN(3, 3, depth=4, nf=32, pretrained=None)
-    model = dj.UnfoldedPGD(
-        denoiser, sigma_denoiser=0.02, stepsize=1.0, max_iter=3, jitter=jitter
-    )
+    model = dj.UnfoldedPGD(denoiser, sigma_denoiser=0.02, stepsize=1.0, max_iter=3, jitter=jitter)
     data = dinv.datasets.TensorDataset(x=train, use_dict_output=True)
     return dj.fit(model, camera(seed=0), data, epochs=8, lr=2e-3)
 

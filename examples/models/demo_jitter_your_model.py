@@ -64,9 +64,7 @@ jittered = dj.jitter(copy.deepcopy(model), sigma=0.01)
 
 def camera(seed):
     noise = dinv.physics.GaussianNoise(0.02, rng=torch.Generator().manual_seed(seed))
-    return dinv.physics.Downsampling(
-        (1, 48, 48), filter="bilinear", factor=2, noise_model=noise
-    )
+    return dinv.physics.Downsampling((1, 48, 48), filter="bilinear", factor=2, noise_model=noise)
 
 
 physics = camera(seed=1)

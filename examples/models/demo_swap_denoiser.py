@@ -36,9 +36,7 @@ def camera(seed):
     return dinv.physics.Blur(
         dinv.physics.functional.gaussian_blur(sigma=(1.0, 1.0)),
         padding="reflect",
-        noise_model=dinv.physics.GaussianNoise(
-            0.03, rng=torch.Generator().manual_seed(seed)
-        ),
+        noise_model=dinv.physics.GaussianNoise(0.03, rng=torch.Generator().manual_seed(seed)),
     )
 
 
@@ -123,8 +121,7 @@ for name, model in models.items():
 
 images = {"truth": x} | outputs
 titles = ["truth"] + [
-    f"{name}\n{psnr(image[3:4], x[3:4]).item():.1f} dB"
-    for name, image in outputs.items()
+    f"{name}\n{psnr(image[3:4], x[3:4]).item():.1f} dB" for name, image in outputs.items()
 ]
 figure, axes = plt.subplots(1, len(images), figsize=(14, 2.7), layout="constrained")
 for ax, title, image in zip(axes, titles, images.values()):

@@ -35,9 +35,7 @@ import deepinv_jitter as dj
 
 parser = argparse.ArgumentParser(description="SGD and SPGD jittering on brain MRI")
 parser.add_argument("--device", default="cpu")
-parser.add_argument(
-    "--epochs", type=int, default=3, help="of each of the four trainings"
-)
+parser.add_argument("--epochs", type=int, default=3, help="of each of the four trainings")
 parser.add_argument("--size", type=int, default=96, help="pixels along each side")
 parser.add_argument("--data", help="folder of fastMRI single-coil .h5 files")
 parser.add_argument("--out", type=Path, default=Path("results"))
@@ -69,9 +67,7 @@ def brain(split, plane="axial", **kwargs):
 
 if args.data:
     slices = dj.fastmri_slices(args.data, img_size=size)
-    cut = int(
-        0.8 * len(slices)
-    )  # files are in order: the last ones are kept for the test
+    cut = int(0.8 * len(slices))  # files are in order: the last ones are kept for the test
     train, test = Subset(slices, range(cut)), Subset(slices, range(cut, len(slices)))
     shifted, shift_name = brain("test"), "brain"
 else:
@@ -79,9 +75,7 @@ else:
     test, shifted, shift_name = brain("test"), brain("test", "coronal"), "coronal"
 
 test_sets = {
-    name: torch.stack(
-        [data[i]["x"] for i in torch.linspace(0, len(data) - 1, 12).int()]
-    )
+    name: torch.stack([data[i]["x"] for i in torch.linspace(0, len(data) - 1, 12).int()])
     for name, data in {"test": test, "shift": shifted}.items()
 }
 
@@ -96,9 +90,7 @@ def acquisition(seed):
     rng = torch.Generator(args.device).manual_seed(seed)
     noise = dinv.physics.GaussianNoise(NOISE, rng=rng)
     physics = dj.SingleCoilMRI(img_size=size, noise_model=noise, device=args.device)
-    return physics, dj.FastMRIMaskGenerator(
-        size, acceleration=4, seed=seed, device=args.device
-    )
+    return physics, dj.FastMRIMaskGenerator(size, acceleration=4, seed=seed, device=args.device)
 
 
 def measure(x, more_noise=0.0):
@@ -125,18 +117,14 @@ columns = {
 
 def build(model, jitter=None):
     network = dj.UnrolledDnCNN(2, depth=4, width=32, residual=model is dj.UnfoldedPGD)
-    return model(network, stepsize=1.0, max_iter=ITERATIONS, jitter=jitter).to(
-        args.device
-    )
+    return model(network, stepsize=1.0, max_iter=ITERATIONS, jitter=jitter).to(args.device)
 
 
 def trained(model):
     torch.manual_seed(0)
     physics, masks = acquisition(seed=0)
     options = {"physics_generator": masks, "freq_update_progress_bar": 5}
-    return dj.fit(
-        model, physics, train, epochs=args.epochs, lr=5e-4, verbose=True, **options
-    )
+    return dj.fit(model, physics, train, epochs=args.epochs, lr=5e-4, verbose=True, **options)
 
 
 methods = {
@@ -182,9 +170,7 @@ ssim = dinv.metric.SSIM(complex_abs=True, max_pixel=1.0)
 
 few = torch.stack([train[i]["x"] for i in torch.linspace(0, len(train) - 1, 4).int()])
 x, y, physics = measure(few)
-weight = max(
-    (0.02, 0.03, 0.045), key=lambda w: psnr(total_variation(y, physics, w), x).mean()
-)
+weight = max((0.02, 0.03, 0.045), key=lambda w: psnr(total_variation(y, physics, w), x).mean())
 references = {
     "zero-filled": lambda y, physics: physics.A_adjoint(y),
     f"TV, weight {weight}": partial(total_variation, weight=weight),
@@ -240,6 +226,4 @@ for ax in axes.flat:
     ax.set_axis_off()
 figure.tight_layout(pad=0.4)
 figure.savefig(args.out / "mri_jittering.png", dpi=110)
-print(
-    f"\nTable and figure in {args.out}, {time.perf_counter() - start_time:.0f} s in all"
-)
+print(f"\nTable and figure in {args.out}, {time.perf_counter() - start_time:.0f} s in all")

@@ -55,10 +55,7 @@ def trained(start, jitter=None):
 
 
 noise = dj.GaussianJitter(0.05, "relative")  # to the largest magnitude of an iterate
-models = {
-    "MSE": trained("mri_pgd"),
-    "SPGD jittering": trained("mri_pgd_jittered", noise),
-}
+models = {"MSE": trained("mri_pgd"), "SPGD jittering": trained("mri_pgd_jittered", noise)}
 
 # %%
 # Clean and noisy measurements

@@ -34,9 +34,7 @@ class Objective:
         self.b = torch.randn(width, generator=generator).double()
         self.a = torch.rand(width, generator=generator).double() * strength / width
         self.y = torch.randn(2, generator=generator).double()
-        self.lipschitz = (
-            torch.linalg.matrix_norm(self.w.T @ (self.a[:, None] * self.w), 2) / 4
-        )
+        self.lipschitz = torch.linalg.matrix_norm(self.w.T @ (self.a[:, None] * self.w), 2) / 4
         x = self.y
         for _ in range(2000):
             x = x - 0.5 * self.gradient(x)
@@ -117,17 +115,7 @@ def margin(
 def render(archive: Archive) -> str:
     """The part of the page of the theory."""
     seeds = SEEDS[archive.preset]
-    rows = [
-        [
-            "prior, start",
-            "K",
-            "σ_w",
-            "as printed",
-            "least margin",
-            "corrected",
-            "least margin",
-        ]
-    ]
+    rows = [["prior, start", "K", "σ_w", "as printed", "least margin", "corrected", "least margin"]]
     for case, iterations, sigma in product(CASES, ITERATIONS, LEVELS):
         row = [case, str(iterations), f"{sigma:g}"]
         for constants in (as_printed, corrected):

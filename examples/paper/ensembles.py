@@ -68,9 +68,7 @@ class Ensemble(nn.Module):
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
         """Clip the gradient of every model by itself; its norms before, shape `(M,)`."""
         gradients = [w.grad for w in self.weights]
-        norms = torch.stack(
-            [g.reshape(len(g), -1).norm(dim=1) for g in gradients]
-        ).norm(dim=0)
+        norms = torch.stack([g.reshape(len(g), -1).norm(dim=1) for g in gradients]).norm(dim=0)
         factors = (max_norm / (norms + 1e-6)).clamp(max=1)
         for g in gradients:
             g.mul_(factors.reshape(-1, *(1,) * (g.ndim - 1)))
@@ -80,9 +78,7 @@ class Ensemble(nn.Module):
         """The models, with the weights written back into them."""
         with torch.no_grad():
             for m, model in enumerate(self.models):
-                for weight, stacked in zip(
-                    model.parameters(), self.weights, strict=True
-                ):
+                for weight, stacked in zip(model.parameters(), self.weights, strict=True):
                     weight.copy_(stacked[m])
         return list(self.models)
 

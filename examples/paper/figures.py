@@ -56,31 +56,18 @@ def figure1(archive: Archive, seeds: int, path: Path) -> None:
         }
         with torch.no_grad():
             points[method] = {name: model(m, physics) for name, m in measured.items()}
-    limit = 1.1 * max(
-        p.abs().max().item() for ps in points.values() for p in ps.values()
-    )
+    limit = 1.1 * max(p.abs().max().item() for ps in points.values() for p in ps.values())
     for row, method in zip(axes, DRAWN, strict=True):
         color, marker = STYLE[method]
         for ax, (name, truth) in zip(row, truth_moves.items(), strict=True):
             cloud = points[method][name]
             rms = (cloud - truth).square().sum(1).mean().sqrt()
-            ax.scatter(
-                *cloud.T, s=10, color=color, marker=marker, alpha=0.5, linewidths=0
-            )
-            ax.scatter(
-                *truth[0], s=40, color="#D55E00", marker="+", linewidths=1.8, zorder=3
-            )
+            ax.scatter(*cloud.T, s=10, color=color, marker=marker, alpha=0.5, linewidths=0)
+            ax.scatter(*truth[0], s=40, color="#D55E00", marker="+", linewidths=1.8, zorder=3)
             center = cloud.mean(0)
-            ax.add_patch(
-                plt.Circle(center, cloud.std(0).norm(), fill=False, ls="--", lw=0.8)
-            )
+            ax.add_patch(plt.Circle(center, cloud.std(0).norm(), fill=False, ls="--", lw=0.8))
             if name == "biased truth":
-                ax.annotate(
-                    "",
-                    truth[0].tolist(),
-                    center.tolist(),
-                    arrowprops={"arrowstyle": "->"},
-                )
+                ax.annotate("", truth[0].tolist(), center.tolist(), arrowprops={"arrowstyle": "->"})
             ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
             ax.set_title(f"{name}\n" * (method == DRAWN[0]) + f"RMS error {rms:.4f}")
         row[0].set_ylabel(METHODS[method].label_for("gd"))
@@ -144,13 +131,8 @@ def figure6(archive: Archive, seeds: int, path: Path) -> None:
     positive = LEVELS[archive.preset]
     records = sweep.records(archive, positive, seeds)
     radii = archive.problem("points").settings.radii
-    positions = [
-        positive[0] / 10**0.5,
-        *positive,
-    ]  # zero has no place on a logarithmic axis
-    figure, axes = plt.subplots(
-        2, 1, figsize=(6.2, 6.6), sharex=True, layout="constrained"
-    )
+    positions = [positive[0] / 10**0.5, *positive]  # zero has no place on a logarithmic axis
+    figure, axes = plt.subplots(2, 1, figsize=(6.2, 6.6), sharex=True, layout="constrained")
     curves = {
         axes[0]: {f"ε = {r:g}": f"worst case, eps={r:g}" for r in radii},
         axes[1]: {"in distribution": "clean", "biased truth": "bias"},
@@ -158,8 +140,7 @@ def figure6(archive: Archive, seeds: int, path: Path) -> None:
     for ax, lines in curves.items():
         for color, marker, (label, condition) in zip(CURVES, "osD^", lines.items()):
             logs = [
-                crossed([[math.log(error(r, condition))] for r in rs])
-                for rs in records.values()
+                crossed([[math.log(error(r, condition))] for r in rs]) for rs in records.values()
             ]
             mean = [math.exp(v.mean) for v in logs]
             ax.plot(positions, mean, marker=marker, ms=4, color=color, label=label)
@@ -172,22 +153,13 @@ def figure6(archive: Archive, seeds: int, path: Path) -> None:
                 lw=0,
             )
             best = min(range(len(mean)), key=mean.__getitem__)
-            ax.plot(
-                positions[best],
-                mean[best],
-                "o",
-                ms=10,
-                mfc="none",
-                mec="#D55E00",
-                mew=1.8,
-            )
+            ax.plot(positions[best], mean[best], "o", ms=10, mfc="none", mec="#D55E00", mew=1.8)
         ax.set(xscale="log", yscale="log")
         ax.grid(alpha=0.3)
         ax.legend()
     axes[0].set_ylabel(r"worst-case risk $R_\varepsilon$")
     axes[1].set(
-        ylabel="mean squared error",
-        xlabel=r"SGD jittering $\sigma_w$, $E\|w_k\|^2=\sigma_w^2$",
+        ylabel="mean squared error", xlabel=r"SGD jittering $\sigma_w$, $E\|w_k\|^2=\sigma_w^2$"
     )
     axes[1].set_xticks(positions, ["MSE", *(f"{s:g}" for s in positive)])
     axes[1].minorticks_off()
@@ -204,16 +176,9 @@ def figure6(archive: Archive, seeds: int, path: Path) -> None:
 
 def draw(name: str, archive: Archive, seeds: int, path: Path) -> None:
     """Draw a figure of the paper by its name."""
-    pictured = {
-        "figure2": "table1",
-        "figure3": "table2",
-        "figure5": "table4",
-        "figure7": "table3",
-    }
+    pictured = {"figure2": "table1", "figure3": "table2", "figure5": "table4", "figure7": "table3"}
     if name in pictured:
         table = TABLES[pictured[name]]
         reconstructions.draw(archive, table, int(name[-1]), path)
     else:
-        {"figure1": figure1, "figure4": figure4, "figure6": figure6}[name](
-            archive, seeds, path
-        )
+        {"figure1": figure1, "figure4": figure4, "figure6": figure6}[name](archive, seeds, path)

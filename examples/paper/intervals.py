@@ -70,7 +70,5 @@ def log_ratio(a: Sequence[float], b: Sequence[float]) -> Interval:
 
 def ratio(logarithm: Interval) -> str:
     """A ratio with its interval, from those of its logarithm."""
-    low, mid, high = (
-        math.exp(v) for v in (logarithm.low, logarithm.mean, logarithm.high)
-    )
+    low, mid, high = (math.exp(v) for v in (logarithm.low, logarithm.mean, logarithm.high))
     return f"{mid:.2f} [{low:.2f}, {high:.2f}]"

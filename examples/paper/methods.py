@@ -20,9 +20,7 @@ def unrolled(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
 
 
 def jittered(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
-    return problem.model(
-        algorithm, jitter=problem.settings.jitter[algorithm], **options
-    )
+    return problem.model(algorithm, jitter=problem.settings.jitter[algorithm], **options)
 
 
 def normalised(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
@@ -94,24 +92,17 @@ def shared(share: float, problem: Problem) -> Callable:
 
 def robust(share: float | None, problem: Problem) -> Callable:
     return partial(
-        dj.RobustTrainer,
-        attack=quick(problem),
-        share=share,
-        sigma=problem.settings.input_sigma,
+        dj.RobustTrainer, attack=quick(problem), share=share, sigma=problem.settings.input_sigma
     )
 
 
 METHODS |= {
     "persistent": Method("Persistent attack", trainer=persistent),
     "half": Method("Attack on 1/2 of the batches", trainer=partial(shared, 1 / 2)),
-    "third-noise": Method(
-        "Attack on 1/3, noise on the others", trainer=partial(robust, 1 / 3)
-    ),
+    "third-noise": Method("Attack on 1/3, noise on the others", trainer=partial(robust, 1 / 3)),
     "recipe": Method("Noise, then attack", trainer=partial(robust, None)),
     "recipe-jitter": Method(
-        "Noise, then attack, SGD jittering",
-        model=jittered,
-        trainer=partial(robust, None),
+        "Noise, then attack, SGD jittering", model=jittered, trainer=partial(robust, None)
     ),
 }
 
@@ -135,9 +126,7 @@ class NormalisedStepTrainer(dj.JitterTrainer):
     def perturb(self, x, y, physics):
         factor = self.stepsize / stepsizes(self.model)[0]
         levels = [factor * sigma for sigma in self.law.sigma]
-        dj.jitter(
-            self.model, dj.GaussianJitter(levels, self.law.scale, self.law.generator)
-        )
+        dj.jitter(self.model, dj.GaussianJitter(levels, self.law.scale, self.law.generator))
         return y
 
 
@@ -183,9 +172,7 @@ def fit(
     if step == "normalised":
         trainer = partial(NormalisedStepTrainer, stepsize=problem.stepsize)
     epochs = max(1, round(METHODS[method].epochs * settings.epochs * budget))
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=METHODS[method].lr * settings.lr
-    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=METHODS[method].lr * settings.lr)
     loader = problem.loader(seed)
     measured = "y" in next(iter(loader))
     trainer = trainer(

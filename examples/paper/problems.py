@@ -42,10 +42,7 @@ class Problem(ABC):
         if sigma is None:
             return self
         other = copy.copy(self)
-        laws = {
-            k: dj.GaussianJitter(sigma, v.scale)
-            for k, v in self.settings.jitter.items()
-        }
+        laws = {k: dj.GaussianJitter(sigma, v.scale) for k, v in self.settings.jitter.items()}
         other.settings = replace(self.settings, jitter=laws, input_sigma=sigma)
         return other
 
@@ -126,8 +123,7 @@ class Problem(ABC):
     def metrics(self) -> dict[str, dinv.metric.Metric]:
         """For :func:`deepinv_jitter.evaluate_robustness`: the host's and the paper's."""
         psnr, ssim = (
-            metric(complex_abs=self.complex)
-            for metric in (dinv.metric.PSNR, dinv.metric.SSIM)
+            metric(complex_abs=self.complex) for metric in (dinv.metric.PSNR, dinv.metric.SSIM)
         )
         metrics = {"PSNR": psnr, "SSIM": ssim, "NMSE": dinv.metric.NMSE()}
         metrics |= {"PSNR (paper)": dj.PaperPSNR(), "SSIM (paper)": dj.PaperSSIM()}
@@ -170,9 +166,7 @@ class Problem(ABC):
     def training_attack(self) -> dj.Attack:
         if self.settings.train_attack == "paper":
             return self.attack_of_the_paper(self.settings.radius)
-        return dj.FrankWolfeAttack(
-            self.settings.ball, steps=3, momentum=0.0, keep="last"
-        )
+        return dj.FrankWolfeAttack(self.settings.ball, steps=3, momentum=0.0, keep="last")
 
 
 class Points(Problem):
@@ -223,12 +217,8 @@ class Points(Problem):
 
         return {
             "level": RISK_LEVELS,
-            "average case": [
-                mean(dj.average_case_risk, sigma_e=s) for s in RISK_LEVELS
-            ],
-            "generalization": [
-                mean(dj.generalization_risk, sigma_g=s) for s in RISK_LEVELS
-            ],
+            "average case": [mean(dj.average_case_risk, sigma_e=s) for s in RISK_LEVELS],
+            "generalization": [mean(dj.generalization_risk, sigma_g=s) for s in RISK_LEVELS],
         }
 
 
@@ -265,17 +255,12 @@ class Seismic(Problem):
             fold=8 * self.scale,
             throw=24 * self.scale,
         )
-        x = torch.stack(
-            [section["x"] for section in map(sections.__getitem__, range(count))]
-        )
+        x = torch.stack([section["x"] for section in map(sections.__getitem__, range(count))])
         return x / self.physics(0).A(x).abs().amax((1, 2, 3), keepdim=True)
 
     def physics(self, seed, device="cpu"):
         return dj.SeismicConvolution(
-            self.wavelet,
-            normalize=False,
-            noise_model=self.noise(seed, device),
-            device=device,
+            self.wavelet, normalize=False, noise_model=self.noise(seed, device), device=device
         )
 
     def network(self, algorithm):
@@ -291,8 +276,7 @@ class Seismic(Problem):
     def shifts(self):
         length = max(2, round(20 * self.scale))
         return {
-            f"layer {height}": dj.HorizontalLayer(height, length=length)
-            for height in (0.1, 0.3)
+            f"layer {height}": dj.HorizontalLayer(height, length=length) for height in (0.1, 0.3)
         }
 
     @property
@@ -336,9 +320,7 @@ class MRI(Problem):
     def _fastmri(self, split, count):
         slices = dj.fastmri_slices(self.data, img_size=self.settings.size)
         # Files are in order: at most one volume is cut by each border between two splits
-        low, high = {"train": (0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1)}[
-            split
-        ]
+        low, high = {"train": (0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1)}[split]
         low, high = int(low * len(slices)), int(high * len(slices))
         return torch.stack([slices[i]["x"] for i in spread(range(low, high), count)])
 
@@ -352,10 +334,7 @@ class MRI(Problem):
 
     def network(self, algorithm):
         return dj.UnrolledDnCNN(
-            2,
-            depth=self.settings.depth,
-            width=self.settings.width,
-            residual=algorithm == "pgd",
+            2, depth=self.settings.depth, width=self.settings.width, residual=algorithm == "pgd"
         )
 
     def diffusion(self) -> dj.ConditionalDDPM:
@@ -376,11 +355,7 @@ class MRI(Problem):
 
     @property
     def shifts(self):
-        return {
-            "lesion": dj.Lesion(
-                radius=max(2, self.settings.size[0] // 16), contrast=0.3
-            )
-        }
+        return {"lesion": dj.Lesion(radius=max(2, self.settings.size[0] // 16), contrast=0.3)}
 
     @property
     def references(self):

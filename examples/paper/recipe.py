@@ -77,8 +77,7 @@ def _points(archive: Archive, algorithm: str, methods, seeds: int) -> dict:
     """In dB as well: ten times the logarithm of the ratio of the errors, over the seeds."""
     radius = archive.problem("points").settings.radius
     records = {
-        m: [archive.record(Run("points", algorithm, m, s)) for s in range(seeds)]
-        for m in methods
+        m: [archive.record(Run("points", algorithm, m, s)) for s in range(seeds)] for m in methods
     }
 
     def gain(method: str, other: str, condition: str) -> Interval:
@@ -88,9 +87,7 @@ def _points(archive: Archive, algorithm: str, methods, seeds: int) -> dict:
 
     attack = f"worst case, eps={radius:g}"
     return {
-        m: Standing(
-            gain(m, "mse", "clean"), gain(m, "at", attack), gain(m, "at", "clean")
-        )
+        m: Standing(gain(m, "mse", "clean"), gain(m, "at", attack), gain(m, "at", "clean"))
         for m in methods
     }
 
@@ -131,9 +128,7 @@ def draw(archive: Archive, seeds: int, path: Path) -> None:
 
 def screening(archive: Archive) -> list[list[str]]:
     """Mean PSNR on validation data, clean and under the strong attack."""
-    rows = [
-        ["training", "steps of MSE", *(f"{p}, clean / attacked" for p, _ in SCREENED)]
-    ]
+    rows = [["training", "steps of MSE", *(f"{p}, clean / attacked" for p, _ in SCREENED)]]
     for method in GRADIENTS:
         if method == "jitter":
             continue
@@ -184,32 +179,18 @@ def strength(archive: Archive) -> dict[str, float]:
 def render(archive: Archive, seeds: int) -> str:
     """The page of the search."""
     draw(archive, seeds, archive.folder / "recipe.png")
-    head = [
-        "problem",
-        "training",
-        "steps of MSE",
-        "clean, minus MSE",
-        "attacked, minus AT",
-    ]
+    head = ["problem", "training", "steps of MSE", "clean, minus MSE", "attacked, minus AT"]
     rows = [[*head, "neither is worse", "clean, minus AT"]]
     for problem, algorithm in FINAL:
         for method, s in standings(archive, problem, algorithm, seeds).items():
             if method in ("mse", "at"):
                 continue
             clean, attacked, over_at = (
-                f"{d.mean:+.2f} ± {d.half:.2f}"
-                for d in (s.clean, s.attacked, s.clean_at)
+                f"{d.mean:+.2f} ± {d.half:.2f}" for d in (s.clean, s.attacked, s.clean_at)
             )
             good = "yes" if s.good else "no"
             name = METHODS[method].label_for(algorithm)
-            row = [
-                f"{problem}, {algorithm.upper()}",
-                name,
-                cost(method),
-                clean,
-                attacked,
-                good,
-            ]
+            row = [f"{problem}, {algorithm.upper()}", name, cost(method), clean, attacked, good]
             rows.append([*row, over_at])
     path = archive.folder / "runs" / "attack_strength.json"
     ratios = archive.kept(path, lambda: strength(archive))

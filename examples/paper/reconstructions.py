@@ -38,9 +38,7 @@ def measured(problem: Problem) -> Sample:
     batch, physics = problem.batches("test")[0], problem.physics(11)
     k = min(SAMPLE, len(batch["x"]) - 1)
     x = batch["x"][k : k + 1]
-    y = physics(
-        x, **{name: value[k : k + 1] for name, value in batch["params"].items()}
-    )
+    y = physics(x, **{name: value[k : k + 1] for name, value in batch["params"].items()})
     shifted, boxes = {}, {}
     for name, shift in problem.shifts.items():
         shifted[name], region = shift(x)
@@ -74,9 +72,7 @@ def draw(archive: Archive, table: Table, number: int, path: Path) -> None:
         title = decibel(moved[last], sample.shifted[last])
         show(column[2], picture(moved[last]), title, sample.boxes[last], **grey)
         for ax, name in zip(column[3:], names, strict=True):
-            kept = dj.contrast_recovery(
-                moved[name], clean, sample.shifted[name], sample.x
-            )
+            kept = dj.contrast_recovery(moved[name], clean, sample.shifted[name], sample.x)
             part = crop(picture(moved[name]), sample.boxes[name])
             show(ax, part, f"kept {kept.item():.2f}", **zoom[name])
     radius = f"{problem.settings.radius:g}"
@@ -114,18 +110,12 @@ def zooms(problem: Problem) -> dict[str, dict]:
     """That of each new detail: a faint layer would be lost on the scale of the section."""
     return {
         name: scale(problem)
-        | (
-            {}
-            if problem.complex
-            else {"vmin": -2 * shift.height, "vmax": 2 * shift.height}
-        )
+        | ({} if problem.complex else {"vmin": -2 * shift.height, "vmax": 2 * shift.height})
         for name, shift in problem.shifts.items()
     }
 
 
-def show(
-    ax, image: torch.Tensor, title: str = "", frame: Box | None = None, **style
-) -> None:
+def show(ax, image: torch.Tensor, title: str = "", frame: Box | None = None, **style) -> None:
     ax.imshow(image, interpolation="nearest", **style)
     ax.set_title(title)
     ax.set(xticks=[], yticks=[])

@@ -74,9 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--preset", choices=("smoke", "cpu", "paper"), default="cpu")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each method")
     parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument(
-        "--data", help="folder of fastMRI single-coil files instead of the brain"
-    )
+    parser.add_argument("--data", help="folder of fastMRI single-coil files instead of the brain")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(arguments)
@@ -85,11 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     matplotlib.use("Agg")
     archive = Archive(
-        args.out,
-        args.preset,
-        data=args.data,
-        device=args.device,
-        verbose=not args.quiet,
+        args.out, args.preset, data=args.data, device=args.device, verbose=not args.quiet
     )
     for target in TARGETS if args.target == "all" else [args.target]:
         start = time.perf_counter()

@@ -31,9 +31,7 @@ class Run:
     algorithm: str
     method: str
     seed: int = 0
-    sigma: float | None = (
-        None  # of input, SGD and SPGD jittering, instead of the preset's
-    )
+    sigma: float | None = None  # of input, SGD and SPGD jittering, instead of the preset's
     step: str = "learned"  # the step size: "learned", "fixed" or "normalised"
     budget: int = 1  # times the epochs of the preset
     split: str = "test"  # what it is evaluated on
@@ -46,9 +44,7 @@ class Run:
         options += [] if self.budget == 1 else [f"x{self.budget}"]
         options += [] if self.split == "test" else [self.split]
         method = "".join(c if c.isalnum() else "_" for c in self.method)
-        return "-".join(
-            [self.problem, self.algorithm, method, *options, str(self.seed)]
-        )
+        return "-".join([self.problem, self.algorithm, method, *options, str(self.seed)])
 
 
 class Archive:
@@ -60,9 +56,7 @@ class Archive:
     checkpoints of the training, or the state of the evaluation.
     """
 
-    def __init__(
-        self, folder: Path, preset: str, *, data=None, device="cpu", verbose=True
-    ):
+    def __init__(self, folder: Path, preset: str, *, data=None, device="cpu", verbose=True):
         self.folder, self.preset = folder / preset, preset
         self.data, self.device, self.verbose = data, device, verbose
         self._problems: dict[str, Problem] = {}
@@ -222,19 +216,11 @@ def error(record: dict, condition: str) -> float:
 def condition(report: dj.RobustnessReport, label: str) -> dict:
     """The values of every sample under a condition, with the radius and the flags."""
     columns = report.values[label]
-    flags = {
-        k: int(v.sum()) for k, v in columns.items() if v.dtype == torch.bool and v.any()
-    }
+    flags = {k: int(v.sum()) for k, v in columns.items() if v.dtype == torch.bool and v.any()}
     units = {"eps": "radius", "eps/|noise|": "radius/|noise|"}
-    radius = {
-        name: columns[unit].mean().item()
-        for name, unit in units.items()
-        if unit in columns
-    }
+    radius = {name: columns[unit].mean().item() for name, unit in units.items() if unit in columns}
     metrics = {
-        k: [float(f"{v:.6g}") for v in columns[k].tolist()]
-        for k in report.metrics
-        if k in columns
+        k: [float(f"{v:.6g}") for v in columns[k].tolist()] for k in report.metrics if k in columns
     }
     return {"metrics": metrics, "radius": radius, "flags": flags}
 

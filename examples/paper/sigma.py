@@ -22,16 +22,13 @@ LEVELS = {
 TOLERANCE = 0.5
 
 
-def chosen(
-    archive: Archive, problem: str, algorithm: str, method: str
-) -> tuple[float, list]:
+def chosen(archive: Archive, problem: str, algorithm: str, method: str) -> tuple[float, list]:
     """The level of the noise, and the mean PSNR of every level, clean and under attack."""
     levels = LEVELS[problem, algorithm, method]
     if archive.preset == "smoke":
         levels = levels[:1]
     runs = {0.0: Run(problem, algorithm, "mse", split="validation")} | {
-        level: Run(problem, algorithm, method, sigma=level, split="validation")
-        for level in levels
+        level: Run(problem, algorithm, method, sigma=level, split="validation") for level in levels
     }
     records = {level: archive.record(run) for level, run in runs.items()}
     attack = f"worst case, eps={archive.problem(problem).settings.radius:g}"

@@ -22,10 +22,7 @@ def measured(archive: Archive) -> dict:
     for name in PROBLEMS:
         problem = archive.problem(name)
         for algorithm in ALGORITHMS:
-            steps = {
-                m: training_step(problem, algorithm, m, archive.device)
-                for m in METHODS_TIMED
-            }
+            steps = {m: training_step(problem, algorithm, m, archive.device) for m in METHODS_TIMED}
             for step in steps.values():
                 step()  # the first one allocates
             for _ in range(ROUNDS[archive.preset]):
@@ -77,12 +74,7 @@ def rows_of(record: dict) -> list[list[str]]:
                 speed = record["batch"][name] / median(own)
                 theirs = paper.SPEED[algorithm, method][i]
                 base = paper.SPEED[algorithm, "mse"][i]
-                row += [
-                    f"{speed:.4g}",
-                    f"{ratio:.2f}",
-                    f"{theirs:.4g}",
-                    f"{base / theirs:.2f}",
-                ]
+                row += [f"{speed:.4g}", f"{ratio:.2f}", f"{theirs:.4g}", f"{base / theirs:.2f}"]
             rows.append(row)
     return rows
 

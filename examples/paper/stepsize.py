@@ -20,22 +20,12 @@ def dodging(archive: Archive) -> list[list[str]]:
     problem = archive.problem("points")
     radius = f"{problem.settings.radii[-1]:g}"
     base = [archive.record(Run("points", "gd", "mse", seed)) for seed in seeds]
-    rows = [
-        [
-            "σ_w",
-            "step size",
-            "learned value",
-            "clean / MSE",
-            f"worst case, ε = {radius} / MSE",
-        ]
-    ]
+    rows = [["σ_w", "step size", "learned value", "clean / MSE", f"worst case, ε = {radius} / MSE"]]
     rows.append(["0", "learned", steps_of(base), "1", "1"])
     for level in STEP_LEVELS[preset]:
         for step in STEPS:
             records = [
-                archive.record(
-                    Run("points", "gd", "jitter", seed, sigma=level, step=step)
-                )
+                archive.record(Run("points", "gd", "jitter", seed, sigma=level, step=step))
                 for seed in seeds
             ]
             row = [f"{level:g}", step, steps_of(records)]
@@ -51,18 +41,9 @@ def dodging_sections(archive: Archive, seeds: int) -> list[list[str]]:
     radius = f"{archive.problem('seismic').settings.radius:g}"
     conditions = ("clean", f"worst case, eps={radius}")
     base = [archive.record(Run("seismic", "gd", "mse", seed)) for seed in range(seeds)]
-    rows = [
-        [
-            "step size",
-            "learned value",
-            "clean, ΔPSNR",
-            f"worst case, ε = {radius}, ΔPSNR",
-        ]
-    ]
+    rows = [["step size", "learned value", "clean, ΔPSNR", f"worst case, ε = {radius}, ΔPSNR"]]
     for step in STEPS:
-        runs = [
-            Run("seismic", "gd", "jitter", seed, step=step) for seed in range(seeds)
-        ]
+        runs = [Run("seismic", "gd", "jitter", seed, step=step) for seed in range(seeds)]
         records = [archive.record(run) for run in runs]
         row = [step, steps_of(records)]
         for condition in conditions:
@@ -83,9 +64,7 @@ def learned_steps(archive: Archive, seeds: int) -> list[list[str]]:
         if table.number < 5:
             row = [str(table.number), f"{archive.problem(table.problem).stepsize:.3g}"]
             for method in LEARNED:
-                row.append(
-                    steps_of([archive.record(run) for run in table.runs(method, seeds)])
-                )
+                row.append(steps_of([archive.record(run) for run in table.runs(method, seeds)]))
             rows.append(row)
     return rows
 

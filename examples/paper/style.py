@@ -27,6 +27,4 @@ plt.rcParams |= {
 
 def caption(figure: plt.Figure, archive: Archive, number: str, text: str) -> None:
     """What is shown, and what it rests on."""
-    figure.suptitle(
-        f"Figure {number}. {text}. Preset {archive.preset}.", fontsize=8, wrap=True
-    )
+    figure.suptitle(f"Figure {number}. {text}. Preset {archive.preset}.", fontsize=8, wrap=True)

@@ -32,9 +32,7 @@ def models(
     return {level: [archive.model(r) for r in rs] for level, rs in runs.items()}
 
 
-def runs_of(
-    levels: Sequence[float], seeds: int, budget: int = 1
-) -> dict[float, list[Run]]:
+def runs_of(levels: Sequence[float], seeds: int, budget: int = 1) -> dict[float, list[Run]]:
     """The runs over the levels, MSE training first."""
 
     def run(level: float, seed: int) -> Run:
@@ -42,9 +40,7 @@ def runs_of(
             return Run("points", "gd", "mse", seed, budget=budget)
         return Run("points", "gd", "jitter", seed, sigma=level, budget=budget)
 
-    return {
-        level: [run(level, seed) for seed in range(seeds)] for level in (0.0, *levels)
-    }
+    return {level: [run(level, seed) for seed in range(seeds)] for level in (0.0, *levels)}
 
 
 def train(archive: Archive, runs: Iterable[Run]) -> None:
@@ -57,10 +53,7 @@ def train(archive: Archive, runs: Iterable[Run]) -> None:
     settings, start = problem.settings, time.perf_counter()
     ensemble = Ensemble([untrained(archive, run) for run in runs]).to(archive.device)
     batches = [next(iter(problem.loader(run.seed))) for run in runs]
-    x, y = (
-        torch.stack([batch[key] for batch in batches]).to(archive.device)
-        for key in ("x", "y")
-    )
+    x, y = (torch.stack([batch[key] for batch in batches]).to(archive.device) for key in ("x", "y"))
     physics = problem.physics(0, archive.device)
     optimizer = torch.optim.Adam(ensemble.parameters(), lr=settings.lr)
     epochs = settings.epochs * budget

@@ -41,12 +41,7 @@ TABLES = {
     for table in (
         Table(1, "Seismic deconvolution, unrolled gradient descent", "seismic", "gd"),
         Table(2, "Single-coil MRI, unrolled gradient descent", "mri", "gd"),
-        Table(
-            3,
-            "Seismic deconvolution, unrolled proximal gradient descent",
-            "seismic",
-            "pgd",
-        ),
+        Table(3, "Seismic deconvolution, unrolled proximal gradient descent", "seismic", "pgd"),
         Table(4, "Single-coil MRI, unrolled proximal gradient descent", "mri", "pgd"),
         Table(
             5,
@@ -73,9 +68,7 @@ class Results:
             **{name: name for name in self.problem.shifts},
         }
         self.shift = next(iter(self.problem.shifts))
-        self.records = {
-            m: [archive.record(r) for r in table.runs(m, seeds)] for m in table.methods
-        }
+        self.records = {m: [archive.record(r) for r in table.runs(m, seeds)] for m in table.methods}
         self.references = {
             name: [archive.record(Run(table.problem, "reference", name))]
             for name in self.problem.references
@@ -159,10 +152,7 @@ def differences_of(results: Results) -> list[list[Cell]]:
             row = [results.table.label(method)]
             for column in columns(results):
                 d = results.difference(method, "mse", column, "PSNR")
-                row.append(
-                    f"{d.mean:+.2f} ± {d.half:.2f}"
-                    + ("" if d.decided else " (undecided)")
-                )
+                row.append(f"{d.mean:+.2f} ± {d.half:.2f}" + ("" if d.decided else " (undecided)"))
             rows.append(row)
     return rows
 
@@ -172,9 +162,7 @@ def render(archive: Archive, table: Table, seeds: int) -> str:
     results = Results(archive, table, seeds)
     first = results.records["mse"][0]
     settings = results.problem.settings
-    unit = {None: "", "noise": " times the norm of the measurement noise"}[
-        settings.relative_to
-    ]
+    unit = {None: "", "noise": " times the norm of the measurement noise"}[settings.relative_to]
     flags = flagged(results)
     devices = sorted({r["device"] for rs in results.all.values() for r in rs})
     notes = [

@@ -102,13 +102,13 @@ is that of Assumption 6.1, E‖w_k‖² = σ_w².
 
 Generalisation risk at the level σ_g of the test.
 
-{markdown(theorem(archive, 'generalization'))}
+{markdown(theorem(archive, "generalization"))}
 
 ## Theorem 7.5: R_e(θ^sgd) ≤ R_e(θ^mse)
 
 Average-case risk at the level σ_e.
 
-{markdown(theorem(archive, 'average case'))}
+{markdown(theorem(archive, "average case"))}
 
 ## The expansion behind eq. (10)
 

@@ -92,13 +92,7 @@ for ax, (name, model) in zip(axes, models.items()):
     with torch.no_grad():
         error = model(plane, physics).norm(dim=1).reshape(len(axis), -1)
     picture = ax.imshow(
-        error.T,
-        extent=(-1, 1, -1, 1),
-        origin="lower",
-        cmap="magma",
-        norm="log",
-        vmin=1e-2,
-        vmax=1,
+        error.T, extent=(-1, 1, -1, 1), origin="lower", cmap="magma", norm="log", vmin=1e-2, vmax=1
     )
     ax.plot(*y.T, ".", color="white", ms=2, alpha=0.7)
     ax.set(title=name, xticks=(-1, 0, 1), yticks=(-1, 0, 1))

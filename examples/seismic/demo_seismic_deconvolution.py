@@ -69,9 +69,7 @@ psnr = dinv.metric.PSNR(max_pixel=2.0)  # sections lie in [-1, 1]
 others = dj.ReflectivityDataset(4, img_size=(96, 96), seed=4)
 others = torch.stack([section["x"] for section in others])
 y_others = physics(others)
-weight = max(
-    (1e-3, 2e-3, 4e-3, 8e-3), key=lambda w: psnr(sparse(y_others, w), others).mean()
-)
+weight = max((1e-3, 2e-3, 4e-3, 8e-3), key=lambda w: psnr(sparse(y_others, w), others).mean())
 
 # %%
 # Clean, more noise, and the worst case

@@ -32,9 +32,7 @@ EPOCHS = 5
 
 
 def slices(split, **kwargs):
-    return dj.BrainSliceDataset(
-        split, img_size=SIZE, resolution=192 / SIZE[0], **kwargs
-    )
+    return dj.BrainSliceDataset(split, img_size=SIZE, resolution=192 / SIZE[0], **kwargs)
 
 
 def acquisition(seed):

@@ -32,9 +32,7 @@ def camera(seed):
     return dinv.physics.Blur(
         dinv.physics.functional.gaussian_blur(sigma=(0.8, 0.8)),
         padding="reflect",
-        noise_model=dinv.physics.GaussianNoise(
-            SIGMA, rng=torch.Generator().manual_seed(seed)
-        ),
+        noise_model=dinv.physics.GaussianNoise(SIGMA, rng=torch.Generator().manual_seed(seed)),
     )
 
 
@@ -53,9 +51,7 @@ y_train, y_test = physics(x_train), camera(seed=1)(x_test)
 def trained(loss, jitter=None, x=None):
     torch.manual_seed(0)
     network = dinv.models.DnCNN(1, 1, depth=4, nf=24, pretrained=None)
-    model = dj.UnfoldedPGD(
-        network, sigma_denoiser=SIGMA, stepsize=1.0, max_iter=3, jitter=jitter
-    )
+    model = dj.UnfoldedPGD(network, sigma_denoiser=SIGMA, stepsize=1.0, max_iter=3, jitter=jitter)
     data = dinv.datasets.TensorDataset(x=x, y=y_train, use_dict_output=True)
     return dj.fit(model, physics, data, losses=loss, epochs=12, lr=2e-3)
 

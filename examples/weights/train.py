@@ -80,9 +80,7 @@ MRI_JITTER = dj.GaussianJitter(0.05, "relative")
 ROBUST = partial(
     dj.RobustTrainer,
     sigma=0.05,
-    attack=dj.FrankWolfeAttack(
-        dj.L2Ball(0.5, relative_to="noise"), steps=3, keep="last"
-    ),
+    attack=dj.FrankWolfeAttack(dj.L2Ball(0.5, relative_to="noise"), steps=3, keep="last"),
 )
 TASKS = {
     "mri_gd": lambda: mri(dj.UnfoldedGD),

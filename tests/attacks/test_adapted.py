@@ -39,16 +39,12 @@ def splitting(**options):
 
 def twice(network):
     """An adapted network, adapted again."""
-    return dinv.loss.R2RLoss(eval_n_samples=2).adapt_model(
-        splitting().adapt_model(network)
-    )
+    return dinv.loss.R2RLoss(eval_n_samples=2).adapt_model(splitting().adapt_model(network))
 
 
 ADAPTED = {
     "splitting": lambda m: splitting().adapt_model(m),
-    "splitting of the output": lambda m: splitting(eval_split_output=True).adapt_model(
-        m
-    ),
+    "splitting of the output": lambda m: splitting(eval_split_output=True).adapt_model(m),
     "no splitting": lambda m: splitting(eval_split_input=False).adapt_model(m),
     "R2R": lambda m: dinv.loss.R2RLoss(eval_n_samples=3).adapt_model(m),
     "twice": twice,

@@ -21,27 +21,18 @@ def quick(attack):
 ATTACKS = {
     "PGD": quick(lambda ball, steps=10, **kw: dj.PGDAttack(ball, steps=steps, **kw)),
     "APGD": quick(lambda ball, steps=12, **kw: dj.APGDAttack(ball, steps=steps, **kw)),
-    "Frank-Wolfe": quick(
-        lambda ball, steps=5, **kw: dj.FrankWolfeAttack(ball, steps=steps, **kw)
-    ),
-    "momentum": quick(
-        lambda ball, steps=10, **kw: dj.MomentumAttack(ball, steps=steps, **kw)
-    ),
+    "Frank-Wolfe": quick(lambda ball, steps=5, **kw: dj.FrankWolfeAttack(ball, steps=steps, **kw)),
+    "momentum": quick(lambda ball, steps=10, **kw: dj.MomentumAttack(ball, steps=steps, **kw)),
     "converged": quick(
         lambda ball, steps=5, **kw: dj.ConvergedAttack(
             dj.MomentumAttack(ball, steps=steps, **kw), max_steps=40
         )
     ),
-    "random": quick(
-        lambda ball, steps=10, **kw: dj.RandomAttack(ball, samples=steps, **kw)
-    ),
+    "random": quick(lambda ball, steps=10, **kw: dj.RandomAttack(ball, samples=steps, **kw)),
     "repeat": quick(lambda ball, **kw: dj.PGDAttack(ball, steps=5, **kw).repeat(3)),
     "worst case": quick(
         lambda ball, **kw: dj.WorstCase(
-            [
-                dj.FrankWolfeAttack(ball, steps=5, **kw),
-                dj.RandomAttack(ball, samples=5, **kw),
-            ]
+            [dj.FrankWolfeAttack(ball, steps=5, **kw), dj.RandomAttack(ball, samples=5, **kw)]
         )
     ),
 }
@@ -152,9 +143,7 @@ def exact_worst_case(matrix, residual, eps):
     for _ in range(200):
         middle = (low + high) / 2
         outside = (b / (middle[:, None] - values)).norm(dim=1) > eps
-        low, high = torch.where(outside, middle, low), torch.where(
-            outside, high, middle
-        )
+        low, high = torch.where(outside, middle, low), torch.where(outside, high, middle)
     d = (b / (high[:, None] - values)) @ vectors.T
     assert torch.allclose(d.norm(dim=1), eps, rtol=1e-9)
     return d
@@ -196,13 +185,9 @@ def test_linear_reconstructors_have_an_exact_worst_case(attack, least, matrix, s
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_identity_is_attacked_along_the_noise(name, dtype):
     x, y = torch.randn(2, 3, 50, dtype=dtype)
-    delta = ATTACKS[name](dj.L2Ball(0.5), steps=50)(
-        Reconstructor(lambda y: y), x, y, DENOISING
-    )
+    delta = ATTACKS[name](dj.L2Ball(0.5), steps=50)(Reconstructor(lambda y: y), x, y, DENOISING)
     noise = y - x
-    assert torch.allclose(
-        delta, 0.5 * noise / noise.norm(dim=1, keepdim=True), atol=1e-4
-    )
+    assert torch.allclose(delta, 0.5 * noise / noise.norm(dim=1, keepdim=True), atol=1e-4)
 
 
 def test_linf_worst_case_of_a_diagonal_reconstructor():
@@ -213,9 +198,7 @@ def test_linf_worst_case_of_a_diagonal_reconstructor():
     for name in GRADIENT:
         delta = ATTACKS[name](dj.LinfBall(0.3), steps=40)(model, x, y, DENOISING)
         worst = ((gain * y - x).abs() + 0.3 * gain.abs()).square().sum(1)
-        assert torch.allclose(
-            error(model, x, y + delta, DENOISING), worst, rtol=1e-4
-        ), name
+        assert torch.allclose(error(model, x, y + delta, DENOISING), worst, rtol=1e-4), name
 
 
 # --- what every attack guarantees -------------------------------------------------------------
@@ -223,9 +206,7 @@ def test_linf_worst_case_of_a_diagonal_reconstructor():
 
 @every_problem
 @every_attack
-@pytest.mark.parametrize(
-    "ball, dtype", [(dj.L2Ball, torch.float32), (dj.LinfBall, torch.float64)]
-)
+@pytest.mark.parametrize("ball, dtype", [(dj.L2Ball, torch.float32), (dj.LinfBall, torch.float64)])
 def test_contract(problem, name, ball, dtype):
     model, x, y, physics, eps = build(problem, dtype=dtype)
     radius = torch.tensor([0.0, eps, 3 * eps]) / (1 if ball is dj.L2Ball else 10)
@@ -242,18 +223,12 @@ def test_contract(problem, name, ball, dtype):
     # the reported losses are those of the reported perturbation
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     model.eval()
-    assert torch.allclose(
-        error(model, x, y + delta, physics), result.loss, rtol=tolerance
-    )
-    assert torch.allclose(
-        error(model, x, y, physics), result.loss_clean, rtol=tolerance
-    )
+    assert torch.allclose(error(model, x, y + delta, physics), result.loss, rtol=tolerance)
+    assert torch.allclose(error(model, x, y, physics), result.loss_clean, rtol=tolerance)
     assert (result.loss >= result.loss_clean).all()
     assert torch.equal(delta.flatten(1).any(1), result.loss > result.loss_clean)
     assert name == "random" or delta[1:].flatten(1).any(1).all()
-    assert result.trace.shape[1:] == (3,) and torch.equal(
-        result.trace.amax(0), result.loss
-    )
+    assert result.trace.shape[1:] == (3,) and torch.equal(result.trace.amax(0), result.loss)
     assert torch.equal(result.perturbation, delta)
 
 
@@ -305,9 +280,7 @@ def test_apgd_gains_with_its_steps(problem):
     """Its schedule stretches with the steps: another path, so never weaker only to 1 %."""
     model, x, y, physics, eps = build(problem)
     few, many = (
-        dj.APGDAttack(dj.L2Ball(3 * eps), steps=n, checks=False).run(
-            model, x, y, physics
-        )
+        dj.APGDAttack(dj.L2Ball(3 * eps), steps=n, checks=False).run(model, x, y, physics)
         for n in (10, 40)
     )
     assert (many.loss - many.loss_clean >= 0.99 * (few.loss - few.loss_clean)).all()
@@ -382,14 +355,11 @@ def test_a_sample_is_attacked_alike_in_any_batch(problem, start, name):
 @every_attack
 def test_same_seed_same_result(name):
     model, x, y, physics, eps = build("mri")
-    first, again = (
-        ATTACKS[name](dj.L2Ball(eps))(model, x, y, physics) for _ in range(2)
-    )
+    first, again = (ATTACKS[name](dj.L2Ball(eps))(model, x, y, physics) for _ in range(2))
     assert torch.equal(first, again)
     if name in GRADIENT:
         one, two = (
-            ATTACKS[name](dj.L2Ball(eps), start="random", steps=1, seed=seed)
-            for seed in (0, 1)
+            ATTACKS[name](dj.L2Ball(eps), start="random", steps=1, seed=seed) for seed in (0, 1)
         )
         assert not torch.equal(one(model, x, y, physics), two(model, x, y, physics))
 
@@ -518,18 +488,14 @@ def test_deviation_needs_no_truth():
         model.eval()
         with torch.no_grad():
             deviation = model(y + result.delta, physics) - model(y, physics)
-        assert torch.allclose(
-            deviation.square().flatten(1).sum(1), result.loss, rtol=1e-4
-        )
+        assert torch.allclose(deviation.square().flatten(1).sum(1), result.loss, rtol=1e-4)
         assert not result.loss_clean.any() and (result.loss > 0).all()
 
 
 @pytest.mark.parametrize("metric", [MSE(), NMSE(), SSIM(), SSIM(train_loss=True)])
 def test_metrics_get_worse(metric):
     model, x, y, physics, eps = build("seismic")
-    result = dj.PGDAttack(dj.L2Ball(eps), objective=metric, checks=False).run(
-        model, x, y, physics
-    )
+    result = dj.PGDAttack(dj.L2Ball(eps), objective=metric, checks=False).run(model, x, y, physics)
     model.eval()
     with torch.no_grad():
         clean, attacked = (metric(model(v, physics), x) for v in (y, y + result.delta))
@@ -565,9 +531,7 @@ def test_image_domain():
     assert result.perturbation.shape == x.shape
     assert (result.perturbation.flatten(1).norm(dim=1) <= eps * (1 + 1e-6)).all()
     assert torch.equal(result.delta, physics.A(result.perturbation))
-    assert torch.allclose(
-        error(model.eval(), x, y + result.delta, physics), result.loss
-    )
+    assert torch.allclose(error(model.eval(), x, y + result.delta, physics), result.loss)
     again = attack.run(model, x, y, physics, init=result.perturbation)
     assert (again.loss >= result.loss).all()
 
@@ -642,9 +606,7 @@ def flags(attack, function, x=None, y=None, eps=None):
         "nonfinite_gradient",
         "stochastic_model",
     }
-    assert all(
-        f.shape == (len(y),) and f.dtype == torch.bool for f in result.flags.values()
-    )
+    assert all(f.shape == (len(y),) and f.dtype == torch.bool for f in result.flags.values())
     assert result.delta.isfinite().all()
     return {name for name, flag in result.flags.items() if flag.any()}
 
@@ -658,11 +620,7 @@ APGD = dj.APGDAttack(dj.L2Ball(1.0), steps=30)
 def test_a_healthy_model_raises_no_flag(problem, factor, objective):
     model, x, y, physics, eps = build(problem)
     attack = dj.APGDAttack(dj.L2Ball(factor * eps), steps=30, objective=objective)
-    raised = {
-        name
-        for name, flag in attack.run(model, x, y, physics).flags.items()
-        if flag.any()
-    }
+    raised = {name for name, flag in attack.run(model, x, y, physics).flags.items() if flag.any()}
     if factor > 1 or objective == "deviation":
         # rightly so: far away, or from a random start, one run of 30 steps may not be enough
         raised -= {"not_converged", "random_beats_gradient"}
@@ -721,9 +679,7 @@ def test_slow_half_precision_is_told(monkeypatch):
             warnings.simplefilter("always")
             delta = attack(model, x, y, physics)
         assert delta.dtype == torch.float32
-        assert (
-            len([w for w in told if "has no units for" in str(w.message)]) == expected
-        )
+        assert len([w for w in told if "has no units for" in str(w.message)]) == expected
 
 
 def test_autocast_raises_no_flag():
@@ -760,11 +716,7 @@ def half_detached(y):
 
 @pytest.mark.parametrize(
     "function",
-    [
-        half_detached,
-        lambda y: 3 * y.detach() - y,
-        lambda y: y + y.mean(1, True).detach() * 20,
-    ],
+    [half_detached, lambda y: 3 * y.detach() - y, lambda y: y + y.mean(1, True).detach() * 20],
     ids=["half detached", "wrong sign", "mean detached"],
 )
 def test_gradient_masking(function):
@@ -797,9 +749,7 @@ def test_nonfinite_gradient():
 def test_one_bad_sample_does_not_spoil_its_neighbours():
     x, y = torch.randn(2, 3, 20)
     y[0] = 100.0
-    model = Reconstructor(
-        lambda y: torch.where(y.mean(1, keepdim=True) > 50, NAN, 2 * y)
-    )
+    model = Reconstructor(lambda y: torch.where(y.mean(1, keepdim=True) > 50, NAN, 2 * y))
     for name in GRADIENT:
         attack = ATTACKS[name](dj.L2Ball(1.0))
         result = attack.run(model, x, y, DENOISING)
@@ -823,9 +773,7 @@ def test_without_checks_only_what_is_free():
     plain = attack.run(model, x, y, physics)
     assert len(calls) == 31
     checked = dj.APGDAttack(dj.L2Ball(eps), steps=30).run(model, x, y, physics)
-    assert torch.equal(plain.delta, checked.delta) and torch.equal(
-        plain.trace, checked.trace
-    )
+    assert torch.equal(plain.delta, checked.delta) and torch.equal(plain.trace, checked.trace)
     assert plain.n_grad == checked.n_grad == 30
 
 
@@ -843,17 +791,13 @@ def frozen_output(y):
     [
         Reconstructor(frozen_output),
         Reconstructor(lambda y: 2 * y.detach()),
-        dinv.optim.GD(
-            data_fidelity=dinv.optim.L2(), prior=dinv.optim.Tikhonov(), max_iter=2
-        ),
+        dinv.optim.GD(data_fidelity=dinv.optim.L2(), prior=dinv.optim.Tikhonov(), max_iter=2),
     ],
     ids=["no_grad", "detach", "unfold=False"],
 )
 def test_a_model_without_gradient_is_refused(name, model):
     x, y = torch.randn(2, 3, 1, 4, 4)
-    with pytest.raises(
-        RuntimeError, match="there is none: .* unfold=False. Build it with unfold"
-    ):
+    with pytest.raises(RuntimeError, match="there is none: .* unfold=False. Build it with unfold"):
         ATTACKS[name](dj.L2Ball(1.0))(model, x, y, DENOISING)
     delta = dj.RandomAttack(dj.L2Ball(1.0))(model, x, y, DENOISING)
     assert delta.any()
@@ -863,21 +807,15 @@ def test_a_metric_without_gradient_is_refused():
     """deepinv computes PSNR under no_grad."""
     model, x, y, physics, eps = build("seismic")
     ball = dj.L2Ball(eps)
-    with pytest.raises(
-        RuntimeError, match="gradient of the objective, but it gives none: .*PSNR"
-    ):
+    with pytest.raises(RuntimeError, match="gradient of the objective, but it gives none: .*PSNR"):
         dj.PGDAttack(ball, objective=PSNR())(model, x, y, physics)
-    result = dj.RandomAttack(ball, samples=5, objective=PSNR()).run(
-        model, x, y, physics
-    )
+    result = dj.RandomAttack(ball, samples=5, objective=PSNR()).run(model, x, y, physics)
     assert (result.loss >= result.loss_clean).all()
 
 
 def test_inference_mode_is_refused():
     model, x, y, physics, eps = build("points")
-    with torch.inference_mode(), pytest.raises(
-        RuntimeError, match="torch.inference_mode rules"
-    ):
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="torch.inference_mode rules"):
         dj.FrankWolfeAttack(dj.L2Ball(eps))(model, x, y, physics)
 
 
@@ -889,92 +827,32 @@ BALL = dj.L2Ball(1.0)
     [
         (lambda: dj.PGDAttack(1.0), TypeError, "budget must be a Budget .* got float"),
         (lambda: dj.PGDAttack(BALL, steps=0), ValueError, "steps .* at least 1, got 0"),
-        (
-            lambda: dj.PGDAttack(BALL, steps=1.5),
-            TypeError,
-            "steps must be a whole numb",
-        ),
-        (
-            lambda: dj.APGDAttack(BALL, steps=True),
-            TypeError,
-            "steps must be .* got True",
-        ),
-        (
-            lambda: dj.RandomAttack(BALL, samples=0),
-            ValueError,
-            "samples .* least 1, got",
-        ),
-        (
-            lambda: dj.PGDAttack(BALL, rel_step=0),
-            ValueError,
-            "rel_step must be positiv",
-        ),
-        (
-            lambda: dj.PGDAttack(BALL, rel_step=NAN),
-            ValueError,
-            "rel_step must be finite",
-        ),
-        (
-            lambda: dj.PGDAttack(BALL, rel_step=True),
-            TypeError,
-            "rel_step must be a num",
-        ),
-        (
-            lambda: dj.PGDAttack(BALL, rel_step="1"),
-            TypeError,
-            "rel_step must be a numb",
-        ),
+        (lambda: dj.PGDAttack(BALL, steps=1.5), TypeError, "steps must be a whole numb"),
+        (lambda: dj.APGDAttack(BALL, steps=True), TypeError, "steps must be .* got True"),
+        (lambda: dj.RandomAttack(BALL, samples=0), ValueError, "samples .* least 1, got"),
+        (lambda: dj.PGDAttack(BALL, rel_step=0), ValueError, "rel_step must be positiv"),
+        (lambda: dj.PGDAttack(BALL, rel_step=NAN), ValueError, "rel_step must be finite"),
+        (lambda: dj.PGDAttack(BALL, rel_step=True), TypeError, "rel_step must be a num"),
+        (lambda: dj.PGDAttack(BALL, rel_step="1"), TypeError, "rel_step must be a numb"),
         (lambda: dj.PGDAttack(BALL, seed=-1), ValueError, "seed must be .* from 0 to"),
-        (
-            lambda: dj.PGDAttack(BALL, seed=0.5),
-            TypeError,
-            "seed must be a whole number",
-        ),
+        (lambda: dj.PGDAttack(BALL, seed=0.5), TypeError, "seed must be a whole number"),
         (lambda: dj.PGDAttack(BALL, seed=2**64), ValueError, "seed must be .* from 0"),
-        (
-            lambda: dj.FrankWolfeAttack(BALL, momentum=NAN),
-            ValueError,
-            "momentum must be fin",
-        ),
-        (
-            lambda: dj.FrankWolfeAttack(BALL, momentum=None),
-            TypeError,
-            "momentum must be a nu",
-        ),
+        (lambda: dj.FrankWolfeAttack(BALL, momentum=NAN), ValueError, "momentum must be fin"),
+        (lambda: dj.FrankWolfeAttack(BALL, momentum=None), TypeError, "momentum must be a nu"),
         (lambda: dj.PGDAttack.paper(NAN), ValueError, "eps must be finite, got nan"),
         (lambda: dj.PGDAttack.paper(True), TypeError, "eps must be a number, got True"),
         (lambda: dj.PGDAttack.paper(1.0, step=-1), ValueError, "step must be positive"),
         (lambda: dj.PGDAttack(BALL).repeat(1.5), TypeError, "n must be a whole number"),
-        (
-            lambda: dj.WorstCase(3),
-            TypeError,
-            "attacks must be a list of attacks, got 3",
-        ),
-        (
-            lambda: dj.WorstCase("PGD"),
-            TypeError,
-            "must be a list of attacks, got 'PGD'",
-        ),
+        (lambda: dj.WorstCase(3), TypeError, "attacks must be a list of attacks, got 3"),
+        (lambda: dj.WorstCase("PGD"), TypeError, "must be a list of attacks, got 'PGD'"),
         (
             lambda: dj.PGDAttack(BALL, objective=torch.tensor([1.0, NAN])),
             ValueError,
             r"objective must be real and finite .* got shape \(2,\)",
         ),
-        (
-            lambda: dj.PGDAttack(BALL, start="one"),
-            ValueError,
-            "start must be .* got 'one'",
-        ),
-        (
-            lambda: dj.PGDAttack(BALL, keep="all"),
-            ValueError,
-            "keep must be .* got 'all'",
-        ),
-        (
-            lambda: dj.PGDAttack(BALL, objective="mse"),
-            TypeError,
-            "objective must be .* got 'mse'",
-        ),
+        (lambda: dj.PGDAttack(BALL, start="one"), ValueError, "start must be .* got 'one'"),
+        (lambda: dj.PGDAttack(BALL, keep="all"), ValueError, "keep must be .* got 'all'"),
+        (lambda: dj.PGDAttack(BALL, objective="mse"), TypeError, "objective must be .* got 'mse'"),
         (
             lambda: dj.PGDAttack(BALL, objective=MSE),
             TypeError,
@@ -992,22 +870,10 @@ BALL = dj.L2Ball(1.0)
             "autocast must be None, torch.bfloat16 or .* got torch.float32",
         ),
         (lambda: dj.PGDAttack.paper(0.0), ValueError, "eps must be positive, got 0.0"),
-        (
-            lambda: dj.RandomAttack(BALL, law="cauchy"),
-            ValueError,
-            "law must be .* got 'cauchy'",
-        ),
-        (
-            lambda: dj.PGDAttack(BALL).repeat(0),
-            ValueError,
-            "n must be .* at least 1, got 0",
-        ),
+        (lambda: dj.RandomAttack(BALL, law="cauchy"), ValueError, "law must be .* got 'cauchy'"),
+        (lambda: dj.PGDAttack(BALL).repeat(0), ValueError, "n must be .* at least 1, got 0"),
         (lambda: dj.WorstCase([]), ValueError, "at least one attack, got none"),
-        (
-            lambda: dj.WorstCase([BALL]),
-            TypeError,
-            "attacks must hold attacks, got L2Ball",
-        ),
+        (lambda: dj.WorstCase([BALL]), TypeError, "attacks must hold attacks, got L2Ball"),
         (
             lambda: dj.FrankWolfeAttack(BALL, objective="deviation", start="zero"),
             ValueError,
@@ -1034,22 +900,10 @@ def test_refused(call, error, message):
         ({"x": torch.zeros(3, 5)}, ValueError, r"output, \(3, 4\), got \(3, 5\)"),
         ({"y": [torch.zeros(3, 4)]}, TypeError, "y must be a torch.Tensor, got list"),
         ({"y": TensorList([])}, TypeError, "y must be a torch.Tensor, got TensorList"),
-        (
-            {"model": lambda y, physics: y},
-            TypeError,
-            "must be a torch.nn.Module, got function",
-        ),
+        ({"model": lambda y, physics: y}, TypeError, "must be a torch.nn.Module, got function"),
         ({"eps": -1.0}, ValueError, "eps must be finite and at least 0, got -1.0"),
-        (
-            {"eps": torch.ones(2)},
-            ValueError,
-            r"eps must be .* shape \(3,\), got shape \(2,\)",
-        ),
-        (
-            {"init": torch.zeros(3, 5)},
-            ValueError,
-            r"init must have .* \(3, 4\), got \(3, 5\)",
-        ),
+        ({"eps": torch.ones(2)}, ValueError, r"eps must be .* shape \(3,\), got shape \(2,\)"),
+        ({"init": torch.zeros(3, 5)}, ValueError, r"init must have .* \(3, 4\), got \(3, 5\)"),
         ({"init": torch.full((3, 4), NAN)}, ValueError, "init must be finite, got NaN"),
         ({"init": [0.0]}, TypeError, "init must be a torch.Tensor, got list"),
         ({"init": torch.zeros(3, 4) + 0j}, TypeError, "init must be real .*complex64"),
@@ -1057,37 +911,17 @@ def test_refused(call, error, message):
         ({"x": torch.zeros(1, 4)}, ValueError, "one batch size, got 1 and 3 samples"),
         ({"x": torch.zeros(3, 1)}, ValueError, r"output, \(3, 4\), got \(3, 1\)"),
         ({"x": torch.zeros(3, 4).int()}, TypeError, "x must be .* got torch.int32"),
-        (
-            {"x": torch.zeros(3, 4).to("meta")},
-            ValueError,
-            "one device, got meta and cpu",
-        ),
-        (
-            {"y": torch.ones(3, 4).to("meta")},
-            ValueError,
-            "one device, got cpu and meta",
-        ),
+        ({"x": torch.zeros(3, 4).to("meta")}, ValueError, "one device, got meta and cpu"),
+        ({"y": torch.ones(3, 4).to("meta")}, ValueError, "one device, got cpu and meta"),
         ({"y": torch.ones(3, 4).int()}, TypeError, "y must be .* got torch.int32"),
         ({"y": torch.ones(3, 4).bool()}, TypeError, "y must be .* got torch.bool"),
         ({"y": torch.ones(4)}, ValueError, r"y must be a batch .* got \(4,\)"),
         ({"x": torch.ones(0, 4), "y": torch.ones(0, 4)}, ValueError, "and not empty"),
         ({"x": torch.full((3, 4), NAN)}, ValueError, "x must be finite, .* in 3 of 3"),
-        (
-            {"y": torch.eye(3, 4) / 0},
-            ValueError,
-            "y must be finite, .* first in sample 0",
-        ),
+        ({"y": torch.eye(3, 4) / 0}, ValueError, "y must be finite, .* first in sample 0"),
         ({"eps": NAN}, ValueError, "eps must be finite and at least 0, got nan"),
-        (
-            {"eps": True},
-            TypeError,
-            "eps must be a real number or a tensor of such, got True",
-        ),
-        (
-            {"eps": 1e39},
-            ValueError,
-            "eps must be finite in the precision of y, torch.fl",
-        ),
+        ({"eps": True}, TypeError, "eps must be a real number or a tensor of such, got True"),
+        ({"eps": 1e39}, ValueError, "eps must be finite in the precision of y, torch.fl"),
         (
             {"model": Reconstructor(lambda y: (y, None))},
             TypeError,
@@ -1103,9 +937,7 @@ def test_refused_with_the_model(several, change, error, message):
         "y": torch.ones(3, 4),
         "physics": DENOISING,
     }
-    attack = (
-        dj.FrankWolfeAttack(BALL).repeat(2) if several else dj.FrankWolfeAttack(BALL)
-    )
+    attack = dj.FrankWolfeAttack(BALL).repeat(2) if several else dj.FrankWolfeAttack(BALL)
     for call in (attack, attack.run):
         with pytest.raises(error, match=message):
             call(**arguments | change)
@@ -1133,14 +965,9 @@ def test_an_absurd_radius_gives_no_nan(name):
 
 def test_an_objective_must_judge_each_sample():
     for objective in (MSE(reduction="mean"), lambda x_net, x: 1.0):
-        with pytest.raises(
-            ValueError, match="one value per sample, .* set reduction=None"
-        ):
+        with pytest.raises(ValueError, match="one value per sample, .* set reduction=None"):
             dj.FrankWolfeAttack(BALL, objective=objective)(
-                Reconstructor(lambda y: y),
-                torch.zeros(3, 4),
-                torch.ones(3, 4),
-                DENOISING,
+                Reconstructor(lambda y: y), torch.zeros(3, 4), torch.ones(3, 4), DENOISING
             )
 
 
@@ -1164,11 +991,7 @@ class Cropping(MSE):
 
 @pytest.mark.parametrize(
     "objective",
-    [
-        lambda x_net, x: (crop(x_net, x) - x).square().sum(1),
-        Cropping(),
-        MSE(center_crop=(2, 2)),
-    ],
+    [lambda x_net, x: (crop(x_net, x) - x).square().sum(1), Cropping(), MSE(center_crop=(2, 2))],
     ids=["function", "metric", "center crop"],
 )
 @pytest.mark.parametrize("several", [False, True])

@@ -36,9 +36,7 @@ def normal(shape, dtype=torch.float32):
 def plain_norm(ball, delta):
     wide = torch.complex128 if delta.is_complex() else torch.float64
     return torch.linalg.vector_norm(
-        delta.to(wide).flatten(1),
-        2 if isinstance(ball, dj.L2Ball) else torch.inf,
-        dim=1,
+        delta.to(wide).flatten(1), 2 if isinstance(ball, dj.L2Ball) else torch.inf, dim=1
     )
 
 
@@ -152,15 +150,11 @@ def test_gaussian_draws_measure_eps():
     assert draw.abs().max() <= 3 and inner.std().item() == pytest.approx(1.6, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    "radius", [2, 2.0, np.float32(2), torch.tensor(2.0), torch.tensor([2.0])]
-)
+@pytest.mark.parametrize("radius", [2, 2.0, np.float32(2), torch.tensor(2.0), torch.tensor([2.0])])
 @every_ball
 def test_absolute_radius(ball, radius):
     y = torch.ones(3, 2)
-    assert torch.equal(
-        type(ball)(radius).radii(y, dinv.physics.Denoising()), torch.full((3,), 2.0)
-    )
+    assert torch.equal(type(ball)(radius).radii(y, dinv.physics.Denoising()), torch.full((3,), 2.0))
 
 
 @every_ball
@@ -186,10 +180,7 @@ def test_relative_radius():
         (dj.LinfBall(0.5, relative_to="y"), 0.5 * y.abs().flatten(1).amax(1)),
         (dj.L2Ball(0.5, relative_to="noise"), 0.5 * 0.1 * counts.sqrt()),
         (dj.LinfBall(0.5, relative_to="noise"), torch.full((3,), 0.05)),
-        (
-            dj.L2Ball(1.0, relative_to="noise", support=None),
-            0.1 * torch.full((3,), 96.0**0.5),
-        ),
+        (dj.L2Ball(1.0, relative_to="noise", support=None), 0.1 * torch.full((3,), 96.0**0.5)),
     ]:
         assert torch.allclose(ball.radii(y, physics), expected), ball
     physics.noise_model.update_parameters(sigma=torch.tensor([0.1, 0.2, 0.3]))
@@ -244,27 +235,11 @@ def test_image_domain():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        (
-            {"radius": -1.0},
-            ValueError,
-            "radius must be finite and at least 0, got -1.0",
-        ),
-        (
-            {"radius": float("nan")},
-            ValueError,
-            "radius must be finite and at least 0",
-        ),
+        ({"radius": -1.0}, ValueError, "radius must be finite and at least 0, got -1.0"),
+        ({"radius": float("nan")}, ValueError, "radius must be finite and at least 0"),
         ({"radius": torch.tensor([1.0, -1.0])}, ValueError, "finite and at least 0"),
-        (
-            {"radius": torch.ones(2, 2)},
-            ValueError,
-            r"one number per sample, got shape \(2, 2\)",
-        ),
-        (
-            {"radius": "1"},
-            TypeError,
-            "radius must be a real number or a tensor of such, got '1'",
-        ),
+        ({"radius": torch.ones(2, 2)}, ValueError, r"one number per sample, got shape \(2, 2\)"),
+        ({"radius": "1"}, TypeError, "radius must be a real number or a tensor of such, got '1'"),
         ({"radius": True}, TypeError, "a tensor of such, got True"),
         ({"radius": torch.tensor(True)}, TypeError, r"of such, got tensor\(True\)"),
         ({"radius": torch.tensor(1j)}, TypeError, r"of such, got tensor\(0.\+1.j\)"),
@@ -279,11 +254,7 @@ def test_image_domain():
             "support must be 'auto', a tensor, a TensorList or None, got 'all'",
         ),
         ({"domain": "kspace"}, ValueError, "domain must be one of .* got 'kspace'"),
-        (
-            {"domain": "image", "relative_to": "y"},
-            ValueError,
-            "image-domain budget is absolute",
-        ),
+        ({"domain": "image", "relative_to": "y"}, ValueError, "image-domain budget is absolute"),
     ],
 )
 @pytest.mark.parametrize("ball", BALLS.values())
@@ -294,17 +265,11 @@ def test_refused(ball, arguments, error, message):
 
 def test_refused_with_a_physics():
     y, physics = torch.zeros(3, 2), dinv.physics.Denoising()
-    with pytest.raises(
-        ValueError, match=r"one number per sample, shape \(3,\), got shape \(2,\)"
-    ):
+    with pytest.raises(ValueError, match=r"one number per sample, shape \(3,\), got shape \(2,\)"):
         dj.L2Ball(torch.ones(2)).radii(y, physics)
-    with pytest.raises(
-        ValueError, match=r"broadcast to the perturbation, of shape \(3, 2\)"
-    ):
+    with pytest.raises(ValueError, match=r"broadcast to the perturbation, of shape \(3, 2\)"):
         dj.L2Ball(1.0, support=torch.ones(5)).support(y, physics)
-    with pytest.raises(
-        TypeError, match="needs a deepinv LinearPhysics, .* got Physics"
-    ):
+    with pytest.raises(TypeError, match="needs a deepinv LinearPhysics, .* got Physics"):
         dj.L2Ball(1.0, domain="image").zero(y, dinv.physics.Physics())
     with pytest.raises(ValueError, match="law must be one of .* got 'cauchy'"):
         dj.L2Ball(1.0).random(y, torch.ones(3), generator(), "cauchy")
@@ -337,17 +302,9 @@ def test_refused_in_a_step(ball, v, eps, error, message):
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        (
-            {"generator": None},
-            TypeError,
-            "generator must be a torch.Generator, got None",
-        ),
+        ({"generator": None}, TypeError, "generator must be a torch.Generator, got None"),
         ({"support": torch.ones(3, 2)}, ValueError, r"boolean, of shape \(3, 2\), got"),
-        (
-            {"support": V[:1] > 0},
-            ValueError,
-            r"boolean, of .* got \(1, 2\) of torch.bo",
-        ),
+        ({"support": V[:1] > 0}, ValueError, r"boolean, of .* got \(1, 2\) of torch.bo"),
     ],
 )
 def test_refused_draws(ball, change, error, message):
@@ -374,9 +331,7 @@ def test_measurements_refused(ball):
     for call in (ball.radii, ball.zero, ball.support):
         with pytest.raises(TypeError, match="y must be a torch.Tensor, got list"):
             call([1.0], DENOISING)
-        with pytest.raises(
-            TypeError, match="y must be .* complex numbers, got torch.in"
-        ):
+        with pytest.raises(TypeError, match="y must be .* complex numbers, got torch.in"):
             call(V.int(), DENOISING)
 
 
@@ -406,11 +361,7 @@ def test_a_physics_cast_to_complex_numbers():
 
 
 NOISES = {
-    "a physics without noise": [
-        dinv.physics.ZeroNoise(),
-        None,
-        [dinv.physics.ZeroNoise()] * 2,
-    ],
+    "a physics without noise": [dinv.physics.ZeroNoise(), None, [dinv.physics.ZeroNoise()] * 2],
     "noise of level 0 in GaussianNoise": [dinv.physics.GaussianNoise(0.0)],
     "got PoissonNoise:": [dinv.physics.PoissonNoise()],
     "got PoissonGaussianNoise:": [dinv.physics.PoissonGaussianNoise()],

@@ -119,9 +119,7 @@ def test_only_points_of_the_budget_count():
     result = attack.run(model, x, y, physics)
     assert (result.delta.norm(dim=1) <= 1 + 1e-6).all()
     error = (model(y + result.delta, physics) - x).square().sum(1)
-    assert torch.allclose(error, result.loss) and torch.equal(
-        result.trace.amax(0), result.loss
-    )
+    assert torch.allclose(error, result.loss) and torch.equal(result.trace.amax(0), result.loss)
     # from zero, then outside, and inside again for the last steps
     inside = result.trace.isfinite().all(1)
     assert inside.tolist() == [True] + 15 * [False] + 5 * [True]
@@ -181,9 +179,7 @@ def test_parameters_as_long_as_the_batch_are_not_taken_for_the_samples_own():
     model = dj.UnfoldedGD(nn.Conv2d(1, 1, 3, padding=1), stepsize=0.5, max_iter=2)
     attack = converged(**SLOW)
     together = attack.run(model, x, y, physics, eps=eps)
-    assert (together.n_grad[eps == 0] == 10).all() and (
-        together.n_grad[eps > 0] > 10
-    ).all()
+    assert (together.n_grad[eps == 0] == 10).all() and (together.n_grad[eps > 0] > 10).all()
     for i in range(5):
         alone = attack.run(model, x[i : i + 1], y[i : i + 1], physics, eps=eps[i])
         assert torch.allclose(alone.loss, together.loss[i], rtol=1e-4)
@@ -368,11 +364,7 @@ def test_a_report_counts_what_each_sample_cost():
             ValueError,
             "searches must share their objective",
         ),
-        (
-            lambda: converged(max_steps=14),
-            ValueError,
-            "max_steps must be at least 15, .* got 14",
-        ),
+        (lambda: converged(max_steps=14), ValueError, "max_steps must be at least 15, .* got 14"),
         (
             lambda: dj.ConvergedAttack(dj.PGDAttack(BALL), tolerance=0),
             ValueError,

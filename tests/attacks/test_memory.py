@@ -169,8 +169,7 @@ def test_reports_do_not_depend_on_the_order_of_samples(build, unfold):
     assert forth.values["clean"]["squared error"][0].item() == pytest.approx(error)
     assert "stochastic_model" not in forth.flags
     assert torch.equal(
-        forth.values["clean"]["squared error"],
-        back.values["clean"]["squared error"].flip(0),
+        forth.values["clean"]["squared error"], back.values["clean"]["squared error"].flip(0)
     )
 
 
@@ -228,9 +227,7 @@ def test_the_physics_of_a_model_has_the_parameters_of_the_batch():
     given = dinv.physics.Inpainting((1, 8, 8), mask=mask)
     plain = dj.evaluate_robustness(Holding(given), [x], given, **options)
     for label, columns in plain.values.items():
-        assert torch.equal(
-            held.values[label]["squared error"], columns["squared error"]
-        )
+        assert torch.equal(held.values[label]["squared error"], columns["squared error"])
     assert physics.mask.all()
 
 

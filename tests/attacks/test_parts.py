@@ -153,9 +153,7 @@ def test_a_support_for_each_part():
         (torch.ones(8, 6), r"got \(8, 6\)"),
         (TensorList([torch.ones(8, 6), torch.ones(5)]), r"got \(8, 6\) and \(5,\)"),
     ]:
-        with pytest.raises(
-            ValueError, match=rf"of shape \(3, 1, 8, 6\) and \(3, 1, 4, 3\), {got}"
-        ):
+        with pytest.raises(ValueError, match=rf"of shape \(3, 1, 8, 6\) and \(3, 1, 4, 3\), {got}"):
             dj.L2Ball(1.0, support=wrong).support(y, physics)
 
 
@@ -176,8 +174,7 @@ def test_real_and_complex_parts(kind):
     flat = layout.pack(y)
     assert all(map(torch.equal, layout.unpack(flat), y))
     assert torch.allclose(
-        flat.norm(dim=1),
-        sum(part.flatten(1).norm(dim=1) ** 2 for part in y) ** 0.5,
+        flat.norm(dim=1), sum(part.flatten(1).norm(dim=1) ** 2 for part in y) ** 0.5
     )
 
     class Sum(nn.Module):
@@ -193,9 +190,7 @@ def test_real_and_complex_parts(kind):
     assert torch.allclose(ball.radii(y, physics).float(), torch.tensor(0.1 * 13**0.5))
     result = dj.FrankWolfeAttack(dj.L2Ball(0.5), steps=4).run(model, x, y, physics)
     assert [part.dtype for part in result.delta] == [first, second]
-    assert torch.allclose(
-        layout.pack(result.delta).norm(dim=1), 0.5 * flat[:, 0].real.abs() ** 0
-    )
+    assert torch.allclose(layout.pack(result.delta).norm(dim=1), 0.5 * flat[:, 0].real.abs() ** 0)
     assert (result.loss > result.loss_clean).all()
     assert not result.flags["gradient_masking"].any()
 
@@ -216,17 +211,11 @@ def test_pansharpening():
 @pytest.mark.parametrize(
     "y, message",
     [
-        (
-            [torch.ones(3, 2), torch.ones(2, 2)],
-            r"y\[0\] and y\[1\] must have one batch",
-        ),
+        ([torch.ones(3, 2), torch.ones(2, 2)], r"y\[0\] and y\[1\] must have one batch"),
         ([torch.ones(3, 2), NotImplemented], r"y\[1\] must be a torch.Tensor"),
         ([torch.ones(3, 2), torch.ones(3).int()], r"y\[1\] must be .* got torch.int32"),
         ([torch.ones(3, 2), torch.ones(3, 1) / 0], r"y\[1\] must be finite"),
-        (
-            [torch.ones(3, 2), torch.ones(3, 1).half()],
-            "one precision, got .*32 and .*16",
-        ),
+        ([torch.ones(3, 2), torch.ones(3, 1).half()], "one precision, got .*32 and .*16"),
     ],
 )
 def test_refused(y, message):
@@ -249,9 +238,7 @@ def test_a_report_on_stacked_physics(tmp_path):
     )  # fmt: skip
     state = tmp_path / "state"
     whole = dj.evaluate_robustness(model, [{"x": x, "y": y}], **kwargs, state=state)
-    parts = [
-        {"x": x[i], "y": TensorList([p[i] for p in y])} for i in (slice(3), slice(3, 4))
-    ]
+    parts = [{"x": x[i], "y": TensorList([p[i] for p in y])} for i in (slice(3), slice(3, 4))]
     halves = dj.evaluate_robustness(model, parts, **kwargs)
     assert whole.digests == halves.digests and len(set(whole.digests)) == 4
     worst = whole.values["worst case, eps=1"]
@@ -262,10 +249,7 @@ def test_a_report_on_stacked_physics(tmp_path):
     for label, columns in whole.values.items():
         for name, values in columns.items():
             assert torch.allclose(
-                values.double(),
-                halves.values[label][name].double(),
-                rtol=1e-4,
-                equal_nan=True,
+                values.double(), halves.values[label][name].double(), rtol=1e-4, equal_nan=True
             ), (label, name)
     error = worst["squared error"]
     assert (error > whole.values["random, eps=1"]["squared error"]).all()

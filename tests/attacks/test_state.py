@@ -78,9 +78,7 @@ BODIES = {
     "counter": Counting,
     "warm start": WarmStart,
     "batch norm": lambda: StaysInTrainMode(nn.BatchNorm1d(6)),
-    "spectral norm": lambda: StaysInTrainMode(
-        parametrizations.spectral_norm(nn.Linear(6, 6))
-    ),
+    "spectral norm": lambda: StaysInTrainMode(parametrizations.spectral_norm(nn.Linear(6, 6))),
     "shared": Shared,
     "scripted": lambda: torch.jit.script(nn.Sequential(nn.BatchNorm1d(6))),
 }

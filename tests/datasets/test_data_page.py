@@ -28,9 +28,7 @@ def sections_of(page):
     start, *rest = re.split(r"^## ", page, flags=re.MULTILINE)
     blocks = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
     shared = "".join(blocks.findall(start))
-    return {
-        text.splitlines()[0]: shared + "".join(blocks.findall(text)) for text in rest
-    }
+    return {text.splitlines()[0]: shared + "".join(blocks.findall(text)) for text in rest}
 
 
 def write_fastmri(folder, volumes):

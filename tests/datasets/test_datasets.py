@@ -227,9 +227,7 @@ def test_pinch_outs_end_layers():
 
 
 def test_faults_offset_all_layers_across_a_dipping_line():
-    x = sections(
-        40, img_size=(256, 256), faults=1, throw=24, thickness=8, **FLAT
-    ).numpy()
+    x = sections(40, img_size=(256, 256), faults=1, throw=24, thickness=8, **FLAT).numpy()
     t = np.arange(256)
     faulted, dips, wrapped = 0, set(), []
     for section in x:
@@ -253,23 +251,16 @@ def test_faults_offset_all_layers_across_a_dipping_line():
         below, above = below | whole, above | whole
         inside = (line > 20) & (line < 236)
         shifts = range(25)
-        match = [
-            (below[: 256 - s] == above[s:])[inside[: 256 - s] & inside[s:]]
-            for s in shifts
-        ]
+        match = [(below[: 256 - s] == above[s:])[inside[: 256 - s] & inside[s:]] for s in shifts]
         shift = int(np.argmax([m.mean() for m in match]))
         assert match[shift].all() and 8 <= shift <= 24
         if inside.all():
             wrapped.append((above[:shift] == below[256 - shift :]).all())
 
         # It slid along the fault: both sides of a layer meet it with the same coefficient
-        for k in np.flatnonzero(
-            clean[:-shift] & clean[shift:] & below[:-shift] & above[shift:]
-        ):
+        for k in np.flatnonzero(clean[:-shift] & clean[shift:] & below[:-shift] & above[shift:]):
             i, j = (
-                (first[k] - 1, first[k + shift])
-                if slope > 0
-                else (first[k], first[k + shift] - 1)
+                (first[k] - 1, first[k + shift]) if slope > 0 else (first[k], first[k + shift] - 1)
             )
             assert section[k + shift, j] == pytest.approx(section[k, i], rel=0.015)
     assert 10 <= faulted <= 30
@@ -283,9 +274,7 @@ def test_faults_offset_all_layers_across_a_dipping_line():
 @pytest.mark.parametrize("plane", PLANES)
 @pytest.mark.parametrize("spacing", [1, 3])
 def test_training_and_test_slices_are_5_mm_apart(plane, spacing):
-    train, test = (
-        brain(s, plane, spacing=spacing).positions for s in ("train", "test")
-    )
+    train, test = (brain(s, plane, spacing=spacing).positions for s in ("train", "test"))
     assert len(train) > 2 * len(test) > 0
     assert (train[:, None] - test).abs().min() >= 5
     if plane == "sagittal":
@@ -320,16 +309,14 @@ def test_slices_show_the_template_in_radiological_view(plane):
 def test_slices_hold_enough_brain(plane):
     kwargs = dict(plane=plane, img_size=(192, 192), spacing=2)
     area = [
-        (real_parts(brain(s, **kwargs, resolution=1)) > 0).sum((1, 2))
-        for s in ("train", "test")
+        (real_parts(brain(s, **kwargs, resolution=1)) > 0).sum((1, 2)) for s in ("train", "test")
     ]
     area = torch.cat(area).float()
     assert 0.28 < area.min() / area.max() < 0.5
 
 
 @pytest.mark.parametrize(
-    "size, resolution",
-    [((192, 192), 1), ((96, 96), 2), ((320, 320), 0.6), ((49, 81), 4)],
+    "size, resolution", [((192, 192), 1), ((96, 96), 2), ((320, 320), 0.6), ((49, 81), 4)]
 )
 @pytest.mark.parametrize("plane", PLANES)
 def test_the_whole_brain_is_shown(plane, size, resolution):
@@ -360,12 +347,8 @@ def test_resampling_does_not_alias():
 
 @pytest.mark.parametrize("plane", PLANES)
 def test_cropping_and_padding_keep_the_centre(plane):
-    full = real_parts(
-        brain("test", plane, spacing=5, img_size=(192, 192), resolution=1)
-    )
-    large = real_parts(
-        brain("test", plane, spacing=5, img_size=(200, 322), resolution=1)
-    )
+    full = real_parts(brain("test", plane, spacing=5, img_size=(192, 192), resolution=1))
+    large = real_parts(brain("test", plane, spacing=5, img_size=(200, 322), resolution=1))
     assert torch.equal(large[:, 4:-4, 65:-65], full)
     assert large[:, :4].max() == large[..., :65].max() == 0
     small = real_parts(brain("test", plane, spacing=5, img_size=(64, 32), resolution=1))
@@ -393,9 +376,7 @@ def test_contrast_is_a_power():
     assert len(powers.unique()) == len(powers)
 
 
-@pytest.mark.parametrize(
-    "plane, axis", [("sagittal", -1), ("axial", -2), ("coronal", -2)]
-)
+@pytest.mark.parametrize("plane, axis", [("sagittal", -1), ("axial", -2), ("coronal", -2)])
 def test_flip_mirrors_half_of_the_samples(plane, axis):
     plain = real_parts(brain(plane=plane)).repeat(2, 1, 1)
     augmented = real_parts(brain(plane=plane, flip=True, copies=2))
@@ -412,9 +393,7 @@ def test_augmentation_follows_the_seed():
     assert torch.equal(first.positions, brain(plane="sagittal").positions.repeat(2))
     # and the contrast does not depend on whether slices are flipped
     unflipped = real_parts(brain(**(kwargs | {"flip": False})))
-    assert torch.equal(
-        real_parts(first).flatten(1).sort(1)[0], unflipped.flatten(1).sort(1)[0]
-    )
+    assert torch.equal(real_parts(first).flatten(1).sort(1)[0], unflipped.flatten(1).sort(1)[0])
 
 
 def test_nilearn_is_optional(monkeypatch):
@@ -431,116 +410,41 @@ def test_nilearn_is_optional(monkeypatch):
 
 
 ERRORS = [
-    (
-        dj.PointDataset,
-        dict(length=0),
-        ValueError,
-        "length must be .* from 1 to .* got 0",
-    ),
-    (
-        dj.PointDataset,
-        dict(length=2.0),
-        TypeError,
-        "length must be a whole number, got 2.0",
-    ),
+    (dj.PointDataset, dict(length=0), ValueError, "length must be .* from 1 to .* got 0"),
+    (dj.PointDataset, dict(length=2.0), TypeError, "length must be a whole number, got 2.0"),
     (dj.PointDataset, dict(length=True), TypeError, "length must be a whole number"),
-    (
-        dj.PointDataset,
-        dict(length=1, center=0),
-        ValueError,
-        "center must hold two numbers, got 1",
-    ),
-    (
-        dj.PointDataset,
-        dict(length=1, center=(0, 0, 0)),
-        ValueError,
-        "two numbers, got 3",
-    ),
-    (
-        dj.PointDataset,
-        dict(length=1, center="ab"),
-        TypeError,
-        "center must be a number",
-    ),
-    (
-        dj.PointDataset,
-        dict(length=1, center=(0, np.nan)),
-        ValueError,
-        "center must be finite",
-    ),
-    (
-        dj.PointDataset,
-        dict(length=1, center=(0, 1e39)),
-        ValueError,
-        "center must .* lie",
-    ),
-    (
-        dj.PointDataset,
-        dict(length=2**63),
-        ValueError,
-        "length must be .* lie from 1 to",
-    ),
+    (dj.PointDataset, dict(length=1, center=0), ValueError, "center must hold two numbers, got 1"),
+    (dj.PointDataset, dict(length=1, center=(0, 0, 0)), ValueError, "two numbers, got 3"),
+    (dj.PointDataset, dict(length=1, center="ab"), TypeError, "center must be a number"),
+    (dj.PointDataset, dict(length=1, center=(0, np.nan)), ValueError, "center must be finite"),
+    (dj.PointDataset, dict(length=1, center=(0, 1e39)), ValueError, "center must .* lie"),
+    (dj.PointDataset, dict(length=2**63), ValueError, "length must be .* lie from 1 to"),
     (reflectivity, dict(n=0), ValueError, "length must be .* from 1"),
-    (
-        reflectivity,
-        dict(img_size=64),
-        TypeError,
-        "img_size must be made of whole numbers, got 64",
-    ),
+    (reflectivity, dict(img_size=64), TypeError, "img_size must be made of whole numbers, got 64"),
     (reflectivity, dict(img_size=(1, 64, 64)), ValueError, "img_size must hold 2"),
-    (
-        reflectivity,
-        dict(img_size=(64, 0)),
-        ValueError,
-        "img_size must be .* at least 1",
-    ),
-    (
-        reflectivity,
-        dict(img_size=(64, 6.5)),
-        TypeError,
-        "img_size must be a whole number",
-    ),
+    (reflectivity, dict(img_size=(64, 0)), ValueError, "img_size must be .* at least 1"),
+    (reflectivity, dict(img_size=(64, 6.5)), TypeError, "img_size must be a whole number"),
     (reflectivity, dict(seed=-1), ValueError, "seed must be .* at least 0"),
     (reflectivity, dict(seed=None), TypeError, "seed must be a whole number, got None"),
-    (
-        reflectivity,
-        dict(thickness=0.5),
-        ValueError,
-        "thickness .* from 1 to 64, got 0.5",
-    ),
+    (reflectivity, dict(thickness=0.5), ValueError, "thickness .* from 1 to 64, got 0.5"),
     (reflectivity, dict(thickness=65), ValueError, "thickness .* from 1 to 64, got 65"),
     (reflectivity, dict(dip=-0.1), ValueError, "dip must be .* at least 0"),
     (reflectivity, dict(fold="8"), TypeError, "fold must be a number, got '8'"),
     (reflectivity, dict(pinch_out=1.1), ValueError, "pinch_out .* from 0 to 1"),
     (reflectivity, dict(faults=1.5), TypeError, "faults must be a whole number"),
     (reflectivity, dict(throw=0), ValueError, "throw .* from 1 to"),
-    (
-        reflectivity,
-        dict(fold=200),
-        ValueError,
-        "dip and fold .* less than 136 .* reduce",
-    ),
+    (reflectivity, dict(fold=200), ValueError, "dip and fold .* less than 136 .* reduce"),
     (reflectivity, dict(throw=1e8), ValueError, "must not exceed .* reduce img_size"),
     (reflectivity, dict(faults=10**400), ValueError, "faults must .* lie from 0 to"),
     (reflectivity, dict(dip=np.inf), ValueError, "dip must be finite"),
     (dj.IndexedDataset, dict(dataset=3), TypeError, "a length and items, got int"),
     (reflectivity, dict(dips=0.1), TypeError, "unexpected keyword argument 'dips'"),
-    (
-        brain,
-        dict(split="val"),
-        ValueError,
-        r"split must be one of \('train', 'test'\), got 'val'",
-    ),
+    (brain, dict(split="val"), ValueError, r"split must be one of \('train', 'test'\), got 'val'"),
     (brain, dict(split=["test"]), ValueError, "split must be one of"),
     (brain, dict(plane="oblique"), ValueError, "plane must be one of .* got 'oblique'"),
     (brain, dict(resolution=0), ValueError, "resolution must be .* from 0.1 to 10"),
     (brain, dict(spacing=0.5), TypeError, "spacing must be a whole number"),
-    (
-        brain,
-        dict(split="test", spacing=40),
-        ValueError,
-        "spacing must leave a test slice, 40 mm",
-    ),
+    (brain, dict(split="test", spacing=40), ValueError, "spacing must leave a test slice, 40 mm"),
     (brain, dict(copies=0), ValueError, "copies must be .* at least 1"),
     (brain, dict(seed=-3), ValueError, "seed must be .* at least 0"),
     (brain, dict(img_size=(64,)), ValueError, "img_size must hold 2"),

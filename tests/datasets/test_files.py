@@ -58,9 +58,7 @@ def test_fastmri_slices_are_the_images_of_the_files(volumes):
     low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
     expected = torch.zeros(8, 2, 24, 24)
     expected[:, 0, 2:-2] = ((images - low) / (high - low))[..., 2:-2]
-    assert torch.allclose(
-        torch.stack([sample["x"] for sample in dataset]), expected, atol=1e-6
-    )
+    assert torch.allclose(torch.stack([sample["x"] for sample in dataset]), expected, atol=1e-6)
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[3]["x"], dataset[3]["x"])
 
 
@@ -79,9 +77,7 @@ def test_fastmri_multicoil_volumes_of_several_sizes(tmp_path):
 def test_fastmri_slices_can_be_kept(volumes, tmp_path):
     folder, _ = volumes
     path = tmp_path / "new" / "slices.pt"
-    dataset = dj.fastmri_slices(
-        folder, save_path=path, img_size=(16, 16), slice_index=(1, 2)
-    )
+    dataset = dj.fastmri_slices(folder, save_path=path, img_size=(16, 16), slice_index=(1, 2))
     loaded = deepinv.datasets.SimpleFastMRISliceDataset(
         path.parent, file_name=path.name, use_dict_output=True
     )
@@ -155,9 +151,7 @@ def test_fastmri_files_that_are_open_elsewhere(volumes, mode, libver, message):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
         assert process.stdout.readline() == "open\n"
-        with pytest.raises(
-            BlockingIOError, match=f"must be free to be read, .*{message}"
-        ):
+        with pytest.raises(BlockingIOError, match=f"must be free to be read, .*{message}"):
             dj.fastmri_slices(folder)
         process.stdin.close()
     if mode == "r+":
@@ -190,8 +184,9 @@ def test_what_may_not_be_read_or_written_is_no_wrong_file():
         segyio.tools.from_array2D(str(line), np.ones((4, 6), np.float32))
         with forbidden(folder / "volumes"), pytest.raises(PermissionError):
             dj.fastmri_slices(folder / "volumes")
-        with forbidden(file), pytest.raises(
-            PermissionError, match="must be readable, .*a.h5 .*ask for the right"
+        with (
+            forbidden(file),
+            pytest.raises(PermissionError, match="must be readable, .*a.h5 .*ask for the right"),
         ):
             dj.fastmri_slices(folder / "volumes")
         with forbidden(line), pytest.raises(PermissionError, match="line.sgy"):
@@ -223,9 +218,7 @@ def spoiled(name, value):
     return spoil
 
 
-UNREADABLE = (
-    r"every .h5 file must be a fastMRI volume, .*c.h5 cannot be read \(.+\): load"
-)
+UNREADABLE = r"every .h5 file must be a fastMRI volume, .*c.h5 cannot be read \(.+\): load"
 
 WRONG_K = r"kspace must be complex, of shape \(slices, H, W\) .*c.h5 holds "
 
@@ -236,10 +229,7 @@ BROKEN = {  # what happened to a file, and what the error says
     "cut short": (lambda p: p.write_bytes(p.read_bytes()[:100]), UNREADABLE),
     "empty": (lambda p: p.write_bytes(b""), UNREADABLE),
     "no HDF5": (lambda p: p.write_bytes(b"broken" * 1000), UNREADABLE),
-    "no names": (
-        lambda p: h5py.File(p, "w").close(),
-        r"must hold kspace, .* holds \[\]",
-    ),
+    "no names": (lambda p: h5py.File(p, "w").close(), r"must hold kspace, .* holds \[\]"),
     "no kspace": (lambda p: changed(p, kspace=None), "must hold kspace, .*c.h5 holds "),
     "no image": (
         lambda p: changed(p, reconstruction_esc=None),
@@ -253,10 +243,7 @@ BROKEN = {  # what happened to a file, and what the error says
         lambda p: changed(p, kspace=np.ones((40, 36), np.complex64)),
         WRONG_K + r"\(40, 36\) of complex64",
     ),
-    "5-D kspace": (
-        lambda p: changed(p, kspace=np.ones((4, 1, 1, 4, 3), np.complex64)),
-        WRONG_K,
-    ),
+    "5-D kspace": (lambda p: changed(p, kspace=np.ones((4, 1, 1, 4, 3), np.complex64)), WRONG_K),
     "scalar kspace": (lambda p: changed(p, kspace=1j), WRONG_K + r"\(\) of complex128"),
     "no slices": (
         lambda p: changed(p, kspace=np.ones((0, 40, 36), np.complex64)),
@@ -274,16 +261,10 @@ BROKEN = {  # what happened to a file, and what the error says
         lambda p: changed(p, reconstruction_esc=np.ones((3, 9, 9), np.float32)),
         WRONG_IMAGE + r"\(3, 9, 9\) of float32",
     ),
-    "NaN in kspace": (
-        spoiled(K, NAN),
-        "kspace must be finite, .* slice 2 of .*c.h5: t",
-    ),
+    "NaN in kspace": (spoiled(K, NAN), "kspace must be finite, .* slice 2 of .*c.h5: t"),
     "Inf in kspace": (spoiled(K, 1j * np.inf), "kspace must be finite, .* slice 2 of"),
     "NaN in an image": (spoiled(IMAGE, NAN), "the image must be finite, .* slice 2 of"),
-    "Inf in an image": (
-        spoiled(IMAGE, -np.inf),
-        "the image must be finite, .* slice 2",
-    ),
+    "Inf in an image": (spoiled(IMAGE, -np.inf), "the image must be finite, .* slice 2"),
 }
 
 
@@ -292,9 +273,7 @@ def damaged_chunk(path):
     with h5py.File(path, "r+") as file:
         values = file["kspace"][:]
         del file["kspace"]
-        data = file.create_dataset(
-            "kspace", data=values, chunks=(1, 40, 36), compression="gzip"
-        )
+        data = file.create_dataset("kspace", data=values, chunks=(1, 40, 36), compression="gzip")
         offset = data.id.get_chunk_info(2).byte_offset
     with open(path, "r+b") as file:
         file.seek(offset + 10)
@@ -307,10 +286,7 @@ def a_folder(path):
 
 
 BROKEN["damaged within"] = damaged_chunk, UNREADABLE
-BROKEN["folder"] = (
-    a_folder,
-    r"c.h5 cannot be read \((.|\n)+\): it is a folder, take it",
-)
+BROKEN["folder"] = (a_folder, r"c.h5 cannot be read \((.|\n)+\): it is a folder, take it")
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -413,11 +389,7 @@ def test_bars_are_labelled_and_in_terminals_only(volumes, reader, monkeypatch, c
         ("first", ValueError, "slice_index must be 'all', 'middle', .* got 'first'"),
         ("middle+x", ValueError, "slice_index must be 'all', 'middle', .* got 'middle"),
         ("random", ValueError, "slice_index must be 'all', 'middle', .* got 'random'"),
-        (
-            "middle+2",
-            ValueError,
-            "slices of every volume, got 'middle.2', but .* has 4",
-        ),
+        ("middle+2", ValueError, "slices of every volume, got 'middle.2', but .* has 4"),
         (4, ValueError, "slices of every volume, got 4, but .*a.h5 has 4"),
         (-5, ValueError, "slices of every volume, got -5, but"),
         ((0, 9), ValueError, r"slices of every volume, got \(0, 9\), but"),
@@ -466,9 +438,7 @@ def test_segy_sections_tile_the_lines(cube, direction, lines, size):
 
 def test_segy_dead_traces_stay_zero(tmp_path):
     segyio.tools.from_array2D(str(tmp_path / "dead.sgy"), np.zeros((4, 6), np.float32))
-    sections = dj.segy_sections(
-        tmp_path / "dead.sgy", img_size=(6, 4), direction="trace"
-    )
+    sections = dj.segy_sections(tmp_path / "dead.sgy", img_size=(6, 4), direction="trace")
     assert torch.equal(sections, torch.zeros(1, 1, 6, 4))
 
 
@@ -483,9 +453,7 @@ def write_segy(path, values, code=1, endian="big", offsets=1):
     spec.offsets = np.arange(offsets) + 1
     with segyio.create(str(path), spec) as file:
         file.bin.update(tsort=2, hdt=4000)
-        traces = (
-            (i, x, o) for i, x in np.ndindex(values.shape[:2]) for o in range(offsets)
-        )
+        traces = ((i, x, o) for i, x in np.ndindex(values.shape[:2]) for o in range(offsets))
         for n, (i, x, o) in enumerate(traces):
             file.header[n] = {
                 segyio.su.iline: i + 1,
@@ -503,14 +471,12 @@ def test_segy_samples_of_every_format_and_byte_order(tmp_path, code, endian):
     path = tmp_path / "cube.sgy"
     write_segy(path, values, code, endian)
     assert path.stat().st_size == 3600 + 15 * (240 + 7 * CODES[code])
-    expected = torch.from_numpy(values).mT[:, None] / torch.tensor(
-        [35.0, 70, 105]
-    ).reshape(3, 1, 1, 1)
+    expected = torch.from_numpy(values).mT[:, None] / torch.tensor([35.0, 70, 105]).reshape(
+        3, 1, 1, 1
+    )
     torch.testing.assert_close(dj.segy_sections(path, img_size=(7, 5)), expected)
     sections = dj.segy_sections(path, img_size=(7, 15), direction="trace")
-    torch.testing.assert_close(
-        sections[0, 0], torch.from_numpy(values).reshape(15, 7).T / 105
-    )
+    torch.testing.assert_close(sections[0, 0], torch.from_numpy(values).reshape(15, 7).T / 105)
 
 
 @pytest.mark.parametrize("direction", ["inline", "crossline"])
@@ -542,12 +508,7 @@ def segy_refused(folder):
     np.save(folder / "array.npy", np.ones((4, 6)))
     one = dict(img_size=(6, 4), direction="trace")
     return {
-        "size": (
-            line,
-            one | {"img_size": (6, 5)},
-            ValueError,
-            "must fit into the file",
-        ),
+        "size": (line, one | {"img_size": (6, 5)}, ValueError, "must fit into the file"),
         "finite": (broken, one, ValueError, "sections must be finite"),
         "no SEG-Y": (folder / "text.sgy", one, ValueError, "must be a SEG-Y file"),
         "empty": (folder / "empty.sgy", one, ValueError, "must be a SEG-Y file"),
@@ -557,12 +518,7 @@ def segy_refused(folder):
             ValueError,
             r"must be a SEG-Y file with whole traces .* is none \(.*\): load it down or",
         ),
-        "no traces": (
-            folder / "headers.sgy",
-            one,
-            ValueError,
-            "must be .*whole traces",
-        ),
+        "no traces": (folder / "headers.sgy", one, ValueError, "must be .*whole traces"),
         "array": (
             folder / "array.npy",
             one,
@@ -575,12 +531,7 @@ def segy_refused(folder):
             ValueError,
             r"bytes 3225 and 3226, but 4, not one of \[1, 2, .*: correct that header",
         ),
-        "geometry": (
-            unsorted,
-            {"img_size": (6, 4)},
-            ValueError,
-            "use direction='trace'",
-        ),
+        "geometry": (unsorted, {"img_size": (6, 4)}, ValueError, "use direction='trace'"),
         "direction": (line, {"direction": "up"}, ValueError, "direction must be one"),
         "folder": (folder, one, FileNotFoundError, "must be a SEG-Y file"),
     }

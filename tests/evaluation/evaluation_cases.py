@@ -77,14 +77,7 @@ def assert_same_values(a, b, tolerance=0.0):
             other = b.values[label][name]
             assert values.dtype == other.dtype
             if tolerance:
-                scale = (
-                    values.abs().max().clamp_min(1) if values.is_floating_point() else 1
-                )
-                assert (
-                    (values.double() - other.double()).abs() <= tolerance * scale
-                ).all()
+                scale = values.abs().max().clamp_min(1) if values.is_floating_point() else 1
+                assert ((values.double() - other.double()).abs() <= tolerance * scale).all()
             else:
-                assert torch.equal(values.nan_to_num(7.5), other.nan_to_num(7.5)), (
-                    label,
-                    name,
-                )
+                assert torch.equal(values.nan_to_num(7.5), other.nan_to_num(7.5)), (label, name)

@@ -82,12 +82,7 @@ PARAMETERS = {
         {"sigma": SIGMA},
         ("sigma",),
     ),
-    "one sigma": (
-        lambda: dinv.physics.Denoising(noise()),
-        (5,),
-        {"sigma": torch.tensor(0.3)},
-        (),
-    ),
+    "one sigma": (lambda: dinv.physics.Denoising(noise()), (5,), {"sigma": torch.tensor(0.3)}, ()),
     "masks": (
         lambda: dinv.physics.Inpainting((1, 8, 8), mask=MASKS[0]),
         (1, 8, 8),
@@ -130,12 +125,7 @@ PARAMETERS = {
         {"filter": FILTERS},
         ("filter",),
     ),
-    "one filter": (
-        lambda: dinv.physics.BlurFFT((1, 8, 8)),
-        (1, 8, 8),
-        {"filter": FILTERS[:1]},
-        (),
-    ),
+    "one filter": (lambda: dinv.physics.BlurFFT((1, 8, 8)), (1, 8, 8), {"filter": FILTERS[:1]}, ()),
 }
 
 
@@ -181,9 +171,7 @@ def test_a_wavelet_as_long_as_the_batch():
 def test_loaders_collate_the_parameters_of_samples():
     """One mask for each sample becomes one for each in the batch."""
     x = images(5, 2, 8, 8)
-    data = dinv.datasets.TensorDataset(
-        x=x, params={"mask": MASKS}, use_dict_output=True
-    )
+    data = dinv.datasets.TensorDataset(x=x, params={"mask": MASKS}, use_dict_output=True)
     physics = dj.SingleCoilMRI(img_size=(8, 8), noise_model=noise())
     reports = [evaluate(DataLoader(data, batch_size=b), physics) for b in (1, 2, 5)]
     for report in reports[1:]:
@@ -196,10 +184,7 @@ def test_loaders_collate_the_parameters_of_samples():
 def test_masks_that_belong_to_other_samples_are_refused(given):
     x = images(1, 2, 8, 8)
     batch = {"x": x, "params": {"mask": MASKS[:3]}} | ({"y": x} if given else {})
-    for physics in (
-        dj.SingleCoilMRI(img_size=(8, 8)),
-        dinv.physics.MRI(img_size=(8, 8)),
-    ):
+    for physics in (dj.SingleCoilMRI(img_size=(8, 8)), dinv.physics.MRI(img_size=(8, 8))):
         with pytest.raises(
             ValueError,
             match=r"one by one.* got \(3, 2, 8, 8\) for one|of the 1 images, got 3 masks",
@@ -264,10 +249,7 @@ def rng(seed=0):
 
 def mixture():
     """Its choice is drawn from a generator of its own, which no seed of a step reaches."""
-    kinds = [
-        BernoulliSplittingMaskGenerator((2, 8, 8), ratio, rng=rng())
-        for ratio in (0.3, 0.7)
-    ]
+    kinds = [BernoulliSplittingMaskGenerator((2, 8, 8), ratio, rng=rng()) for ratio in (0.3, 0.7)]
     return GeneratorMixture(kinds, [0.5, 0.5], rng=rng())
 
 
@@ -297,19 +279,16 @@ DRAWN = {
     ),
     "fastMRI": (
         lambda: dj.SingleCoilMRI(img_size=(8, 8)),
-        lambda: dj.FastMRIMaskGenerator(
-            (8, 8), acceleration=2, center_fraction=0.2, seed=0
-        ),
+        lambda: dj.FastMRIMaskGenerator((8, 8), acceleration=2, center_fraction=0.2, seed=0),
     ),
     "mask and sigma": (
         lambda: dj.SingleCoilMRI(img_size=(8, 8), noise_model=noise()),
-        lambda: GaussianMaskGenerator((8, 8), 2, center_fraction=0.25, rng=rng())
-        + SigmaGenerator(rng=rng()),
+        lambda: (
+            GaussianMaskGenerator((8, 8), 2, center_fraction=0.25, rng=rng())
+            + SigmaGenerator(rng=rng())
+        ),
     ),
-    "sigma": (
-        lambda: dinv.physics.Denoising(noise()),
-        lambda: SigmaGenerator(rng=rng()),
-    ),
+    "sigma": (lambda: dinv.physics.Denoising(noise()), lambda: SigmaGenerator(rng=rng())),
     "filter": (
         lambda: dinv.physics.BlurFFT((2, 8, 8)),
         lambda: MotionBlurGenerator((3, 3), rng=rng()),
@@ -321,9 +300,7 @@ DRAWN = {
     "mixture": (lambda: dinv.physics.Inpainting((2, 8, 8)), mixture),
     "downsampling": (
         lambda: dinv.physics.Downsampling((2, 8, 8), filter="bicubic"),
-        lambda: DownsamplingGenerator(
-            ["bicubic", "bilinear"], [2], psf_size=(8, 8), rng=rng()
-        ),
+        lambda: DownsamplingGenerator(["bicubic", "bilinear"], [2], psf_size=(8, 8), rng=rng()),
     ),
     "own": (lambda: dinv.physics.Denoising(noise()), OwnGenerator),
 }
@@ -358,9 +335,7 @@ def test_drawn_parameters_are_those_of_the_physics():
             return physics.A_adjoint(y)
 
     physics = dj.SingleCoilMRI(img_size=(8, 8))
-    generator = dj.FastMRIMaskGenerator(
-        (8, 8), acceleration=2, center_fraction=0.2, seed=0
-    )
+    generator = dj.FastMRIMaskGenerator((8, 8), acceleration=2, center_fraction=0.2, seed=0)
     seen = []
     evaluate([images(5, 2, 8, 8)], physics, Spy(), physics_generator=generator)
     (masks,) = seen
@@ -396,11 +371,7 @@ REFUSED = [
     ([(X, X)], SigmaGenerator(), "batches bring y, too: leave one of them out"),
     ([{"x": X, "params": {"sigma": SIGMA[:4]}}], SigmaGenerator(), "bring params, too"),
     ([X], Uneven(), r"'filter' in one shape .* got \[\(1, 1, 3, 3\), \(1, 1, 5, 5\)\]"),
-    (
-        [X],
-        Unbatched(),
-        r"'sigma' in one shape \(1, ...\) .* got \[\(\)\]: use batches of",
-    ),
+    ([X], Unbatched(), r"'sigma' in one shape \(1, ...\) .* got \[\(\)\]: use batches of"),
 ]
 
 
@@ -422,9 +393,7 @@ def test_networks_side_by_side_have_the_same_parameters(tmp_path):
     physics = [dj.SingleCoilMRI(img_size=(8, 8), noise_model=noise()) for _ in range(2)]
     arguments = [[x[:2]], [x[2:]]], physics
     options = {"physics_generator": DRAWN["mask"][1](), "epsilons": 0.5, "draws": 2}
-    options["attacks"] = dj.RandomAttack(
-        dj.L2Ball(1.0), samples=3, objective="deviation"
-    )
+    options["attacks"] = dj.RandomAttack(dj.L2Ball(1.0), samples=3, objective="deviation")
     both = evaluate(*arguments, networks, state=tmp_path / "s", **options)
     again = evaluate(*arguments, networks, state=tmp_path / "s", **options)
     for name, network in networks.items():
@@ -472,12 +441,7 @@ def test_lists_pair_as_in_a_trainer():
     sigma = [None, SigmaGenerator(rng=rng())]
     loaders = [DataLoader(x[:3], batch_size=2), DataLoader(x[3:], batch_size=2)]
     report = evaluate(
-        loaders,
-        physics,
-        physics_generator=sigma,
-        epsilons=0.1,
-        attacks="quick",
-        draws=2,
+        loaders, physics, physics_generator=sigma, epsilons=0.1, attacks="quick", draws=2
     )
     first = errors(loaders[0], physics[0])
     assert len(report.digests) == 7
@@ -503,11 +467,7 @@ def test_samples_that_lack_a_score_are_left_out_of_it():
     assert clean["PSNR"].isfinite().all()
     assert worst["|A'dy|"].isnan().tolist() == [False] * 2 + [True] * 3
     assert report.flags["SSIM undefined"]["clean"] == 3
-    (row,) = [
-        r
-        for r in report.summary()
-        if (r["metric"], r["condition"]) == ("SSIM", "clean")
-    ]
+    (row,) = [r for r in report.summary() if (r["metric"], r["condition"]) == ("SSIM", "clean")]
     assert row["mean"] == pytest.approx(clean["SSIM"][:2].mean().item())
 
 
@@ -556,10 +516,7 @@ def test_conjugate_negative_and_strided_measurements():
         assert a.digests == b.digests
     imaginary = x.conj().imag
     assert imaginary.is_neg()
-    a, b = (
-        evaluate([(y, y)], physics, Itself())
-        for y in (imaginary, imaginary.resolve_neg())
-    )
+    a, b = (evaluate([(y, y)], physics, Itself()) for y in (imaginary, imaginary.resolve_neg()))
     assert a.digests == b.digests
 
 
@@ -579,9 +536,7 @@ def test_complex_measurements_and_noise(tmp_path):
         assert torch.allclose(a, b, rtol=1e-4), name
     worst = report.values["worst case, eps=1"]
     # Complex noise of standard deviation sigma has it in modulus, not in each part
-    assert torch.allclose(
-        worst["|delta|"], torch.tensor(0.3 * 16.0).double(), rtol=1e-3
-    )
+    assert torch.allclose(worst["|delta|"], torch.tensor(0.3 * 16.0).double(), rtol=1e-3)
     assert evaluate([x], physics, **options).values["clean"][ERROR].isfinite().all()
     mean = errors([torch.zeros(1, 1, 64, 64, dtype=x.dtype)], physics, Itself())
     assert mean.item() == pytest.approx(0.3**2 * 64 * 64, rel=0.1)

@@ -32,9 +32,7 @@ from deepinv_jitter.evaluation.shifts import Bias, Lesion
 
 
 def test_the_error_does_not_fall_as_eps_grows(case):
-    errors = [
-        case.values[c.label][ERROR] for c in case.conditions if c.kind == "worst case"
-    ]
+    errors = [case.values[c.label][ERROR] for c in case.conditions if c.kind == "worst case"]
     for smaller, larger in itertools.pairwise(errors):
         assert (larger >= smaller).all()
 
@@ -104,9 +102,7 @@ def test_values_by_hand():
     # A' is the identity: the model returns it
     for columns in report.values.values():
         references = [columns[f"squared error of {name}"] for name in ("0", "A'y")]
-        assert references[0].tolist() == (
-            [4, 4] if columns is report.values["b"] else [0, 0]
-        )
+        assert references[0].tolist() == ([4, 4] if columns is report.values["b"] else [0, 0])
         assert torch.allclose(references[1], columns[ERROR])
     # The noise stays: the reconstruction moves with the truth
     shifted = report.values["b"]
@@ -128,11 +124,7 @@ def test_random_perturbations_give_the_mean_of_every_metric():
 
 
 def test_default_metrics():
-    names = {
-        points: [ERROR],
-        mri: [ERROR, "PSNR", "SSIM"],
-        sections: [ERROR, "PSNR", "SSIM"],
-    }
+    names = {points: [ERROR], mri: [ERROR, "PSNR", "SSIM"], sections: [ERROR, "PSNR", "SSIM"]}
     for problem, expected in names.items():
         model, x, physics, _, _ = problem()
         report = evaluate(model, [x[:1]], physics, [])
@@ -140,10 +132,7 @@ def test_default_metrics():
     x_net = torch.zeros_like(x)
     assert "SSIM" not in protocol._default_metrics(x_net[..., :8])
     magnitude = protocol._default_metrics(torch.zeros(1, 2, 16, 16))["PSNR"]
-    assert (
-        magnitude.complex_abs
-        and not protocol._default_metrics(x_net)["PSNR"].complex_abs
-    )
+    assert magnitude.complex_abs and not protocol._default_metrics(x_net)["PSNR"].complex_abs
 
 
 def test_own_metrics_and_their_directions():
@@ -173,9 +162,7 @@ def test_radii_in_the_unit_of_the_budget(ball, factor):
 def test_image_domain_budgets_and_other_noise_have_no_such_units():
     model, x, physics, _, _ = mri()
     attack = FrankWolfeAttack(L2Ball(1.0, domain="image"), steps=2, checks=False)
-    columns = evaluate(model, [x], physics, [2.0], attacks=attack).values[
-        "worst case, eps=2"
-    ]
+    columns = evaluate(model, [x], physics, [2.0], attacks=attack).values["worst case, eps=2"]
     assert columns["radius/|y|"].isnan().all()
     assert columns["radius/|noise|"].isnan().all()
     assert torch.allclose(columns["|delta|"], torch.tensor(2.0).double())
@@ -220,12 +207,7 @@ def test_all_formats_of_data_give_the_same():
     sets = dinv.datasets.TensorDataset(x=x, y=y, use_dict_output=True)
     reports = [
         evaluate(model, data, physics, epsilons)
-        for data in (
-            [{"x": x, "y": y}],
-            [(x, y)],
-            [(x, y, {})],
-            DataLoader(sets, batch_size=3),
-        )
+        for data in ([{"x": x, "y": y}], [(x, y)], [(x, y, {})], DataLoader(sets, batch_size=3))
     ]
     for report in reports[1:]:
         assert_same_values(reports[0], report, 1e-4)
@@ -243,14 +225,10 @@ def test_parameters_of_the_physics_reach_it_and_leave_it():
     data = [{"x": x, "params": {"mask": masks}}]
     together = evaluate(model, data, physics)
     assert torch.equal(physics.mask, before)
-    other = [
-        {"x": x[i : i + 1], "params": {"mask": masks[i : i + 1]}} for i in range(5)
-    ]
+    other = [{"x": x[i : i + 1], "params": {"mask": masks[i : i + 1]}} for i in range(5)]
     assert_same_values(together, evaluate(model, other, physics), 1e-4)
     plain = evaluate(model, [x], physics)
-    assert not torch.equal(
-        plain.values["clean"][ERROR], together.values["clean"][ERROR]
-    )
+    assert not torch.equal(plain.values["clean"][ERROR], together.values["clean"][ERROR])
 
 
 def test_every_model_sees_the_same_measurements():
@@ -290,9 +268,7 @@ def test_everything_is_as_before(fails):
     mask = torch.ones(16)
     mask[3] = 0
     physics = dj.SingleCoilMRI(
-        mask,
-        img_size=(16, 16),
-        noise_model=dinv.physics.GaussianNoise(0.1, rng=generator),
+        mask, img_size=(16, 16), noise_model=dinv.physics.GaussianNoise(0.1, rng=generator)
     )
     dj.jitter(model, 0.1).train()
     frozen = next(model.fixed_point.iterator.children())
@@ -301,12 +277,7 @@ def test_everything_is_as_before(fails):
     buffers = {name: b.clone() for name, b in physics.state_dict().items()}
     attributes = {name: id(value) for name, value in vars(physics).items()}
     state, weights = generator.get_state(), copy.deepcopy(model)
-    data = [
-        {
-            "x": x,
-            "params": {"mask": torch.ones(5, 1, 16, 16), "sigma": torch.tensor(0.3)},
-        }
-    ]
+    data = [{"x": x, "params": {"mask": torch.ones(5, 1, 16, 16), "sigma": torch.tensor(0.3)}}]
 
     def broken(x_net, x):
         raise OverflowError("broken metric")
@@ -316,9 +287,7 @@ def test_everything_is_as_before(fails):
     with assert_global_rng_untouched():
         for batches in (data, loader):
             try:
-                evaluate(
-                    model, batches, physics, epsilons, shifts=shift, metrics=metrics
-                )
+                evaluate(model, batches, physics, epsilons, shifts=shift, metrics=metrics)
                 assert not fails
             except OverflowError:
                 assert fails
@@ -393,15 +362,7 @@ class Interrupting(Metric):
 # Calls: truths 1, clean 1, random 2 + 2, worst 1 + 1, shift 2; for two batches
 @pytest.mark.parametrize(
     "problem, fuse",
-    [
-        (points, 1),
-        (points, 3),
-        (points, 7),
-        (points, 8),
-        (points, 9),
-        (points, 16),
-        (points, 20),
-    ]
+    [(points, 1), (points, 3), (points, 7), (points, 8), (points, 9), (points, 16), (points, 20)]
     + [(mri, 7), (mri, 15), (sections, 7)],
 )
 def test_resumed_is_uninterrupted_bit_for_bit(problem, fuse, tmp_path):
@@ -416,17 +377,9 @@ def test_resumed_is_uninterrupted_bit_for_bit(problem, fuse, tmp_path):
             metrics={"max": Interrupting(fuse)}, **kwargs
         )  # fmt: skip
     resumed = evaluate(
-        model,
-        batches,
-        physics,
-        epsilons,
-        state=state,
-        metrics={"max": Interrupting()},
-        **kwargs,
+        model, batches, physics, epsilons, state=state, metrics={"max": Interrupting()}, **kwargs
     )
-    whole = evaluate(
-        model, batches, physics, epsilons, metrics={"max": Interrupting()}, **kwargs
-    )
+    whole = evaluate(model, batches, physics, epsilons, metrics={"max": Interrupting()}, **kwargs)
     assert_same_values(resumed, whole)
     assert resumed.table("csv") == whole.table("csv")
     assert [file.name for file in tmp_path.iterdir()] in (["run.state"], [])
@@ -443,9 +396,7 @@ def test_a_random_model_resumes_as_well(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         evaluate(Random(), loader, physics, epsilons, state=tmp_path / "s", **kwargs)
     kwargs["metrics"] = {"max": Interrupting()}
-    resumed = evaluate(
-        Random(), loader, physics, epsilons, state=tmp_path / "s", **kwargs
-    )
+    resumed = evaluate(Random(), loader, physics, epsilons, state=tmp_path / "s", **kwargs)
     assert_same_values(resumed, evaluate(Random(), loader, physics, epsilons, **kwargs))
 
 
@@ -475,9 +426,7 @@ OTHER = {
     "draws": {"draws": 4},
     "conditions": {"epsilons": [0.2]},
     "attack": {"attacks": FrankWolfeAttack(L2Ball(1.0), steps=4, checks=False)},
-    "attack settings": {
-        "attacks": FrankWolfeAttack(L2Ball(1.0), steps=3, checks=False, seed=5)
-    },
+    "attack settings": {"attacks": FrankWolfeAttack(L2Ball(1.0), steps=3, checks=False, seed=5)},
     "metrics": {"metrics": {"mae": MAE()}},
     "shifts": {"shifts": {"bias": Bias(0.2)}},
     "physics": {"physics": dinv.physics.Denoising(noise(0.2))},
@@ -497,18 +446,10 @@ def test_a_state_of_another_evaluation_is_refused(name, tmp_path):
 
     def run(**changes):
         kwargs = arguments | changes
-        evaluate(
-            model,
-            [kwargs.pop("data")],
-            kwargs.pop("physics"),
-            state=tmp_path / "s",
-            **kwargs,
-        )
+        evaluate(model, [kwargs.pop("data")], kwargs.pop("physics"), state=tmp_path / "s", **kwargs)
 
     run()
-    with pytest.raises(
-        ValueError, match=f"state must be of this very .*{name}.*another file"
-    ):
+    with pytest.raises(ValueError, match=f"state must be of this very .*{name}.*another file"):
         run(**OTHER[name])
     run()
 
@@ -527,9 +468,7 @@ def test_a_state_of_another_model_or_number_of_batches_is_refused(tmp_path):
 def test_other_files_are_no_states(tmp_path):
     model, x, physics, _, _ = points()
     (tmp_path / "s").write_text("hello")
-    with pytest.raises(
-        ValueError, match="state must be a file that evaluate_robustness wrote"
-    ):
+    with pytest.raises(ValueError, match="state must be a file that evaluate_robustness wrote"):
         evaluate(model, [x], physics, state=tmp_path / "s")
     assert (tmp_path / "s").read_text() == "hello"
     with pytest.raises(ValueError, match="in a folder that exists, got .*missing"):
@@ -577,19 +516,11 @@ REFUSED = [
     ),
     ({"model": Wrong()}, ValueError, r"shape of x, \(2, 2\), got \(2, 1\)"),
     ({"physics": None}, TypeError, "physics must be a deepinv Physics, got NoneType"),
-    (
-        {"dataloader": []},
-        ValueError,
-        "dataloader must give at least one batch, got none",
-    ),
+    ({"dataloader": []}, ValueError, "dataloader must give at least one batch, got none"),
     ({"dataloader": [{"y": X}]}, ValueError, r"needs the truth x, .* got \['y'\]"),
     ({"dataloader": [(torch.nan, X)]}, ValueError, r"needs the truth x"),
     ({"dataloader": [{"x": [1]}]}, TypeError, "x must be a torch.Tensor, got list"),
-    (
-        {"dataloader": [{"x": X, "y": [1]}]},
-        TypeError,
-        "y must be a torch.Tensor, got list",
-    ),
+    ({"dataloader": [{"x": X, "y": [1]}]}, TypeError, "y must be a torch.Tensor, got list"),
     ({"dataloader": [(X, X[:1])]}, ValueError, "one batch size, got 2 and 1 samples"),
     ({"epsilons": [-0.1, 1]}, ValueError, "epsilons must be .* at least 0, got -0.1"),
     ({"epsilons": [math.nan]}, ValueError, "epsilons must be finite .* got nan"),
@@ -603,11 +534,7 @@ REFUSED = [
     ({"dataloader": [X[:0]]}, ValueError, "x must be a batch .* and not empty"),
     ({"dataloader": [X / 0]}, ValueError, "x must be finite, got NaN or infinity in 2"),
     ({"dataloader": [(X, X / 0)]}, ValueError, "y must be finite, got NaN or infinity"),
-    (
-        {"model": Pair()},
-        TypeError,
-        "the model must return a torch.Tensor, got tuple",
-    ),
+    ({"model": Pair()}, TypeError, "the model must return a torch.Tensor, got tuple"),
     ({"shifts": "bias"}, TypeError, "shifts must be a Shift, .* got 'bias'"),
     ({"shifts": 3}, TypeError, "shifts must be a Shift, .* got 3"),
     ({"epsilons": "0.5"}, TypeError, "epsilons must be a radius or several, got '0.5'"),
@@ -617,25 +544,13 @@ REFUSED = [
     ({"attacks": [1]}, TypeError, "attacks must hold attacks, got int"),
     ({"metrics": "PSNR"}, TypeError, "in a list or a dictionary of names, got str"),
     ({"metrics": [abs]}, TypeError, "deepinv metrics, got builtin_function_or_method"),
-    (
-        {"metrics": {"m": abs}},
-        TypeError,
-        "got builtin_function_or_method for 'm': wrap",
-    ),
+    ({"metrics": {"m": abs}}, TypeError, "got builtin_function_or_method for 'm': wrap"),
     ({"metrics": {"eps": MAE()}}, ValueError, "must not be called 'eps'"),
-    (
-        {"metrics": {"m": MAE(reduction="mean")}},
-        ValueError,
-        r"shape \(2,\), got \(\): set red",
-    ),
+    ({"metrics": {"m": MAE(reduction="mean")}}, ValueError, r"shape \(2,\), got \(\): set red"),
     ({"shifts": [0.1]}, TypeError, "shifts must be made of Shifts.* got 0.1"),
     ({"shifts": Lesion(2, 0.1)}, ValueError, r"images must have shape \(B, C, H, W\)"),
     ({"shifts": Bias((1, 2, 3))}, ValueError, "value must broadcast to a sample"),
-    (
-        {"shifts": {"clean": Bias(1)}},
-        ValueError,
-        "must not be called like other conditions",
-    ),
+    ({"shifts": {"clean": Bias(1)}}, ValueError, "must not be called like other conditions"),
     ({"draws": 0}, ValueError, "draws must be .* at least 1, got 0"),
     ({"draws": 2.5}, TypeError, "draws must be a whole number, got 2.5"),
     ({"seed": -1}, ValueError, "seed must be .* lie from 0 to .* got -1"),
@@ -664,9 +579,7 @@ def test_refused_physics():
     model, x, *_ = mri()
     # deepinv's own, as ours refuses five masks for one image
     physics = dinv.physics.MRI(torch.ones(5, 1, 16, 16))
-    with pytest.raises(
-        ValueError, match=r"one by one.* got \(5, 2, 16, 16\) for one sample"
-    ):
+    with pytest.raises(ValueError, match=r"one by one.* got \(5, 2, 16, 16\) for one sample"):
         evaluate(model, [x], physics)
 
 
@@ -683,9 +596,7 @@ def test_on_the_device_of_the_model(device):
     model, x, physics, epsilons, shift = mri()
     reference = evaluate(model, [x], physics, epsilons, shifts=shift)
     y = measured(physics, x)
-    report = evaluate(
-        model.to(device), [(x, y)], physics.to(device), epsilons, shifts=shift
-    )
+    report = evaluate(model.to(device), [(x, y)], physics.to(device), epsilons, shifts=shift)
     for label, columns in reference.values.items():
         values = report.values[label][ERROR]
         assert values.device.type == "cpu"

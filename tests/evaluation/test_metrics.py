@@ -42,9 +42,7 @@ def test_psnr_of_each_image_and_of_complex_tensors():
 
 def test_ssim_is_that_of_the_real_channel_cut():
     x, x_net = 2 * torch.rand(3, 2, 16, 24) - 0.5, torch.rand(3, 2, 16, 24)
-    expected = ssim(
-        x_net[:, :1], x[:, :1].clamp(0, 1), data_range=1.0, reduction="none"
-    )
+    expected = ssim(x_net[:, :1], x[:, :1].clamp(0, 1), data_range=1.0, reduction="none")
     assert torch.equal(PaperSSIM()(x_net, x), expected)
     x_net[:, 1] += 5
     assert torch.equal(PaperSSIM()(x_net, x), expected)
@@ -70,12 +68,7 @@ X = torch.rand(2, 1, 16, 16)
         (X, None, TypeError, "x must be a torch.Tensor, got NoneType"),
         (X.int(), X, TypeError, "x_net must be a tensor of real or complex numbers"),
         (X, X[:1], ValueError, r"one shape and device, got \(2, .* and \(1, 1, 16, 16"),
-        (
-            X.expand(-1, 3, -1, -1),
-            X,
-            ValueError,
-            r"got \(2, 3, .* and \(2, 1, 16, 16\)",
-        ),
+        (X.expand(-1, 3, -1, -1), X, ValueError, r"got \(2, 3, .* and \(2, 1, 16, 16\)"),
         (X, X.to("meta"), ValueError, "on cpu and .* on meta"),
         (X[:0], X[:0], ValueError, "x_net must be a batch of shape .* not empty"),
         (X[0, 0, 0], X, ValueError, r"x_net must be a batch .* got \(16,\)"),

@@ -47,18 +47,14 @@ def test_sections_have_a_peak_of_2():
     reports = {
         "declared": evaluate(DataLoader(data, batch_size=2)),
         "wrapped": evaluate(DataLoader(dj.IndexedDataset(data), batch_size=2)),
-        "parts": evaluate(
-            DataLoader(ConcatDataset([Subset(data, [0, 1]), Subset(data, [2, 3])]))
-        ),
+        "parts": evaluate(DataLoader(ConcatDataset([Subset(data, [0, 1]), Subset(data, [2, 3])]))),
         "given": evaluate([torch.stack([s["x"] for s in data])], peak=2),
     }
     plain = evaluate([torch.stack([s["x"] for s in data])])
     for name, report in reports.items():
         clean = report.values["clean"]
         gain = clean["PSNR"] - plain.values["clean"]["PSNR"]
-        assert torch.allclose(
-            gain, torch.tensor(20 * math.log10(2)).double(), atol=0.01
-        )
+        assert torch.allclose(gain, torch.tensor(20 * math.log10(2)).double(), atol=0.01)
         assert not torch.allclose(clean["SSIM"], plain.values["clean"]["SSIM"]), name
         assert "peak: 2.0\n" in report.table() and "peak_exceeded" not in report.flags
     assert "peak: 1.0\n" in plain.table()
@@ -80,12 +76,7 @@ def test_the_range_of_each_truth():
 
 
 def test_peaks_of_own_metrics_are_told():
-    metrics = [
-        PSNR(max_pixel=255),
-        PSNR(max_pixel=1, min_pixel=-1),
-        SSIM(max_pixel=None),
-        MAE(),
-    ]
+    metrics = [PSNR(max_pixel=255), PSNR(max_pixel=1, min_pixel=-1), SSIM(max_pixel=None), MAE()]
     report = evaluate([2 * images(2, 1, 16, 16) - 1], metrics=metrics)
     assert "peak: 255.0 (PSNR), 2.0 (PSNR 2), sample (SSIM)\n" in report.table()
     assert "peak_exceeded" not in report.flags
@@ -140,9 +131,7 @@ def test_metrics_are_called_like_their_classes():
     assert list(evaluate([images(2, 4)], metrics=named).metrics) == [ERROR, "a", "b"]
 
 
-@pytest.mark.parametrize(
-    "name", ["gradients", "not_converged", "objective", "a undefined"]
-)
+@pytest.mark.parametrize("name", ["gradients", "not_converged", "objective", "a undefined"])
 def test_names_of_columns_are_refused(name):
     with pytest.raises(ValueError, match=f"must not be called '{name}', a column of"):
         evaluate([images(2, 4)], metrics={name: MAE()})
@@ -161,12 +150,7 @@ def test_blank_truths_are_left_out_of_metrics_that_need_more():
     x = images(4, 1, 16, 16)
     x[2] = 0
     # A range of each truth's own is zero for it
-    metrics = [
-        NMSE(),
-        PSNR(max_pixel=None, min_pixel=None),
-        SSIM(max_pixel=None),
-        MAE(),
-    ]
+    metrics = [NMSE(), PSNR(max_pixel=None, min_pixel=None), SSIM(max_pixel=None), MAE()]
     report = evaluate([x], metrics=metrics, epsilons=0.5, shifts=dj.Bias(0.1))
     whole = [True] * 4
     for label in ("clean", "worst case, eps=0.5", "random, eps=0.5"):
@@ -217,9 +201,7 @@ def test_perfect_reconstructions_have_no_psnr():
 def test_what_the_network_gets_wrong_is_not_left_out():
     class Diverging(nn.Module):
         def forward(self, y, physics):
-            return torch.where(
-                y.flatten(1).amax(1).reshape(-1, 1, 1, 1) > 5, math.nan, y
-            )
+            return torch.where(y.flatten(1).amax(1).reshape(-1, 1, 1, 1) > 5, math.nan, y)
 
     x = images(3, 1, 16, 16)
     x[1] += 9
@@ -257,12 +239,8 @@ def test_edits_that_change_nothing_have_no_recovery():
     report = evaluate([x], shifts={"edit": Nothing()})
     assert report.flags["contrast recovery undefined"] == {"edit": 1}
     assert report.flags["error outside undefined"] == {"edit": 2}
-    rows = {
-        row["metric"]: row for row in report.summary() if row["condition"] == "edit"
-    }
-    assert all(
-        math.isfinite(rows[k]["mean"]) for k in ("contrast recovery", "error outside")
-    )
+    rows = {row["metric"]: row for row in report.summary() if row["condition"] == "edit"}
+    assert all(math.isfinite(rows[k]["mean"]) for k in ("contrast recovery", "error outside"))
 
 
 # Objectives
@@ -282,10 +260,7 @@ def first_entry(x_net, x):
 WEIGHT = torch.tensor([1.0, 0.0])
 OBJECTIVES = {
     "squared error": ("error", lambda x_net, x, clean: (x_net - x).square().sum(1)),
-    "deviation": (
-        "deviation",
-        lambda x_net, x, clean: (x_net - clean).square().sum(1),
-    ),
+    "deviation": ("deviation", lambda x_net, x, clean: (x_net - clean).square().sum(1)),
     "weighted squared error": (
         WEIGHT,
         lambda x_net, x, clean: ((x_net - x).square() * WEIGHT).sum(1),
@@ -301,12 +276,8 @@ def test_winners_are_chosen_by_the_objective_of_the_attack(name):
     objective, value = OBJECTIVES[name]
     x = torch.zeros(5, 2)
     y = 0.1 * torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
-    attack = dj.RandomAttack(
-        dj.L2Ball(1.0), samples=40, objective=objective, checks=False
-    )
-    report = evaluate(
-        [(x, y)], Corner(), attacks=attack, epsilons=[0.5, 1.0], metrics=[]
-    )
+    attack = dj.RandomAttack(dj.L2Ball(1.0), samples=40, objective=objective, checks=False)
+    report = evaluate([(x, y)], Corner(), attacks=attack, epsilons=[0.5, 1.0], metrics=[])
     assert report.description["objective"] == name
     assert f"objective: {name}\n" in report.table()
     column = ERROR if name == "squared error" else "objective"
@@ -340,12 +311,8 @@ def test_a_metric_that_is_better_when_higher_is_turned_round():
         def metric(self, x_net, x, *args, **kwargs):
             return -(x_net - x).abs().flatten(1).sum(1)
 
-    attack = dj.FrankWolfeAttack(
-        dj.L2Ball(1.0), steps=3, objective=Likeness(), checks=False
-    )
-    report = evaluate(
-        [images(3, 1, 12, 12)], attacks=attack, epsilons=1, metrics=Likeness()
-    )
+    attack = dj.FrankWolfeAttack(dj.L2Ball(1.0), steps=3, objective=Likeness(), checks=False)
+    report = evaluate([images(3, 1, 12, 12)], attacks=attack, epsilons=1, metrics=Likeness())
     assert report.description["objective"] == "-Likeness"
     worst = report.values["worst case, eps=1"]
     assert torch.allclose(worst["objective"], -worst["Likeness"])
@@ -363,16 +330,12 @@ def test_several_attacks_have_one_objective():
     with pytest.raises(ValueError, match="attacks must have one objective, by which"):
         evaluate([images(3, 4)], attacks=[deviating[0], dj.RandomAttack(ball)])
     judged = dj.WorstCase([deviating[0], dj.RandomAttack(ball)], objective="deviation")
-    assert (
-        evaluate([images(3, 4)], attacks=judged).description["objective"] == "deviation"
-    )
+    assert evaluate([images(3, 4)], attacks=judged).description["objective"] == "deviation"
 
 
 def test_objectives_without_a_value_per_sample_are_refused():
     attack = dj.RandomAttack(dj.L2Ball(1.0), objective=MAE(reduction="mean"))
-    with pytest.raises(
-        ValueError, match=r"the objective must give one value per sample"
-    ):
+    with pytest.raises(ValueError, match=r"the objective must give one value per sample"):
         evaluate([images(3, 4)], attacks=attack)
 
 
@@ -413,17 +376,9 @@ class Magnitude(Metric):
     """As for raw fastMRI: the magnitude of a complex image, cropped to the truth."""
 
     def metric(self, x_net, x, *args, **kwargs):
-        top, left = (
-            (a - b) // 2 for a, b in zip(x_net.shape[2:], x.shape[2:], strict=True)
-        )
+        top, left = ((a - b) // 2 for a, b in zip(x_net.shape[2:], x.shape[2:], strict=True))
         crop = x_net[:, :, top : top + x.shape[2], left : left + x.shape[3]]
-        return (
-            (crop.square().sum(1, keepdim=True) + 1e-12)
-            .sqrt()
-            .sub(x)
-            .square()
-            .mean((1, 2, 3))
-        )
+        return (crop.square().sum(1, keepdim=True) + 1e-12).sqrt().sub(x).square().mean((1, 2, 3))
 
 
 def raw():
@@ -431,9 +386,7 @@ def raw():
     physics = dj.SingleCoilMRI((images(16, seed=2) < 0.7).float(), img_size=(16, 16))
     physics.noise_model = dinv.physics.GaussianNoise(0.05)
     x = image.square().sum(1, keepdim=True).sqrt()[..., 3:13, 3:13]
-    model = dj.UnfoldedGD(
-        dj.UnrolledDnCNN(2, depth=3, width=4), stepsize=0.5, max_iter=2
-    )
+    model = dj.UnfoldedGD(dj.UnrolledDnCNN(2, depth=3, width=4), stepsize=0.5, max_iter=2)
     return {"x": x, "y": physics(image)}, physics, model.eval()
 
 
@@ -455,26 +408,18 @@ def test_truths_smaller_than_the_reconstruction(tmp_path):
     alone = evaluate([batch], model, **(options | {"metrics": [], "state": None}))
     assert list(alone.metrics) == ["objective"]
     assert torch.equal(
-        evaluate([batch], model, **options).values["worst case, eps=1"]["mse"],
-        worst["mse"],
+        evaluate([batch], model, **options).values["worst case, eps=1"]["mse"], worst["mse"]
     )
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"metrics": None},
-        {"attacks": "quick"},
-        {"shifts": dj.Bias(0.1)},
-    ],
+    "changes", [{"metrics": None}, {"attacks": "quick"}, {"shifts": dj.Bias(0.1)}]
 )
 def test_truths_of_another_shape_need_all_of_it(changes):
     batch, physics, model = raw()
     attack = dj.FrankWolfeAttack(dj.L2Ball(1.0), steps=4, objective=Magnitude())
     options = {"attacks": attack, "metrics": {"mse": Magnitude()}, "physics": physics}
-    with pytest.raises(
-        ValueError, match=r"shape of x, \(3, 1, 10, 10\), got \(3, 2, 16"
-    ):
+    with pytest.raises(ValueError, match=r"shape of x, \(3, 1, 10, 10\), got \(3, 2, 16"):
         evaluate([batch], model, **(options | changes))
 
 
@@ -520,9 +465,7 @@ LOSSES = {
 def test_models_adapted_by_a_self_supervised_loss(name):
     """Twice the same numbers, those of the model in evaluation mode, and nothing left behind."""
     physics = dinv.physics.Inpainting(
-        (1, 16, 16),
-        mask=(images(1, 16, 16) < 0.8).float(),
-        noise_model=PHYSICS.noise_model,
+        (1, 16, 16), mask=(images(1, 16, 16) < 0.8).float(), noise_model=PHYSICS.noise_model
     )
     if name in ("R2R", "score"):
         physics = PHYSICS
@@ -543,9 +486,7 @@ def test_models_adapted_by_a_self_supervised_loss(name):
     second = evaluate([x], model, **options)
     for label, columns in first.values.items():
         for key, values in columns.items():
-            assert torch.equal(
-                values.nan_to_num(7), second.values[label][key].nan_to_num(7)
-            )
+            assert torch.equal(values.nan_to_num(7), second.values[label][key].nan_to_num(7))
     assert getattr(model, "mask_generator", None) is generator
     assert list(model.state_dict()) == names
     assert generator is None or torch.equal(generator.rng.get_state(), state)

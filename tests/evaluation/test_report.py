@@ -84,12 +84,7 @@ def synthetic(values, best=-math.inf):
 
 @pytest.mark.parametrize(
     "best, percentile, worst",
-    [
-        (-math.inf, 95.0, 100.0),
-        (math.inf, 5.0, 0.0),
-        (1.0, 95.0, 100.0),
-        (99.0, 4.0, 0.0),
-    ],
+    [(-math.inf, 95.0, 100.0), (math.inf, 5.0, 0.0), (1.0, 95.0, 100.0), (99.0, 4.0, 0.0)],
 )
 def test_summary_looks_at_the_bad_side(best, percentile, worst):
     values = torch.arange(101)[torch.randperm(101)]
@@ -118,13 +113,8 @@ VERDICTS = [
 @pytest.mark.parametrize("difference, best, verdict", VERDICTS)
 def test_compare(difference, best, verdict):
     other = torch.randn(len(difference)).double()
-    first, second = synthetic(other + torch.tensor(difference), best), synthetic(
-        other, best
-    )
-    there, back = (
-        first.compare(second)["clean", "m"],
-        second.compare(first)["clean", "m"],
-    )
+    first, second = synthetic(other + torch.tensor(difference), best), synthetic(other, best)
+    there, back = (first.compare(second)["clean", "m"], second.compare(first)["clean", "m"])
     assert there["verdict"] == verdict
     opposite = {"better": "worse", "worse": "better", "undecided": "undecided"}
     assert back["verdict"] == opposite[verdict]
@@ -144,9 +134,7 @@ def test_compare_models():
     model, x, physics, epsilons, shift = points()
     data = [torch.cat([x, -x])]
     report = evaluate(model, data, physics, epsilons, shifts=shift)
-    same = report.compare(
-        evaluate(copy.deepcopy(model), data, physics, epsilons, shifts=shift)
-    )
+    same = report.compare(evaluate(copy.deepcopy(model), data, physics, epsilons, shifts=shift))
     assert {row["verdict"] for row in same.rows} == {"undecided"}
     assert all(row["difference"] == row["low"] == row["high"] == 0 for row in same.rows)
     assert len(same.rows) == len(report.summary())
@@ -163,9 +151,7 @@ def test_compare_models():
         report.compare(other, ("a", "a"))
 
 
-@pytest.mark.parametrize(
-    "change", ["seed", "draws", "attack", "data", "metrics", "physics"]
-)
+@pytest.mark.parametrize("change", ["seed", "draws", "attack", "data", "metrics", "physics"])
 def test_only_the_same_can_be_compared(change):
     model, x, physics, _, _ = points()
     kwargs = {"data": [x], "physics": physics}
@@ -214,9 +200,7 @@ def test_tables(format, case):
         assert condition.kind.split("(")[0] in table
     if format == "csv":
         rows = list(csv.DictReader(table.splitlines()))
-        assert [float(row["mean"]) for row in rows] == [
-            r["mean"] for r in case.summary()
-        ]
+        assert [float(row["mean"]) for row in rows] == [r["mean"] for r in case.summary()]
         assert table == case.table("csv")
     else:
         assert "gradients per sample" in table
@@ -293,9 +277,7 @@ HEADLINES = [
 @pytest.mark.parametrize("size, words", HEADLINES)
 def test_the_first_line_says_it_in_words(size, words):
     columns = {"radius/|noise|": torch.tensor([size.pop("ratio", math.nan)] * 2)}
-    report = attacked(
-        "PSNR", [27.0, 28.0], [26.0, 27.2], [15.0, 15.4], **size, **columns
-    )
+    report = attacked("PSNR", [27.0, 28.0], [26.0, 27.2], [15.0, 15.4], **size, **columns)
     line = f"27.5 dB clean, 15.2 dB under perturbations {words} (26.6 dB if random)."
     assert report.table().startswith(f"{line}\n")
 

@@ -66,10 +66,7 @@ def test_networks_that_join_later_are_the_only_ones_that_are_measured(tmp_path):
     state = tmp_path / "results"
     kwargs = {"epsilons": epsilons, "state": state}
     evaluate({n: models[n] for n in (first, second)}, [x], physics, **kwargs)
-    assert sorted(file.name for file in state.iterdir()) == [
-        "first.pt",
-        "second _ third.pt",
-    ]
+    assert sorted(file.name for file in state.iterdir()) == ["first.pt", "second _ third.pt"]
 
     def forbidden(*args):
         raise AssertionError("the model was called again")
@@ -174,9 +171,7 @@ def synthetic(best=-math.inf, conditions=("clean",), **networks):
         values = values.expand(len(conditions), *values.shape[-1:])
         reports[name] = dj.RobustnessReport(
             conditions=[Condition(label) for label in conditions],
-            values={
-                label: {"m": v} for label, v in zip(conditions, values, strict=True)
-            },
+            values={label: {"m": v} for label, v in zip(conditions, values, strict=True)},
             metrics={"m": best},
             description={"model": name, "seed": "0"},
             digests=[str(i) for i in range(values.shape[-1])],
@@ -200,9 +195,7 @@ STANDINGS = [
 
 @pytest.mark.parametrize("a, b, c, first, second, third", STANDINGS)
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_best_is_marked_and_what_is_not_told_apart(
-    a, b, c, first, second, third, sign
-):
+def test_the_best_is_marked_and_what_is_not_told_apart(a, b, c, first, second, third, sign):
     comparison = synthetic(-sign * math.inf, a=sign * a, b=sign * b, c=sign * c)
     text = comparison.table()
     rows = csv.DictReader(io.StringIO(comparison.table("csv")))
@@ -251,9 +244,7 @@ def test_tables_are_narrow(several):
     plain = " ".join(table.split())
     for name in several.reports:
         assert name in plain or name.split(",")[0] in plain
-    assert (
-        plain.count("shift") >= 2 and "random" in plain and "average case" not in plain
-    )
+    assert plain.count("shift") >= 2 and "random" in plain and "average case" not in plain
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 12])
@@ -305,9 +296,7 @@ def test_csv_of_the_table_and_of_the_values(several, tmp_path):
 def test_latex_is_well_formed(several, tmp_path):
     text = several.to_latex(tmp_path / "t.tex", metrics="all", compare_to="first")
     assert (tmp_path / "t.tex").read_text() == text
-    tables = re.findall(
-        r"\\begin\{tabular\}\{(l r*|lr*)\}(.*?)\\end\{tabular\}", text, re.S
-    )
+    tables = re.findall(r"\\begin\{tabular\}\{(l r*|lr*)\}(.*?)\\end\{tabular\}", text, re.S)
     metrics = several.reports["first"].metrics
     assert len(tables) == 2 * len(metrics)
     for columns, body in tables:
@@ -331,9 +320,7 @@ def test_reports_must_fit_each_other():
     model, x, physics, _, _ = points()
     report = evaluate(model, [x], physics)
     other = evaluate(model, [x], physics, metrics={"mae": MAE()})
-    with pytest.raises(
-        ValueError, match="'b' and 'a' differ in metrics, peak: .*same arg"
-    ):
+    with pytest.raises(ValueError, match="'b' and 'a' differ in metrics, peak: .*same arg"):
         dj.RobustnessComparison({"a": report, "b": other})
     fewer = evaluate(model, [x], physics, pictures=1)
     assert dj.RobustnessComparison({"a": report, "b": fewer})

@@ -32,10 +32,7 @@ def test_pictures_are_outputs_of_the_model(problem):
     y = measured(physics, x)
     moved, _ = shift(x)
     with torch.no_grad():
-        expected = {
-            "clean": model(y, physics),
-            "d": model(y + physics.A(moved - x), physics),
-        }
+        expected = {"clean": model(y, physics), "d": model(y + physics.A(moved - x), physics)}
     for label, pair in report.pictures.items():
         truths, images = (torch.stack(pair[name]) for name in ("x", "x_net"))
         assert len(truths) == len(images) == count
@@ -141,9 +138,7 @@ def test_titles_say_the_metric():
     figure = comparison.images(samples=[3], condition="random, eps=2")
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     values = [r.values["clean"]["PSNR"][3] for r in comparison.reports.values()]
-    assert titles[1:3] == [
-        f"{name}\n{v:.1f} dB" for name, v in zip(("first", "second"), values)
-    ]
+    assert titles[1:3] == [f"{name}\n{v:.1f} dB" for name, v in zip(("first", "second"), values)]
     values = [r.values["random, eps=2"]["PSNR"][3] for r in comparison.reports.values()]
     assert titles[4:6] == [f"{v:.1f} dB" for v in values]
 

@@ -103,13 +103,7 @@ def assert_estimates(risk, mean, deviation, samples):
 def test_average_case_risk_of_a_linear_reconstructor(problem, sigma):
     p = problem
     risk = risks.average_case_risk(
-        p.model,
-        p.x,
-        p.y,
-        p.physics,
-        sigma_e=sigma,
-        samples=500,
-        generator=seeded(),
+        p.model, p.x, p.y, p.physics, sigma_e=sigma, samples=500, generator=seeded()
     )
     std = sigma / p.measured.sum(1).sqrt()
     matrices = [-p.model.G * m for m in p.measured]
@@ -120,13 +114,7 @@ def test_average_case_risk_of_a_linear_reconstructor(problem, sigma):
 def test_generalization_risk_of_a_linear_reconstructor(problem, sigma):
     p = problem
     risk = risks.generalization_risk(
-        p.model,
-        p.x,
-        p.y,
-        p.physics,
-        sigma_g=sigma,
-        samples=500,
-        generator=seeded(),
+        p.model, p.x, p.y, p.physics, sigma_g=sigma, samples=500, generator=seeded()
     )
     n = p.x[0].numel()
     matrices = [torch.eye(n) - p.model.G @ A for A in p.A]
@@ -154,9 +142,7 @@ def test_without_noise_the_risk_is_the_error(problem):
     for risk in (
         risks.average_case_risk(p.model, p.x, p.y, p.physics, sigma_e=0, samples=2),
         risks.generalization_risk(p.model, p.x, p.y, p.physics, sigma_g=0, samples=2),
-        risks.worst_case_risk(
-            p.model, p.x, p.y, p.physics, attack=lambda m, x, y, a: 0 * y
-        ),
+        risks.worst_case_risk(p.model, p.x, p.y, p.physics, attack=lambda m, x, y, a: 0 * y),
     ):
         assert torch.allclose(risk.values, error, rtol=1e-12)
         assert not risk.standard_errors.any()
@@ -252,9 +238,7 @@ def test_no_generator_means_the_global_one(name):
         torch.manual_seed(3)
         values.append(CALLS[name](jittered_seeded(), y_points(), DENOISING).values)
     assert torch.equal(*values)
-    assert not torch.equal(
-        values[0], CALLS[name](jittered_seeded(), y_points(), DENOISING).values
-    )
+    assert not torch.equal(values[0], CALLS[name](jittered_seeded(), y_points(), DENOISING).values)
 
 
 def jittered_seeded():
@@ -311,33 +295,18 @@ TUPLE = Tuple()
         (AVERAGE, {"x": X[:, :1]}, ValueError, r"shape of x, \(3, 1\), got \(3, 2\)"),
         (AVERAGE, {"x": X.to("meta")}, ValueError, "one device, got meta and cpu"),
         (AVERAGE, {"x": X.int()}, TypeError, "x must be .* got torch.int32"),
-        (
-            AVERAGE,
-            {"y": X / 0},
-            ValueError,
-            "y must be finite, got NaN .* 3 of 3 sampl",
-        ),
+        (AVERAGE, {"y": X / 0}, ValueError, "y must be finite, got NaN .* 3 of 3 sampl"),
         (AVERAGE, {"x": X[:0], "y": X[:0]}, ValueError, "x must be .* and not empty"),
         (AVERAGE, {"sigma_e": True}, TypeError, "sigma_e must be a number, got True"),
         (AVERAGE, {"sigma_e": 1e30}, ValueError, "squared norm of the noise is finite"),
-        (
-            AVERAGE,
-            {"sigma_e": 1e19},
-            ValueError,
-            "squared errors .* NaN or infinity for",
-        ),
+        (AVERAGE, {"sigma_e": 1e19}, ValueError, "squared errors .* NaN or infinity for"),
         (AVERAGE, {"model": TUPLE}, TypeError, "model must return a .* got tuple"),
         (GENERAL, {"sigma_g": -1}, ValueError, "sigma_g must be .* at least 0"),
         (GENERAL, {"sigma_g": 1e30}, ValueError, "squared norm of the noise is finite"),
         (GENERAL, {"y": X[:2]}, ValueError, "one batch size, got 3 and 2 samples"),
         (GENERAL, {"y": X[:, :1]}, ValueError, r"of x, \(3, 2\), got \(3, 1\)"),
         (GENERAL, {"samples": 0}, ValueError, "samples must be .* at least 2, got 0"),
-        (
-            GENERAL,
-            {"physics": dinv.physics.Physics()},
-            TypeError,
-            "physics must be linear",
-        ),
+        (GENERAL, {"physics": dinv.physics.Physics()}, TypeError, "physics must be linear"),
         (WORST, {"attack": 1.0}, TypeError, "attack must be callable .* got float"),
         (
             WORST,
@@ -346,12 +315,7 @@ TUPLE = Tuple()
             r"shape of y, \(3, 2\), got \(2,\)",
         ),
         (WORST, {"attack": lambda *a: None}, TypeError, "attack must return a .* None"),
-        (
-            WORST,
-            {"attack": lambda m, x, y, p: y / 0},
-            ValueError,
-            "errors .* finite, .* 3",
-        ),
+        (WORST, {"attack": lambda m, x, y, p: y / 0}, ValueError, "errors .* finite, .* 3"),
         (WORST, {"model": None}, TypeError, "model must be a torch.nn.Module"),
         (WORST, {"x": None}, TypeError, "x must be a torch.Tensor, got NoneType"),
     ],

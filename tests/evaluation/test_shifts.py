@@ -35,20 +35,12 @@ CASES = {
     "bias": (lambda: shifts.Bias((0.005, 0)), points, False),
     "bias of an image": (lambda: shifts.Bias(0.25), images, False),
     "layer": (lambda: shifts.HorizontalLayer(0.3, length=5, seed=4), sections, True),
-    "fixed layer": (
-        lambda: shifts.HorizontalLayer(-0.3, position=(23, 20)),
-        sections,
-        False,
-    ),
+    "fixed layer": (lambda: shifts.HorizontalLayer(-0.3, position=(23, 20)), sections, False),
     "lesion": (lambda: shifts.Lesion(4.5, 0.3), images, True),
     "dark lesion": (lambda: shifts.Lesion(4.5, -0.3, seed=1), complex_images, True),
     "complex lesion": (lambda: shifts.Lesion(3, 0.3), complex_images, True),
     "color lesion": (lambda: shifts.Lesion(3, 0.3), lambda b=4: images(b, 3), True),
-    "lesion over the border": (
-        lambda: shifts.Lesion(6, 0.3, position=(1, 39)),
-        images,
-        False,
-    ),
+    "lesion over the border": (lambda: shifts.Lesion(6, 0.3, position=(1, 39)), images, False),
 }
 
 
@@ -149,14 +141,10 @@ def test_a_complex_lesion_changes_the_magnitude_and_keeps_the_phase():
     for contrast in (0.3, -2.0):
         edited, _ = shifts.Lesion(5, contrast, position=(20, 20))(x)
         profile = shifts.Lesion(5, 1.0, position=(20, 20))(torch.zeros(1, 1, 40, 40))[0]
-        before, after = (
-            torch.complex(z[:, :1].double(), z[:, 1:].double()) for z in (x, edited)
-        )
+        before, after = (torch.complex(z[:, :1].double(), z[:, 1:].double()) for z in (x, edited))
         expected = (before.abs() + contrast * profile).clamp_min(0)
         assert torch.allclose(after.abs(), expected, atol=1e-6)
-        assert torch.allclose(
-            after.imag * before.real, after.real * before.imag, atol=1e-6
-        )
+        assert torch.allclose(after.imag * before.real, after.real * before.imag, atol=1e-6)
     outside = shifts.Lesion(5, 0.3, position=(0, 0))(x)[0][0, :, 0, 0]
     assert torch.allclose(outside, torch.tensor([0.3, 0.0]))
 
@@ -273,24 +261,9 @@ X = torch.ones(2, 1, 8, 12)
     "shift, x, error, message",
     [
         (shifts.Bias(1), [1.0], TypeError, "x must be a torch.Tensor, got list"),
-        (
-            shifts.Bias(1),
-            X.log().log(),
-            ValueError,
-            "x must be finite, got NaN .* in 2 of 2",
-        ),
-        (
-            shifts.Bias(1e300),
-            X,
-            ValueError,
-            "x . d of Bias.* in torch.float32, must be fin",
-        ),
-        (
-            LAYER(1e300),
-            X,
-            ValueError,
-            "x . d of Horizontal.* must be finite, got NaN or inf",
-        ),
+        (shifts.Bias(1), X.log().log(), ValueError, "x must be finite, got NaN .* in 2 of 2"),
+        (shifts.Bias(1e300), X, ValueError, "x . d of Bias.* in torch.float32, must be fin"),
+        (LAYER(1e300), X, ValueError, "x . d of Horizontal.* must be finite, got NaN or inf"),
         (shifts.Lesion(2, 1e300), X, ValueError, "x . d of Lesion.* must be finite"),
         (shifts.Bias(1), X.int(), TypeError, "x must be a tensor .* got torch.int32"),
         (shifts.Bias(1), X + 0j, TypeError, "got torch.complex64: give complex images"),
@@ -327,9 +300,7 @@ def test_refused_scores():
         metrics.error_outside(X, X + 0j, X > 0)
     with pytest.raises(ValueError, match="x_net must be a batch .* not empty"):
         metrics.contrast_recovery(X, X[:0], X, X)
-    with pytest.raises(
-        ValueError, match="one shape and device, got .* on cpu and .* on meta"
-    ):
+    with pytest.raises(ValueError, match="one shape and device, got .* on cpu and .* on meta"):
         metrics.error_outside(X, X.to("meta"), X > 0)
     with pytest.raises(ValueError, match="region must be on the device .* cpu, got m"):
         metrics.error_outside(X, X, (X > 0).to("meta"))
@@ -339,7 +310,5 @@ def test_refused_scores():
         metrics.error_outside(X, X[:1], X > 0)
     with pytest.raises(TypeError, match="region must be a boolean tensor, got torch.f"):
         metrics.error_outside(X, X, X)
-    with pytest.raises(
-        ValueError, match=r"region must broadcast to .* got \(3, 1, 1, 1"
-    ):
+    with pytest.raises(ValueError, match=r"region must broadcast to .* got \(3, 1, 1, 1"):
         metrics.error_outside(X, X, torch.ones(3, 1, 1, 1, dtype=torch.bool))

@@ -59,11 +59,7 @@ def movie(averaged=False):
 
 def output(model, y, physics, train=True, silent=False):
     """Without anything that the pass before has left behind."""
-    model = (
-        model
-        if WITHOUT_STATE & set(map(type, model.modules()))
-        else copy.deepcopy(model)
-    )
+    model = model if WITHOUT_STATE & set(map(type, model.modules())) else copy.deepcopy(model)
     model.train(train)
     torch.manual_seed(0)
     with dj.no_jitter(model if silent else nn.Identity()), torch.no_grad():
@@ -250,24 +246,18 @@ MODELS = {
     "ADMM": Model(partial(optim, "ADMM"), PROX),
     "DRS": Model(partial(optim, "DRS"), PROX),
     "PDCP": Model(
-        partial(optim, "PDCP", stepsize_dual=0.5),
-        "on the data fidelity, in its dual step",
+        partial(optim, "PDCP", stepsize_dual=0.5), "on the data fidelity, in its dual step"
     ),
     "BaseOptim, optim_builder": Model(
-        partial(builder, dinv.optim.optim_builder, unfold=True),
-        "as its iterator has it",
+        partial(builder, dinv.optim.optim_builder, unfold=True), "as its iterator has it"
     ),
     "BaseUnfold, unfolded_builder": Model(
         partial(builder, dinv.unfolded.unfolded_builder), "as its iterator has it"
     ),
     "MoDL": Model(partial(dinv.models.MoDL, dncnn(2)), PROX, data=mri),
-    "PDNet_PrimalBlock, PDNet_DualBlock": Model(
-        pdnet, "on the input of the dual blocks"
-    ),
+    "PDNet_PrimalBlock, PDNet_DualBlock": Model(pdnet, "on the input of the dual blocks"),
     "VarNet": Model(partial(varnet, "varnet"), DENOISER, CASCADES, mri),
-    'VarNet(mode="e2e-varnet")': Model(
-        partial(varnet, "e2e-varnet"), DENOISER, CASCADES, mri
-    ),
+    'VarNet(mode="e2e-varnet")': Model(partial(varnet, "e2e-varnet"), DENOISER, CASCADES, mri),
     "RAM": Model(
         partial(dinv.models.RAM, (1,), pretrained=False),
         "on the output of every block",
@@ -283,9 +273,7 @@ MODELS = {
         lambda: dinv.models.EquivariantReconstructor(optim("PGD")), INSIDE
     ),
     "TimeAgnosticNet": Model(
-        lambda: dinv.models.TimeAgnosticNet(optim("PGD", channels=2)),
-        INSIDE,
-        data=movie,
+        lambda: dinv.models.TimeAgnosticNet(optim("PGD", channels=2)), INSIDE, data=movie
     ),
     "TimeAveragingNet": Model(
         lambda: dinv.models.TimeAveragingNet(optim("PGD", channels=2)),
@@ -293,9 +281,7 @@ MODELS = {
         data=partial(movie, averaged=True),
     ),
     "SplittingLoss.adapt_model": Model(splitting, INSIDE),
-    "R2RLoss.adapt_model": Model(
-        lambda: dinv.loss.R2RLoss().adapt_model(optim("PGD")), INSIDE
-    ),
+    "R2RLoss.adapt_model": Model(lambda: dinv.loss.R2RLoss().adapt_model(optim("PGD")), INSIDE),
     "BaseDEQ, DEQ_builder": Model(partial(builder, dinv.unfolded.DEQ_builder)),
     "MLEM": Model(partial(poisson, "MLEM")),
     "OSEM": Model(partial(poisson, "OSEM")),
@@ -376,9 +362,7 @@ DENOISERS = {
     "FFDNet": Swap("FFDNet(pretrained=None)"),
     "SCUNet": Swap("SCUNet(config=[1] * 7, pretrained=None)", None, 3, 64, 1),
     "SwinIR": Swap(
-        "SwinIR(16, in_chans=1, embed_dim=12, depths=(2,), num_heads=(2,), "
-        "pretrained=None)",
-        None,
+        "SwinIR(16, in_chans=1, embed_dim=12, depths=(2,), num_heads=(2,), pretrained=None)", None
     ),
     "Restormer": Swap(f"Restormer(1, 1, dim=4, {TINY})", None),
     "PromptIR": Swap(f"PromptIR(1, 1, {TINY})", None, iterations=1),
@@ -387,9 +371,7 @@ DENOISERS = {
         None,
         iterations=1,
     ),
-    "DScCP": Swap(
-        "DScCP(depth=2, n_channels_per_layer=4, pretrained=None)", channels=3
-    ),
+    "DScCP": Swap("DScCP(depth=2, n_channels_per_layer=4, pretrained=None)", channels=3),
     "RAM": Swap("RAM((1,), pretrained=False)", size=64, iterations=1),
     "DiffUNet": Swap("DiffUNet(1, 1, pretrained=None)", size=32, iterations=1),
     "NCSNpp": Swap(f"NCSNpp({SMALL})"),
@@ -400,16 +382,10 @@ DENOISERS = {
         "sigma_inverse=lambda s: s)"
     ),
     "AutoEncoder": Swap("AutoEncoder(256)", None),
-    "EquivariantDenoiser": Swap(
-        "EquivariantDenoiser(DnCNN(1, 1, pretrained=None))", None
-    ),
+    "EquivariantDenoiser": Swap("EquivariantDenoiser(DnCNN(1, 1, pretrained=None))", None),
     "AnscombeDenoiser": Swap("AnscombeDenoiser(DnCNN(1, 1, pretrained=None))"),
-    "ComplexDenoiserWrapper": Swap(
-        "ComplexDenoiserWrapper(DnCNN(1, 1, pretrained=None))"
-    ),
-    "MinusOneOneDenoiserWrapper": Swap(
-        "MinusOneOneDenoiserWrapper(DnCNN(1, 1, pretrained=None))"
-    ),
+    "ComplexDenoiserWrapper": Swap("ComplexDenoiserWrapper(DnCNN(1, 1, pretrained=None))"),
+    "MinusOneOneDenoiserWrapper": Swap("MinusOneOneDenoiserWrapper(DnCNN(1, 1, pretrained=None))"),
     "WaveletDenoiser": Swap("WaveletDenoiser(level=2, wv='db2')", needs="ptwt"),
     "WaveletDictDenoiser": Swap(
         "WaveletDictDenoiser(level=2, list_wv=('db2', 'db4'))", needs="ptwt"
@@ -460,9 +436,7 @@ def write() -> None:
         before, rest = text.split(start)
         head = "".join(rest.split(end)[0].splitlines(True)[:2])
         after = rest.split(end)[1]
-        text = (
-            before + start + head + "".join(f"{line}\n" for line in lines) + end + after
-        )
+        text = before + start + head + "".join(f"{line}\n" for line in lines) + end + after
     PAGE.write_text(text)
 
 

@@ -50,9 +50,7 @@ def small_unet(channels=1):
 NETWORKS = {
     "DnCNN body": lambda: dj.UnrolledDnCNN(1, depth=3, width=8),
     "MLP": dj.PointMLP,
-    "unrolled": lambda: dj.UnfoldedGD(
-        dj.UnrolledDnCNN(1, depth=3, width=8), max_iter=2
-    ),
+    "unrolled": lambda: dj.UnfoldedGD(dj.UnrolledDnCNN(1, depth=3, width=8), max_iter=2),
     "1-D and 3-D": lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.Conv3d(2, 2, 3)),
 }
 
@@ -93,12 +91,7 @@ def test_spectral_normalisation_holds_still_in_evaluation_and_loads():
     [
         ("net", {}, TypeError, r"module must be a torch.nn.Module, got str"),
         (nn.ReLU(), {}, ValueError, r"must hold a convolution .* got ReLU without one"),
-        (
-            dj.PointMLP(),
-            {"n_power_iterations": 0},
-            ValueError,
-            "n_power_iterations .* at least 1",
-        ),
+        (dj.PointMLP(), {"n_power_iterations": 0}, ValueError, "n_power_iterations .* at least 1"),
     ],
 )
 def test_spectral_normalisation_refuses(module, options, error, message):
@@ -140,9 +133,7 @@ def test_loss_leaves_the_global_generator_alone_if_it_has_its_own():
     x, physics = torch.rand(2, 1, 8, 8), dinv.physics.Denoising()
     with assert_global_rng_untouched():
         first, second = (
-            dj.DenoisingLoss(torch.Generator().manual_seed(3))(
-                None, x, x, physics, model
-            )
+            dj.DenoisingLoss(torch.Generator().manual_seed(3))(None, x, x, physics, model)
             for _ in range(2)
         )
     assert torch.equal(first, second)
@@ -177,9 +168,7 @@ def test_ddpm_can_be_attacked():
 def test_trainer_learns_and_samples_in_evaluation():
     torch.manual_seed(0)
     model = dj.ConditionalDDPM(Constant(), steps=2, data_std=STD)
-    data = dinv.datasets.TensorDataset(
-        x=torch.full((8, 1, 8, 8), 0.7), use_dict_output=True
-    )
+    data = dinv.datasets.TensorDataset(x=torch.full((8, 1, 8, 8), 0.7), use_dict_output=True)
     loader = torch.utils.data.DataLoader(data, batch_size=4)
     trainer = dj.DDPMTrainer(
         model,

@@ -14,9 +14,7 @@ imsize, dummy_dataset = conftest.imsize, conftest.dummy_dataset
 
 # Anderson acceleration is refused with jitter; DRS is ours to add to the host's five
 CASES = [c for c in host.UNFOLDED_ALGO_PARAMS if not c[1]] + [("DRS", False, False)]
-test_unfolded = host_test(
-    host, "test_unfolded", **{"unfolded_algo, and_acc, full_backprop": CASES}
-)
+test_unfolded = host_test(host, "test_unfolded", **{"unfolded_algo, and_acc, full_backprop": CASES})
 
 
 @pytest.fixture(autouse=True)

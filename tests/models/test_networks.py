@@ -86,12 +86,7 @@ X, Y = torch.zeros(3, 2, 5, 6), torch.zeros(3, 1, 5, 6)
         (dj.PointMLP(), [X], ValueError, r"\(B, 2\), got \(3, 2, 5, 6\)"),
         (dj.PointMLP(), [torch.ones(3, 2).int()], TypeError, "got torch.int32"),
         (CNN, [X + 0j], TypeError, "real numbers, got torch.complex64"),
-        (
-            CNN,
-            [X[0]],
-            ValueError,
-            r"\(B, 2, H, W\), and no y, got \(2, 5, 6\) and None",
-        ),
+        (CNN, [X[0]], ValueError, r"\(B, 2, H, W\), and no y, got \(2, 5, 6\) and None"),
         (CNN, [Y], ValueError, r"got \(3, 1, 5, 6\) and None"),
         (CNN, [X, Y], ValueError, r"and no y, got .* and \(3, 1, 5, 6\)"),
         (READS_Y, [X], ValueError, r"and y of shape \(B, 1, H, W\), got .* and None"),

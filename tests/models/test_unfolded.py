@@ -48,9 +48,7 @@ PRIORS = {
 def test_is_the_host_s_model(name, kind):
     build, wrap, sigma = PRIORS[kind][name]
     prior, y = build(), torch.randn(2, 1, 9, 7)
-    model = MODELS[name](
-        prior, stepsize=0.5, max_iter=K, lambda_reg=0.7, sigma_denoiser=sigma
-    )
+    model = MODELS[name](prior, stepsize=0.5, max_iter=K, lambda_reg=0.7, sigma_denoiser=sigma)
     host = HOSTS[name](
         data_fidelity=dinv.optim.L2(),
         prior=wrap(prior),
@@ -78,23 +76,15 @@ def test_one_prior_per_iteration(name):
 
 
 @every_model
-@pytest.mark.parametrize(
-    "stepsize", [0.5, [0.5], [0.5, 0.4, 0.3, 0.2], torch.tensor(0.5)]
-)
+@pytest.mark.parametrize("stepsize", [0.5, [0.5], [0.5, 0.4, 0.3, 0.2], torch.tensor(0.5)])
 @pytest.mark.parametrize("trainable", [["stepsize"], [], ["stepsize", "lambda_reg"]])
 def test_step_sizes_fixed_and_learned(name, stepsize, trainable):
     model = MODELS[name](
-        Network(),
-        stepsize=stepsize,
-        max_iter=K,
-        trainable_params=trainable,
-        sigma_denoiser=0.1,
+        Network(), stepsize=stepsize, max_iter=K, trainable_params=trainable, sigma_denoiser=0.1
     )
     names = [n for n, _ in model.named_parameters()]
     steps = len(stepsize) if isinstance(stepsize, list) else 1
-    assert sum("stepsize" in n for n in names) == (
-        steps if "stepsize" in trainable else 0
-    )
+    assert sum("stepsize" in n for n in names) == (steps if "stepsize" in trainable else 0)
     assert sum("lambda" in n for n in names) == ("lambda_reg" in trainable)
 
 
@@ -118,9 +108,7 @@ def test_checkpoints_of_steps_and_of_their_logarithms_are_not_mixed_up(name):
     positive = MODELS[name](Network(), stepsize=0.5, max_iter=K, positive_stepsize=True)
     for model, other in ((free, positive), (positive, free)):
         before = [p.clone() for p in model.init_params_algo.parameters()]
-        with pytest.raises(
-            RuntimeError, match="(?s)Missing.*stepsize.*Unexpected.*stepsize"
-        ):
+        with pytest.raises(RuntimeError, match="(?s)Missing.*stepsize.*Unexpected.*stepsize"):
             model.load_state_dict(other.state_dict())
         model.load_state_dict(other.state_dict(), strict=False)
         assert all(map(torch.equal, before, model.init_params_algo.parameters()))
@@ -192,13 +180,9 @@ def test_a_blind_denoiser_needs_no_level_and_another_says_so(name):
     model = MODELS[name](blind, stepsize=0.5, max_iter=K, jitter=0.1)
     model(y, p).sum().backward()
     wrap = dinv.optim.RED if name == "GD" else dinv.optim.PnP
-    host = HOSTS[name](
-        data_fidelity=dinv.optim.L2(), prior=wrap(blind), stepsize=0.5, max_iter=K
-    )
+    host = HOSTS[name](data_fidelity=dinv.optim.L2(), prior=wrap(blind), stepsize=0.5, max_iter=K)
     assert torch.allclose(model.eval()(y, p), host(y, p), atol=1e-6)
-    with pytest.raises(
-        ValueError, match="Fails failed without a noise level .*: if it"
-    ):
+    with pytest.raises(ValueError, match="Fails failed without a noise level .*: if it"):
         MODELS[name](Fails())(y, p)
     with pytest.raises(TypeError, match="^too large$"):
         MODELS[name](Fails(), sigma_denoiser=1.0)(y, p)
@@ -248,9 +232,7 @@ def test_checkpoint_keeps_fewer_activations():
 
 @every_model
 def test_jitter_argument(name):
-    iterators = [
-        type(m).__name__ for m in MODELS[name](Network()).fixed_point.modules()
-    ]
+    iterators = [type(m).__name__ for m in MODELS[name](Network()).fixed_point.modules()]
     assert f"{name}Iteration" in iterators and "JitteredIterator" not in iterators
     noise = dj.GaussianJitter([0.1, 0.2], "norm")
     model = MODELS[name](Network(), max_iter=2, jitter=noise)
@@ -305,11 +287,7 @@ def test_jitter_argument(name):
         ),
         ({"g_param": [torch.tensor([0.1, -1])]}, ValueError, "sigma_denoiser must be"),
         ({"trainable_params": [[]]}, ValueError, "must be a list of names in"),
-        (
-            {"data_fidelity": "L2"},
-            TypeError,
-            "must be a deepinv DataFidelity, got 'L2'",
-        ),
+        ({"data_fidelity": "L2"}, TypeError, "must be a deepinv DataFidelity, got 'L2'"),
         (
             {"data_fidelity": [dinv.optim.L2()] * 2},
             ValueError,
@@ -322,11 +300,7 @@ def test_jitter_argument(name):
             ValueError,
             "stepsize must be one or one per iteration, got 2 for max_iter=10",
         ),
-        (
-            {"trainable_params": ["step"]},
-            ValueError,
-            r"names in .*'stepsize'.* got \['step'\]",
-        ),
+        ({"trainable_params": ["step"]}, ValueError, r"names in .*'stepsize'.* got \['step'\]"),
         ({"trainable_params": "stepsize"}, ValueError, "must be a list of names"),
         (
             {"trainable_params": ["sigma_denoiser"]},
@@ -343,11 +317,7 @@ def test_jitter_argument(name):
             ValueError,
             "a learned stepsize positive",
         ),
-        (
-            {"prior": [Network(), Network()]},
-            ValueError,
-            "one per iteration, got 2 for max_iter=10",
-        ),
+        ({"prior": [Network(), Network()]}, ValueError, "one per iteration, got 2 for max_iter=10"),
         (
             {"prior": Shrink()},
             ValueError,
@@ -359,11 +329,7 @@ def test_jitter_argument(name):
             TypeError,
             "a network x -> f.x., got ArtifactRemoval",
         ),
-        (
-            {"init": torch.zeros(1)},
-            TypeError,
-            r"callable as init\(y, physics\), got Tensor",
-        ),
+        ({"init": torch.zeros(1)}, TypeError, r"callable as init\(y, physics\), got Tensor"),
         ({"jitter": -0.1}, ValueError, "finite and at least 0"),
         ({"jitter": [0.1, 0.2]}, ValueError, "got 2 levels for max_iter=10"),
     ],

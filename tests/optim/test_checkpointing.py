@@ -71,8 +71,7 @@ NETWORKS = {
     "a warm start": lambda: body(WarmStart()),
     "a generator": lambda: body(OwnNoise()),
     "jitter with a generator": lambda: body(
-        nn.Softplus(),
-        dj.Jitter(dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(4))),
+        nn.Softplus(), dj.Jitter(dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(4)))
     ),
     "jitter without": lambda: body(nn.Softplus(), dj.Jitter(0.3)),
 }
@@ -81,9 +80,7 @@ NETWORKS = {
 def state(model):
     """Buffers, generators and attributes of the network."""
     network = model.prior[0].network
-    generators = [
-        getattr(v, "generator", v) for m in network.modules() for v in vars(m).values()
-    ]
+    generators = [getattr(v, "generator", v) for m in network.modules() for v in vars(m).values()]
     return (
         {n: b.clone() for n, b in network.named_buffers()},
         [g.get_state() for g in generators if isinstance(g, torch.Generator)],
@@ -102,10 +99,7 @@ def both(network):
     torch.manual_seed(0)
     model = NETWORKS[network]()
     options = {"stepsize": 0.5, "max_iter": 3, "jitter": 0.1}
-    return [
-        dj.UnfoldedPGD(copy.deepcopy(model), checkpoint=c, **options)
-        for c in (False, True)
-    ]
+    return [dj.UnfoldedPGD(copy.deepcopy(model), checkpoint=c, **options) for c in (False, True)]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -186,11 +180,7 @@ def test_user_s_own_checkpointing_repeats_the_noise_or_refuses():
         def step(x):
             return layer((x.sin() * x).exp()) ** 2
 
-        out = (
-            torch.utils.checkpoint.checkpoint(step, x, use_reentrant=False)
-            if repeat
-            else step(x)
-        )
+        out = torch.utils.checkpoint.checkpoint(step, x, use_reentrant=False) if repeat else step(x)
         return torch.autograd.grad(out.sum(), x)
 
     layer = dj.Jitter(0.3)

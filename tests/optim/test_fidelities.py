@@ -121,9 +121,7 @@ def test_a_model_computes_the_adjoint_once(unfolded, checkpoint, jitter):
 @pytest.mark.parametrize("jitter", [None, 0.1])
 @pytest.mark.parametrize("checkpoint", [False, True])
 @pytest.mark.parametrize("unfolded", [dj.UnfoldedGD, dj.UnfoldedPGD])
-def test_models_give_what_they_give_with_the_host_s_fidelity(
-    unfolded, checkpoint, jitter
-):
+def test_models_give_what_they_give_with_the_host_s_fidelity(unfolded, checkpoint, jitter):
     """Outputs and gradients, to the weights and to the measurements."""
     operator, network = dj.SeismicConvolution().double(), Network().double()
     y = torch.randn(2, 1, 30, 5, dtype=torch.float64)

@@ -42,9 +42,7 @@ def test_training_step_is_the_equation(name):
     """Eq. (8) and (12) of the paper and their extensions, with the same noise, to 1e-12."""
     model, p, y = jittered(name), physics(), measurements()
     generator = torch.Generator().manual_seed(0)
-    noise = [
-        0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype) for _ in range(K)
-    ]
+    noise = [0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype) for _ in range(K)]
     network = model.prior[0].network
     expected = ALGORITHMS[name].reference(y, p, network, noise)
     plain = ALGORITHMS[name].reference(y, p, network, [0.0 * w for w in noise])
@@ -92,9 +90,7 @@ def test_noise_is_fresh_at_every_iteration_and_every_call(name):
     assert not torch.equal(first, second)
     assert len(draws) == 2 * K
     assert all(not torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])
-    assert all(
-        not torch.equal(w[0], w[1]) for w in draws
-    )  # nor shared by the samples of a batch
+    assert all(not torch.equal(w[0], w[1]) for w in draws)  # nor shared by the samples of a batch
 
 
 @every_algorithm
@@ -173,19 +169,13 @@ def test_one_level_per_iteration(name):
         model.init_params_algo["stepsize"][0].fill_(ETA)
     generator = torch.Generator().manual_seed(0)
     last = 0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype)
-    expected = ALGORITHMS[name].reference(
-        y, p, network, [0.0 * last] * (K - 1) + [last]
-    )
+    expected = ALGORITHMS[name].reference(y, p, network, [0.0 * last] * (K - 1) + [last])
     assert (model(y, p) - expected).abs().max() < 1e-12
 
 
 @every_algorithm
 def test_bfloat16_autocast(name):
-    model, p, y = (
-        jittered(name, dtype=torch.float32),
-        physics(torch.float32),
-        measurements(),
-    )
+    model, p, y = (jittered(name, dtype=torch.float32), physics(torch.float32), measurements())
     y = y.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = model(y, p)
@@ -203,9 +193,7 @@ def test_checkpointing_gives_identical_gradients_under_noise(name):
     model = jittered(name)
     torch.manual_seed(0)
     checkpointed = ALGORITHMS[name].build()
-    checkpointed.fixed_point.iterator = dj.CheckpointedIterator(
-        checkpointed.fixed_point.iterator
-    )
+    checkpointed.fixed_point.iterator = dj.CheckpointedIterator(checkpointed.fixed_point.iterator)
     noise = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(0))
     dj.jitter(checkpointed, noise)
     out, grads = output_and_gradients(model, p, y)
@@ -219,9 +207,7 @@ def test_checkpointing_gives_identical_gradients_under_noise(name):
 def test_scales_in_a_model(scale, checkpoint):
     model = dj.UnfoldedGD(Network(), max_iter=3, stepsize=0.4, checkpoint=checkpoint)
     dj.jitter(model, dj.GaussianJitter(0.3, scale, torch.Generator().manual_seed(0)))
-    out, grads = output_and_gradients(
-        model, physics(torch.float32), measurements(torch.float32)
-    )
+    out, grads = output_and_gradients(model, physics(torch.float32), measurements(torch.float32))
     assert torch.isfinite(out).all() and all(torch.isfinite(g).all() for g in grads)
 
 
@@ -236,11 +222,7 @@ def test_official_scale_is_the_paper_s_code():
     m, x, network = p.mask, p.mask * y, model.prior[0].network
     for _ in range(K):
         stepped = x - ETA * m * (m * x - y)
-        w = (
-            stepped.max()
-            * 0.2
-            * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        )
+        w = stepped.max() * 0.2 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
         x = stepped - ETA * (network(x) + w)
     assert (model(y, p) - x).abs().max() < 1e-12
 
@@ -288,9 +270,7 @@ def test_iterator_pickles_and_serves_a_hand_built_model():
     p, y = physics(), measurements()
     network = model.prior[0].network
     generator = torch.Generator().manual_seed(0)
-    noise = [
-        0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype) for _ in range(K)
-    ]
+    noise = [0.3 * torch.randn(y.shape, generator=generator, dtype=y.dtype) for _ in range(K)]
     with torch.no_grad():
         model.init_params_algo["stepsize"][0].fill_(ETA)
     expected = ALGORITHMS["GD"].reference(y, p, network, noise)
@@ -368,9 +348,7 @@ def test_a_step_that_gets_no_noise_is_noticed(checkpoint, conditioned):
     iterator = dj.CheckpointedIterator(iterator) if checkpoint else iterator
     model, y = own_model(iterator), measurements()
     plain = model(y, physics())
-    with pytest.raises(
-        TypeError, match="OwnDataStep has no place for jitter, since .*"
-    ):
+    with pytest.raises(TypeError, match="OwnDataStep has no place for jitter, since .*"):
         dj.jitter(model, 0.1)(y, physics())
     assert torch.equal(dj.jitter(model, 0.0)(y, physics()), plain)
     assert torch.equal(dj.jitter(model, 0.1).eval()(y, physics()), plain)
@@ -390,9 +368,7 @@ def test_an_iterator_of_a_user_s_own_is_jittered():
 
 def test_noise_is_not_broadcast():
     model = dj.jitter(own_model(Enlarged()), 0.1)
-    with pytest.raises(
-        ValueError, match=r"grad at shape \(2, 3, 9, 7\): put the noise"
-    ):
+    with pytest.raises(ValueError, match=r"grad at shape \(2, 3, 9, 7\): put the noise"):
         model(measurements(), physics())
 
 

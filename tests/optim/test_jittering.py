@@ -29,9 +29,7 @@ def noise(shape, levels, seed=0):
 
 def host_gd(**kwargs):
     kwargs = {"unfold": True, "max_iter": 3, "trainable_params": ["stepsize"]} | kwargs
-    return dinv.optim.GD(
-        data_fidelity=dinv.optim.L2(), prior=dinv.optim.Tikhonov(), **kwargs
-    )
+    return dinv.optim.GD(data_fidelity=dinv.optim.L2(), prior=dinv.optim.Tikhonov(), **kwargs)
 
 
 # --- algorithms beside those of tests/algorithms.py
@@ -100,9 +98,7 @@ def test_chambolle_pock_with_an_operator(g_first):
     x, z, u = x0, x0, u0
     for w in noise((2, size), [0.3] * K):
         p = u + sigma * forward(z)
-        if (
-            g_first
-        ):  # f_k(x) = |x - y|^2 / 2 + <w, x>, and the network is the dual prior's
+        if g_first:  # f_k(x) = |x - y|^2 / 2 + <w, x>, and the network is the dual prior's
             u = p - sigma * network(p / sigma)
             new = (x - tau * backward(u) + tau * (y - w)) / (1 + tau)
         else:  # F_k*(u) = |u + y - w|^2 / 2 - |y|^2 / 2
@@ -202,12 +198,7 @@ REFUSED = {
         TypeError,
         "needs a deepinv.optim.BaseOptim .* got Identity: say by at=.* submodules: none",
     ),
-    "several": (
-        Two,
-        0.1,
-        ValueError,
-        "this Two holds several, first, second: call jitter on each",
-    ),
+    "several": (Two, 0.1, ValueError, "this Two holds several, first, second: call jitter on each"),
     "DataParallel": (
         lambda: nn.DataParallel(host_gd()),
         0.1,
@@ -216,12 +207,7 @@ REFUSED = {
     ),
     "negative": (host_gd, -1, ValueError, "finite and at least 0, got -1"),
     "infinite": (host_gd, float("inf"), ValueError, "finite and at least 0, got inf"),
-    "levels": (
-        host_gd,
-        [0.1, 0.1],
-        ValueError,
-        "one per iteration, got 2 levels for max_iter=3",
-    ),
+    "levels": (host_gd, [0.1, 0.1], ValueError, "one per iteration, got 2 levels for max_iter=3"),
     "official": (
         lambda: ALGORITHMS["HQS"].build(),
         dj.GaussianJitter(0.1, "official"),
@@ -337,8 +323,7 @@ class Unrolled(nn.Module):
         super().__init__()
         torch.manual_seed(1)
         layers = [
-            nn.Sequential(nn.Linear(2, 4), nn.Softplus(), nn.Linear(4, 2))
-            for _ in range(blocks)
+            nn.Sequential(nn.Linear(2, 4), nn.Softplus(), nn.Linear(4, 2)) for _ in range(blocks)
         ]
         self.blocks = nn.ModuleList(layers[:1] * blocks if shared else layers)
         self.repeats = repeats
@@ -388,9 +373,7 @@ def test_noise_on_what_submodules_return(levels, shared):
     assert dj.jitter(model, gaussian, at="blocks.*") is model
     for _ in range(2):
         gaussian.generator.manual_seed(0)
-        assert torch.allclose(
-            model(y), recursion(plain_copy(model), y, draws), atol=1e-14
-        )
+        assert torch.allclose(model(y), recursion(plain_copy(model), y, draws), atol=1e-14)
     assert list(model.state_dict()) == keys
     assert [n for n, _ in model.named_parameters()] == names
     for silent in (lambda: model.eval(), lambda: dj.unjitter(model.train())):
@@ -596,9 +579,7 @@ def test_submodules_that_are_not_called_are_noticed():
     model, y = Unrolled(), torch.randn(7, 2)
     model.unused = nn.Linear(2, 2)
     dj.jitter(model, 0.1, at="unused")
-    with pytest.raises(
-        RuntimeError, match="no submodule named by at was called in train"
-    ):
+    with pytest.raises(RuntimeError, match="no submodule named by at was called in train"):
         model(y)
     model.eval()(y)
     with dj.no_jitter(model.train()):
@@ -613,9 +594,7 @@ def test_a_sequential_keeps_its_layers():
     assert list(model) == layers and not torch.equal(model(y), model(y))
     assert torch.equal(model.eval()(y), plain)
     model.train()[0] = nn.Linear(2, 3)
-    with pytest.raises(
-        RuntimeError, match="no longer in the model, so that neither eval"
-    ):
+    with pytest.raises(RuntimeError, match="no longer in the model, so that neither eval"):
         model(y)
 
 
@@ -636,12 +615,7 @@ def test_a_sequential_keeps_its_layers():
             r"at must name .* Unrolled, got 'block.\*', which names none. Candidates .*"
             r"'blocks.\*' \(3 Sequential\)",
         ),
-        (
-            Returns,
-            "x",
-            ValueError,
-            "got 'x', which names none. Its submodules: 'part'",
-        ),
+        (Returns, "x", ValueError, "got 'x', which names none. Its submodules: 'part'"),
         (Unrolled, 3, TypeError, "at must be a pattern .* or a list of such, got 3"),
         (Unrolled, [], TypeError, r"at must be a pattern .* got \[\]"),
         (Unrolled, ["blocks.*", None], TypeError, "at must be a pattern .* None"),

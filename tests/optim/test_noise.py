@@ -16,10 +16,7 @@ SCALES = [
     ("std", [0.1, 0.1]),
     ("norm", [0.1 / 6000**0.5] * 2),
     ("relative", [0.05, 0.4]),
-    (
-        "official",
-        [0.1 * 0.7, 0.1 * 0.7],
-    ),  # 0.7 = the batch's largest value after the data step
+    ("official", [0.1 * 0.7, 0.1 * 0.7]),  # 0.7 = the batch's largest value after the data step
 ]
 
 
@@ -76,9 +73,7 @@ def test_only_the_official_scale_is_part_of_the_graph():
         assert w.requires_grad is (scale == "official")
 
 
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda noise: pickle.loads(pickle.dumps(noise))]
-)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda noise: pickle.loads(pickle.dumps(noise))])
 def test_a_copy_goes_on_with_the_same_noise(copied):
     noise = dj.GaussianJitter([0.1, 0.2], "relative", torch.Generator().manual_seed(5))
     noise(X)
@@ -87,9 +82,7 @@ def test_a_copy_goes_on_with_the_same_noise(copied):
     assert torch.equal(other(X, 1), noise(X, 1))
 
 
-@pytest.mark.parametrize(
-    "sigma", [0.1, torch.tensor(0.1), [0.1], (0.1,), torch.tensor([0.1])]
-)
+@pytest.mark.parametrize("sigma", [0.1, torch.tensor(0.1), [0.1], (0.1,), torch.tensor([0.1])])
 def test_one_level(sigma):
     assert dj.GaussianJitter(sigma).sigma_at(7) == pytest.approx(0.1)
 
@@ -97,9 +90,7 @@ def test_one_level(sigma):
 def test_one_level_per_iteration():
     noise = dj.GaussianJitter([0.0, 1.0])
     assert [noise.sigma_at(0), noise.sigma_at(1)] == [0.0, 1.0]
-    with pytest.raises(
-        ValueError, match="sigma has 2 levels but iteration 3 was reached"
-    ):
+    with pytest.raises(ValueError, match="sigma has 2 levels but iteration 3 was reached"):
         noise.sigma_at(2)
 
 
@@ -115,22 +106,10 @@ def test_one_level_per_iteration():
         ({"sigma": 1j}, TypeError, "one number per iteration, got 1j"),
         ({"sigma": torch.tensor(True)}, TypeError, "one number per iteration"),
         ({"sigma": []}, ValueError, "at least one level, got an empty sequence"),
-        (
-            {"sigma": "small"},
-            TypeError,
-            "a number or one number per iteration, got 'small'",
-        ),
+        ({"sigma": "small"}, TypeError, "a number or one number per iteration, got 'small'"),
         ({"sigma": None}, TypeError, "a number or one number per iteration, got None"),
-        (
-            {"sigma": 0.1, "scale": "var"},
-            ValueError,
-            "scale must be one of .* got 'var'",
-        ),
-        (
-            {"sigma": 0.1, "generator": 0},
-            TypeError,
-            "generator must be a torch.Generator or None",
-        ),
+        ({"sigma": 0.1, "scale": "var"}, ValueError, "scale must be one of .* got 'var'"),
+        ({"sigma": 0.1, "generator": 0}, TypeError, "generator must be a torch.Generator or None"),
     ],
 )
 def test_refused(arguments, error, message):
@@ -227,9 +206,7 @@ def test_a_silent_layer_returns_its_very_input(silence):
 def test_the_layer_is_a_module_without_a_trace_in_checkpoints():
     noise = dj.GaussianJitter(0.3, generator=torch.Generator().manual_seed(1))
     model = Loop(noise)
-    assert model.jitter.noise is noise and "Jitter(GaussianJitter(sigma=0.3" in repr(
-        model
-    )
+    assert model.jitter.noise is noise and "Jitter(GaussianJitter(sigma=0.3" in repr(model)
     assert list(model.state_dict()) == ["network.weight", "network.bias"]
     y = X[:, :2, 0, 0]
     others = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
@@ -245,13 +222,9 @@ def test_the_layer_refuses():
     with pytest.raises(ValueError, match=r"sigma has 2 levels, .* as jitter\(g, k\)"):
         layer(X)
     assert layer.eval()(X) is X
-    with pytest.raises(
-        ValueError, match="sigma has 2 levels but iteration 3 was reached"
-    ):
+    with pytest.raises(ValueError, match="sigma has 2 levels but iteration 3 was reached"):
         layer.train()(X, 2)
-    with pytest.raises(
-        TypeError, match="sigma must be a number or one number per iter"
-    ):
+    with pytest.raises(TypeError, match="sigma must be a number or one number per iter"):
         dj.Jitter("0.1")
     with pytest.raises(ValueError, match="finite and at least 0, got -1"):
         dj.Jitter(-1)

@@ -11,9 +11,7 @@ class Affine(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.a, self.b = nn.Parameter(torch.tensor(0.3)), nn.Parameter(
-            torch.tensor(0.2)
-        )
+        self.a, self.b = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.tensor(0.2))
 
     def forward(self, x, y):
         return self.a * x + self.b * y
@@ -36,11 +34,7 @@ def pgd(x, y, f, eta):
 def test_network_that_reads_the_measurements(model, prior, step, jitter, checkpoint):
     f, physics = Affine(), dinv.physics.Denoising()
     model = model(
-        prior(f, reads_y=True),
-        stepsize=0.5,
-        max_iter=3,
-        jitter=jitter,
-        checkpoint=checkpoint,
+        prior(f, reads_y=True), stepsize=0.5, max_iter=3, jitter=jitter, checkpoint=checkpoint
     ).eval()
     y1, y2 = torch.randn(2, 4, 2)
     # both forward passes before the backward passes: no measurements may be kept in between
@@ -51,9 +45,7 @@ def test_network_that_reads_the_measurements(model, prior, step, jitter, checkpo
             x = step(x, y, f, 0.5)
         assert torch.allclose(out, x, atol=1e-6)
         expected = torch.autograd.grad(x.sum(), f.b, retain_graph=True)
-        assert torch.allclose(
-            torch.autograd.grad(out.sum(), f.b)[0], expected[0], atol=1e-5
-        )
+        assert torch.allclose(torch.autograd.grad(out.sum(), f.b)[0], expected[0], atol=1e-5)
 
 
 def test_network_without_measurements():
@@ -78,18 +70,12 @@ def test_plain_host_model_cannot_show_the_measurements():
 
 
 def test_network_must_be_a_module():
-    with pytest.raises(
-        TypeError, match="network must be a torch.nn.Module, got function"
-    ):
+    with pytest.raises(TypeError, match="network must be a torch.nn.Module, got function"):
         dj.GradientPrior(lambda x: x)
 
 
 @pytest.mark.parametrize(
-    "network, got",
-    [
-        (nn.Linear(2, 1), r"got torch.Size\(\[3, 1\]\)"),
-        (nn.LSTM(2, 2), "got tuple"),
-    ],
+    "network, got", [(nn.Linear(2, 1), r"got torch.Size\(\[3, 1\]\)"), (nn.LSTM(2, 2), "got tuple")]
 )
 def test_another_shape_is_refused_not_broadcast(network, got):
     x = torch.randn(3, 2)
@@ -174,11 +160,7 @@ def test_a_network_that_takes_no_level_is_called_without():
 @pytest.mark.parametrize(
     "network, options, message",
     [
-        (
-            Required(),
-            {},
-            "Required needs the noise level it removes, .*: pass sigma_de",
-        ),
+        (Required(), {}, "Required needs the noise level it removes, .*: pass sigma_de"),
         (
             Without(),
             {"sigma_denoiser": 0.1, "trainable_params": ["sigma_denoiser"]},

@@ -40,11 +40,7 @@ CASES = {
         POINTS,
         (7, 2),
     ),
-    "PGD, relative": (
-        sections,
-        dj.SeismicConvolution(dj.ricker(9, 2.0)).double(),
-        (2, 1, 12, 5),
-    ),
+    "PGD, relative": (sections, dj.SeismicConvolution(dj.ricker(9, 2.0)).double(), (2, 1, 12, 5)),
 }
 
 

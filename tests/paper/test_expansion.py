@@ -89,14 +89,8 @@ class Reader(nn.Linear):
 MODELS = {
     "network": (unrolled, {}),
     "dropout": (lambda: unrolled(Softplus(nn.Dropout(0.5))), {}),
-    "one network per iteration": (
-        lambda: unrolled([Softplus() for _ in range(5)]),
-        {},
-    ),
-    "steps": (
-        lambda: unrolled(stepsize=STEPS["one per iteration"], lambda_reg=0.7),
-        {},
-    ),
+    "one network per iteration": (lambda: unrolled([Softplus() for _ in range(5)]), {}),
+    "steps": (lambda: unrolled(stepsize=STEPS["one per iteration"], lambda_reg=0.7), {}),
     "logarithmic step": (lambda: unrolled(positive_stepsize=True), {}),
     "checkpoint": (lambda: unrolled(checkpoint=True), {}),
     "reads y": (lambda: unrolled(dj.GradientPrior(Reader(), reads_y=True)), {}),

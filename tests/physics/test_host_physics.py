@@ -20,9 +20,7 @@ def seismic(imsize, device):
 def short_seismic(imsize, device):
     imsize = imsize or (1, 13, 4)
     physics = dj.SeismicConvolution(
-        dj.ricker(7, 1.0).flip(0) + 0.1 * torch.arange(7),
-        img_size=imsize,
-        device=device,
+        dj.ricker(7, 1.0).flip(0) + 0.1 * torch.arange(7), img_size=imsize, device=device
     )
     return physics, imsize, ["wavelet"]
 
@@ -67,9 +65,7 @@ NOT_APPLICABLE = {
     ("test_multiscale_A_adjoint_A", "short_seismic"),
 }
 CASES = [
-    pytest.param(
-        test, name, arguments, id="-".join([test, name, *map(str, arguments.values())])
-    )
+    pytest.param(test, name, arguments, id="-".join([test, name, *map(str, arguments.values())]))
     for test, settings in FAMILIES.items()
     for arguments in settings
     for name in OPERATORS
@@ -88,9 +84,7 @@ def host(monkeypatch, tmp_path):
 
     monkeypatch.setattr(module, "find_operator", find_operator)
     monkeypatch.setattr(module, "OPERATORS", list(OPERATORS))
-    monkeypatch.chdir(
-        tmp_path
-    )  # test_physics_state_dict writes into the current folder
+    monkeypatch.chdir(tmp_path)  # test_physics_state_dict writes into the current folder
     torch.manual_seed(0)
     return module
 
@@ -99,11 +93,7 @@ def host(monkeypatch, tmp_path):
 def test_host(host, test, name, arguments, device):
     function = getattr(host, test)
     wanted = function.__code__.co_varnames[: function.__code__.co_argcount]
-    fixtures = {
-        "name": name,
-        "device": device,
-        "rng": torch.Generator(device).manual_seed(0),
-    }
+    fixtures = {"name": name, "device": device, "rng": torch.Generator(device).manual_seed(0)}
     used = {key: value for key, value in fixtures.items() if key in wanted}
     function(**used, **arguments)
 
@@ -120,9 +110,7 @@ def test_host_mri(host, monkeypatch, test, device):
 @pytest.mark.parametrize("acceleration", [4, 10, 12])
 @pytest.mark.parametrize("img_size", [(256, 512), (2, 256, 512), (64, 64)])
 @pytest.mark.parametrize("kind", ["random", "equispaced"])
-def test_host_mri_generator(
-    monkeypatch, kind, img_size, acceleration, center_fraction, device
-):
+def test_host_mri_generator(monkeypatch, kind, img_size, acceleration, center_fraction, device):
     module = host_module("test_generators")
 
     def choose(name, img_size, acc, center_fraction, device, rng):
@@ -143,9 +131,7 @@ def test_host_mri_generator(
     rng = torch.Generator(device).manual_seed(0)
     # "uniform" is the host's name for masks that may come out the same twice
     name = "uniform" if kind == "equispaced" else kind
-    module.test_mri_generator(
-        name, img_size, 2, acceleration, center_fraction, device, rng
-    )
+    module.test_mri_generator(name, img_size, 2, acceleration, center_fraction, device, rng)
 
 
 def test_host_slice_transform():

@@ -296,10 +296,7 @@ def test_ricker_by_frequency(frequency, dt):
         ({"frequency": 0, "dt": 4.0}, "frequency must be positive, got 0"),
         ({"frequency": "25", "dt": 4.0}, "frequency must be a number, got '25'"),
         ({"frequency": 25.0, "dt": -4}, "dt must be positive, got -4"),
-        (
-            {"frequency": 125, "dt": 4},
-            "below half of the sampling rate, 125 Hz at dt=4",
-        ),
+        ({"frequency": 125, "dt": 4}, "below half of the sampling rate, 125 Hz at dt=4"),
         # kHz, s and us
         ({"frequency": 0.025, "dt": 4.0}, "points must be at least .* 0.025 Hz"),
         ({"frequency": 25.0, "dt": 0.004}, "points must be at least .* dt in ms"),

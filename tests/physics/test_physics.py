@@ -87,9 +87,7 @@ def test_normal_operator_is_the_plain_route(build, shape, device):
     fast, plain = physics.A_adjoint_A(x), physics.A_adjoint(physics.A(x))
     assert torch.allclose(fast, plain, rtol=0, atol=1e-12 * plain.abs().max().item())
     gradients = [torch.autograd.grad(out, x, v)[0] for out in (fast, plain)]
-    assert torch.allclose(
-        *gradients, rtol=0, atol=1e-12 * gradients[1].abs().max().item()
-    )
+    assert torch.allclose(*gradients, rtol=0, atol=1e-12 * gradients[1].abs().max().item())
 
 
 CHANGES = {  # of a buffer: what is derived from it must not outlive it
@@ -253,12 +251,7 @@ def test_derivatives():
         physics.normalize = normalize
         for k in (3, 9):  # shorter and longer than the trace
             w = torch.randn(k, dtype=torch.float64, requires_grad=True)
-            for f in (
-                physics.A,
-                physics.A_adjoint,
-                physics.A_adjoint_A,
-                physics.forward,
-            ):
+            for f in (physics.A, physics.A_adjoint, physics.A_adjoint_A, physics.forward):
                 assert torch.autograd.gradcheck(lambda x, w: f(x, wavelet=w), (x, w))
 
 
@@ -282,10 +275,7 @@ CALLS = {
     "update": lambda physics, x, w: (physics.update(wavelet=w), physics(x))[1],
     "forward": lambda physics, x, w: physics(x, wavelet=w),
     "A": lambda physics, x, w: physics.A(x, wavelet=w),
-    "A_adjoint": lambda physics, x, w: (
-        physics.A_adjoint(x, wavelet=w),
-        physics.A(x),
-    )[1],
+    "A_adjoint": lambda physics, x, w: (physics.A_adjoint(x, wavelet=w), physics.A(x))[1],
 }
 
 
@@ -595,9 +585,7 @@ KINDS = {"random": RandomMaskFunc, "equispaced": EquispacedMaskFractionFunc}
 @pytest.mark.parametrize("size", [(320, 320), (33, 51)])
 def test_masks_are_fastmris_own(kind, acceleration, center_fraction, size):
     rng = torch.Generator().manual_seed(5)
-    generator = dj.FastMRIMaskGenerator(
-        size, acceleration=acceleration, kind=kind, rng=rng
-    )
+    generator = dj.FastMRIMaskGenerator(size, acceleration=acceleration, kind=kind, rng=rng)
     mask = generator.step(batch_size=3)["mask"]
     seeds = torch.randint(2**32, (3,), generator=torch.Generator().manual_seed(5))
     theirs = KINDS[kind]([center_fraction], [acceleration])
@@ -631,9 +619,7 @@ def test_masks_depend_on_their_generator_alone(kind):
         first, second = (generator.step(batch_size=8)["mask"] for _ in range(2))
     torch.manual_seed(1)
     np.random.seed(1)
-    again = dj.FastMRIMaskGenerator(
-        (1, 320), kind=kind, rng=torch.Generator().manual_seed(7)
-    )
+    again = dj.FastMRIMaskGenerator((1, 320), kind=kind, rng=torch.Generator().manual_seed(7))
     assert torch.equal(again.step(batch_size=8)["mask"], first)
     assert torch.equal(again.step(batch_size=8)["mask"], second)
     assert not torch.equal(first, second)
@@ -646,9 +632,7 @@ def test_masks_depend_on_their_generator_alone(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("acceleration", [2, 4, 8])
 def test_acceleration_on_average(kind, acceleration):
-    generator = dj.FastMRIMaskGenerator(
-        (1, 320), acceleration=acceleration, kind=kind, seed=0
-    )
+    generator = dj.FastMRIMaskGenerator((1, 320), acceleration=acceleration, kind=kind, seed=0)
     mask = generator.step(batch_size=400)["mask"]
     columns = mask.sum(-1).mean().item()
     assert columns == pytest.approx(320 / acceleration, rel=0.02)
@@ -679,10 +663,7 @@ def test_acceleration_on_average(kind, acceleration):
         ({"center_fraction": 0.001}, "at least 1 and .* columns, got 0"),
         ({"acceleration": 64}, "fewer than W / acceleration = 64 / 64 .* got 3"),
         ({"img_size": (64,)}, r"img_size must be \(H, W\) or \(C, H, W\), got \(64,\)"),
-        (
-            {"seed": None},
-            "give exactly one of rng and seed, got rng=None and seed=None",
-        ),
+        ({"seed": None}, "give exactly one of rng and seed, got rng=None and seed=None"),
         ({"rng": torch.Generator()}, "give exactly one of rng and seed"),
     ],
 )

@@ -65,8 +65,7 @@ def test_the_average_is_that_of_the_steps(tmp_path, decay):
         else:
             assert torch.allclose(value.double(), expected[name], atol=1e-6), name
     assert not torch.allclose(
-        trainer.model.state_dict()[f"{NORM}running_var"],
-        trainer.weights[-1][f"{NORM}running_var"],
+        trainer.model.state_dict()[f"{NORM}running_var"], trainer.weights[-1][f"{NORM}running_var"]
     )
 
 
@@ -127,15 +126,11 @@ def test_the_average_is_validated_and_chosen(tmp_path):
         torch.load(Path(trainer.save_path) / "ckp_best.pth.tar")["state_dict"],
     )
     # the host's trainer reads it as well
-    host = build(
-        tmp_path / "host", 7, trainer=dinv.Trainer, non_blocking_transfers=False
-    )
+    host = build(tmp_path / "host", 7, trainer=dinv.Trainer, non_blocking_transfers=False)
     host.model, host.optimizer, host.scheduler = plain, None, None
     host.ckpt_pretrained = last_checkpoint(trainer, 5)
     host.load_model()
-    assert_same(
-        host.model.state_dict(), torch.load(last_checkpoint(trainer, 5))["state_dict"]
-    )
+    assert_same(host.model.state_dict(), torch.load(last_checkpoint(trainer, 5))["state_dict"])
 
 
 def test_attacks_see_the_weights_that_are_trained(tmp_path):
@@ -168,9 +163,7 @@ def test_a_resumed_run_is_exact(tmp_path, batch):
 
     whole = trainer_of(tmp_path / "whole", 4, trainer=Told, ema=0.9)
     whole.train()
-    part = trainer_of(
-        tmp_path / "part", 2 if batch is None else 4, trainer=Told, ema=0.9
-    )
+    part = trainer_of(tmp_path / "part", 2 if batch is None else 4, trainer=Told, ema=0.9)
     part.struck = batch
     if batch is None:
         part.train()
@@ -180,9 +173,7 @@ def test_a_resumed_run_is_exact(tmp_path, batch):
     path = dj.latest_checkpoint(tmp_path / "part")
     # also where it ends early, the model has the average
     assert_same(part.model.state_dict(), torch.load(path)["state_dict"])
-    again = trainer_of(
-        tmp_path / "again", 4, seed=9, trainer=Told, ema=0.9, ckpt_pretrained=path
-    )
+    again = trainer_of(tmp_path / "again", 4, seed=9, trainer=Told, ema=0.9, ckpt_pretrained=path)
     again.train()
     assert_same(again.model.state_dict(), whole.model.state_dict())
     assert again.eval_metrics_history == whole.eval_metrics_history
@@ -274,8 +265,7 @@ def test_a_run_goes_on_with_its_ema(tmp_path, saved, ema):
     other = trainer_of(tmp_path / "other", 4, ema=ema, ckpt_pretrained=path)
     before = copied(other.model)
     with pytest.raises(
-        ValueError,
-        match=f"the ema it began with, got ema={ema} and {saved} in .*keep it, or",
+        ValueError, match=f"the ema it began with, got ema={ema} and {saved} in .*keep it, or"
     ):
         other.train()
     assert_same(other.model.state_dict(), before)
@@ -286,13 +276,9 @@ def test_a_run_goes_on_with_its_ema(tmp_path, saved, ema):
 
 
 def test_an_average_begins_at_the_weights_of_the_host_s_trainer(tmp_path):
-    host = trainer_of(
-        tmp_path / "a", 2, trainer=dinv.Trainer, non_blocking_transfers=False
-    )
+    host = trainer_of(tmp_path / "a", 2, trainer=dinv.Trainer, non_blocking_transfers=False)
     host.train()
-    trainer = trainer_of(
-        tmp_path / "b", 3, ema=0.9, ckpt_pretrained=last_checkpoint(host, 1)
-    )
+    trainer = trainer_of(tmp_path / "b", 3, ema=0.9, ckpt_pretrained=last_checkpoint(host, 1))
     trainer.train()
     expected = by_hand(trainer.weights[1:], 0.9)
     name = f"{NORM}weight"

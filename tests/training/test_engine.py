@@ -61,9 +61,7 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize(
-    "scheme", [dj.JitterTrainer, dj.AttackTrainer, dj.RobustTrainer]
-)
+@pytest.mark.parametrize("scheme", [dj.JitterTrainer, dj.AttackTrainer, dj.RobustTrainer])
 @pytest.mark.parametrize("case", SPOILT)
 def test_the_run_stops_and_names_the_batch(tmp_path, scheme, case):
     options = {}
@@ -76,9 +74,7 @@ def test_the_run_stops_and_names_the_batch(tmp_path, scheme, case):
     found = "x and y are finite"
     if case != "too large":
         found = f"{SPOILT[case]['where']} not finite"
-    message = (
-        f"got loss .* in epoch 0, batch 1 .{found}.: the weights are those of before"
-    )
+    message = f"got loss .* in epoch 0, batch 1 .{found}.: the weights are those of before"
     with pytest.raises(FloatingPointError, match=message):
         quietly(trainer)
     # the weights after the one good batch, in memory and in a file
@@ -89,12 +85,7 @@ def test_the_run_stops_and_names_the_batch(tmp_path, scheme, case):
     kept = dj.latest_checkpoint(tmp_path)
     assert kept.name == "ckp_interrupted.pth.tar"
     after = trainer_of(
-        tmp_path / "c",
-        data,
-        trainer=scheme,
-        ckpt_pretrained=kept,
-        on_non_finite="skip",
-        **options,
+        tmp_path / "c", data, trainer=scheme, ckpt_pretrained=kept, on_non_finite="skip", **options
     )
     quietly(after)
     assert after.skipped == [(0, 1), (1, 1)]
@@ -104,9 +95,7 @@ def test_the_run_stops_and_names_the_batch(tmp_path, scheme, case):
 def test_the_batch_is_left_out(tmp_path, case):
     options = {"on_non_finite": "skip", "check_grad": True}
     trainer = trainer_of(tmp_path, Points(6, **SPOILT[case]), **options)
-    with pytest.warns(
-        UserWarning, match="in epoch 0, batch 1 .*: the batch is left out"
-    ):
+    with pytest.warns(UserWarning, match="in epoch 0, batch 1 .*: the batch is left out"):
         trainer.train()
     assert trainer.skipped == [(0, 1), (1, 1)]
     assert all(map(math.isfinite, trainer.loss_history["SupLoss"]))
@@ -130,9 +119,7 @@ def test_without_noise_it_is_as_if_the_batch_had_not_been(tmp_path):
 
 def test_a_gradient_that_is_not_finite(tmp_path):
     trainer = trainer_of(tmp_path, Points(), losses=RootLoss())
-    with pytest.raises(
-        FloatingPointError, match="got loss 0, largest entry of its gradient nan"
-    ):
+    with pytest.raises(FloatingPointError, match="got loss 0, largest entry of its gradient nan"):
         trainer.train()
 
 
@@ -194,21 +181,9 @@ def resumed(tmp_path, path, **kwargs):
 @pytest.mark.parametrize(
     "spoil, error, message",
     [
-        (
-            lambda path: path.write_bytes(path.read_bytes()[:-500]),
-            ValueError,
-            "is damaged or",
-        ),
-        (
-            lambda path: path.write_bytes(b""),
-            ValueError,
-            "is damaged or something else",
-        ),
-        (
-            lambda path: path.write_text("no"),
-            pickle.UnpicklingError,
-            "Weights only load",
-        ),
+        (lambda path: path.write_bytes(path.read_bytes()[:-500]), ValueError, "is damaged or"),
+        (lambda path: path.write_bytes(b""), ValueError, "is damaged or something else"),
+        (lambda path: path.write_text("no"), pickle.UnpicklingError, "Weights only load"),
         (lambda path: torch.save([1, 2], path), ValueError, "with a state_dict, got"),
         (lambda path: path.unlink(), FileNotFoundError, "No such file"),
     ],
@@ -222,23 +197,15 @@ def test_files_that_are_no_checkpoints(tmp_path, checkpoint, spoil, error, messa
 @pytest.mark.parametrize(
     "network, differs",
     [
-        (
-            dj.PointMLP(hidden=16),
-            r"network.0.bias, .*network.0.weight, .* and others: build",
-        ),
-        (
-            torch.nn.Linear(2, 2),
-            r"prior.0.network.0.bias, .* and others: build the model as",
-        ),
+        (dj.PointMLP(hidden=16), r"network.0.bias, .*network.0.weight, .* and others: build"),
+        (torch.nn.Linear(2, 2), r"prior.0.network.0.bias, .* and others: build the model as"),
     ],
 )
 def test_a_checkpoint_of_another_model(tmp_path, checkpoint, network, differs):
     trainer = resumed(tmp_path, checkpoint)
     trainer.model = dj.UnfoldedGD(network, stepsize=0.5, max_iter=3)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
-    with pytest.raises(
-        ValueError, match=f"must be of this model, but .* in .*{differs}"
-    ):
+    with pytest.raises(ValueError, match=f"must be of this model, but .* in .*{differs}"):
         trainer.train()
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[name])
@@ -324,9 +291,7 @@ def test_the_checkpoint_of_before_a_bad_batch_is_clean(tmp_path):
     trainer = remembering(tmp_path / "run", Points(6))
     with pytest.raises(FloatingPointError, match="batch 1 .x not finite."):
         quietly(trainer)
-    before = remembering(
-        tmp_path / "before", torch.utils.data.Subset(Points(), range(4))
-    )
+    before = remembering(tmp_path / "before", torch.utils.data.Subset(Points(), range(4)))
     before.train()
     assert_same(held(trainer), held(before))
     kept = torch.load(dj.latest_checkpoint(tmp_path / "run"), weights_only=True)
@@ -347,10 +312,7 @@ def test_of_several_data_sets_the_bad_part_alone_is_left_out(
     pair[bad] = spoilt
     options = {"mixed_precision": precision, "on_non_finite": "skip", "grad_clip": 0.1}
     options |= {"optimizer_step_multi_dataset": together, "compute_train_metrics": True}
-    options |= {
-        "metrics": dinv.metric.MSE(),
-        "eval_dataloader": DataLoader(Points(), 4),
-    }
+    options |= {"metrics": dinv.metric.MSE(), "eval_dataloader": DataLoader(Points(), 4)}
     found = []
     for data in (pair, [Points()]):
         np.random.seed(seed)
@@ -362,9 +324,7 @@ def test_of_several_data_sets_the_bad_part_alone_is_left_out(
             logs, trainer.log_metrics_mlops = [], lambda logs, **_: logged.append(logs)
             logged = logs
             trainer.train()
-        found.append(
-            (held(trainer), trainer.loss_history, trainer.train_metrics_history)
-        )
+        found.append((held(trainer), trainer.loss_history, trainer.train_metrics_history))
         assert math.isfinite(trainer.check_grad_val.avg)
         assert math.isfinite(logs[0]["TotalLoss"])
     assert_same(found[0][0], found[1][0])
@@ -374,9 +334,7 @@ def test_of_several_data_sets_the_bad_part_alone_is_left_out(
 def test_where_all_parts_are_bad_no_step_is_made(tmp_path):
     """Not even an empty one, which would count as a step of the optimizer."""
     steps = []
-    trainer = remembering(
-        tmp_path, [DataLoader(Points(6), 4)] * 2, on_non_finite="skip"
-    )
+    trainer = remembering(tmp_path, [DataLoader(Points(6), 4)] * 2, on_non_finite="skip")
     trainer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
     quietly(trainer)
     assert len(steps) == 2 and trainer.skipped == [(0, 1), (0, 1)]
@@ -407,9 +365,7 @@ def test_what_perturbing_a_bad_batch_taught_is_forgotten(tmp_path, bad):
     assert trainer.sigma == dj.input_jitter_sigma(0.1, first, physics)
     assert torch.equal(trainer._monitor.own_state()["monitored"]["y"], first)
     left_out = range(4 * bad, 4 * bad + 4)
-    assert sorted(trainer._deltas.known) == [
-        (0, i) for i in range(12) if i not in left_out
-    ]
+    assert sorted(trainer._deltas.known) == [(0, i) for i in range(12) if i not in left_out]
 
 
 def test_a_level_is_not_taken_from_measurements_that_are_not_finite(tmp_path):
@@ -493,10 +449,7 @@ OTHER_OF_HOST = {
     "parameters": OTHER["parameters"],
     "scheduler removed": (no_scheduler, "it has a scheduler, here is none"),
     "scheduler": (cosine, "scheduler has base_lrs, gamma, last_epoch and others, here"),
-    "a scheduler like it": (
-        exponential,
-        "here is ExponentialLR with base_lrs, gamma, l",
-    ),
+    "a scheduler like it": (exponential, "here is ExponentialLR with base_lrs, gamma, l"),
 }
 CASES = [
     *((dj.JitterTrainer, *case) for case in OTHER.values()),
@@ -570,9 +523,7 @@ def test_an_epoch_that_was_cut_off_goes_on_as_it_began(tmp_path, options, here):
     again = trainer_of(tmp_path / "b", data, ckpt_pretrained=path)
     again.train_dataloader = DataLoader(data, **{"batch_size": 3} | options)
     here = here.replace("4", str(len(again.train_dataloader)))
-    with pytest.raises(
-        ValueError, match=f"has 4 batches without workers, here are {here} workers"
-    ):
+    with pytest.raises(ValueError, match=f"has 4 batches without workers, here are {here} workers"):
         again.train()
 
 
@@ -587,9 +538,7 @@ def test_a_whole_epoch_may_be_followed_by_other_batches(tmp_path):
 
 def test_early_stopping_needs_its_history(tmp_path, checkpoint):
     options = {"metrics": dinv.metric.PSNR(), "early_stop": 2}
-    with pytest.raises(
-        ValueError, match="it knows no PSNR, after which this one stops"
-    ):
+    with pytest.raises(ValueError, match="it knows no PSNR, after which this one stops"):
         resumed(tmp_path, checkpoint, **options).train()
     with pytest.warns(UserWarning, match="eval_metrics_history of PSNR begins here"):
         resumed(tmp_path, checkpoint, metrics=dinv.metric.PSNR()).train()

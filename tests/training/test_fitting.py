@@ -26,9 +26,7 @@ def by_hand(data, trainer=dj.JitterTrainer, batch_size=4, **options):
     loader = DataLoader(data, batch_size, shuffle=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)
     options = {"grad_clip": 1.0, "scheduler": schedule, "verbose": False} | options
-    return trainer(
-        model, PHYSICS, optimizer, loader, epochs=3, save_path=None, **options
-    ).train()
+    return trainer(model, PHYSICS, optimizer, loader, epochs=3, save_path=None, **options).train()
 
 
 ATTACK = dj.FrankWolfeAttack(dj.L2Ball(0.1), steps=1)

@@ -18,15 +18,8 @@ from deepinv_jitter.training import generators
 KINDS = {
     "torch": torch.Generator,
     **{
-        kind.__name__: functools.partial(
-            lambda kind: np.random.Generator(kind(1)), kind
-        )
-        for kind in (
-            np.random.PCG64,
-            np.random.MT19937,
-            np.random.Philox,
-            np.random.SFC64,
-        )
+        kind.__name__: functools.partial(lambda kind: np.random.Generator(kind(1)), kind)
+        for kind in (np.random.PCG64, np.random.MT19937, np.random.Philox, np.random.SFC64)
     },
     "numpy's old": lambda: np.random.RandomState(1),
     "python": lambda: random.Random(1),
@@ -92,8 +85,7 @@ HOLDERS = {
     "list": lambda g: Held([None, {"a": (1, g)}]),
     "long list of them": lambda g: Held([g, *map(random.Random, range(2000))]),
     "batch sampler": lambda g: DataLoader(
-        range(4),
-        batch_sampler=BatchSampler(RandomSampler(range(4), generator=g), 2, False),
+        range(4), batch_sampler=BatchSampler(RandomSampler(range(4), generator=g), 2, False)
     ),
     "partial": lambda g: functools.partial(max, 1, key=g),
     "method": lambda g: WithSlot(g).__init__,
@@ -101,9 +93,7 @@ HOLDERS = {
     "default": lambda g: types.FunctionType((lambda x: x).__code__, {}, "f", (g,)),
     "slot": WithSlot,
     "hook": hooked,
-    "jitter": lambda g: dj.UnfoldedGD(
-        dj.PointMLP(), jitter=dj.GaussianJitter(0.1, generator=g)
-    ),
+    "jitter": lambda g: dj.UnfoldedGD(dj.PointMLP(), jitter=dj.GaussianJitter(0.1, generator=g)),
     "cycle": cyclic,
 }
 
@@ -129,10 +119,7 @@ def test_global_and_class_wide_ones_are_found():
         rng = np.random.default_rng(0)
 
     found = generators.named({"data": Wide()})
-    assert found == {
-        "data.Wide.rng": Wide.rng,
-        "data.WithGlobal.__getitem__.GLOBAL": GLOBAL,
-    }
+    assert found == {"data.Wide.rng": Wide.rng, "data.WithGlobal.__getitem__.GLOBAL": GLOBAL}
 
 
 def test_names_do_not_depend_on_what_was_built_before():

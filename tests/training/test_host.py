@@ -23,9 +23,7 @@ PRIVATE = {*host.ATTRIBUTES, *host.ASKED_FOR, *host.ITERATORS}
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """deepinv's own trainer after a training, and what it was asked in its course."""
-    trainer = build(
-        tmp_path_factory.mktemp("host"), 2, compare_no_learning=True, **HOST
-    )
+    trainer = build(tmp_path_factory.mktemp("host"), 2, compare_no_learning=True, **HOST)
     trainer.asked = []
 
     def noted(name, method, *args, **kwargs):
@@ -124,9 +122,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", sorted(METHODS.keys() - {"__init__", "__eq__", "__repr__"})
-)
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"__init__", "__eq__", "__repr__"}))
 def test_a_method_takes_what_the_host_s_does(name):
     theirs = inspect.signature(getattr(dinv.Trainer, name)).parameters
     ours = inspect.signature(METHODS[name]).parameters
@@ -143,12 +139,8 @@ def test_another_version_is_told_what_it_lacks(tmp_path, monkeypatch):
         del self.epoch_start, self.logs_losses_eval
 
     monkeypatch.setattr(dinv.Trainer, "setup_train", without)
-    message = (
-        "builds on deepinv 0.5, but version .* has no epoch_start, logs_losses_eval in"
-    )
-    with pytest.raises(
-        RuntimeError, match=f"{message} its Trainer: install 'deepinv>=0.5"
-    ):
+    message = "builds on deepinv 0.5, but version .* has no epoch_start, logs_losses_eval in"
+    with pytest.raises(RuntimeError, match=f"{message} its Trainer: install 'deepinv>=0.5"):
         build(tmp_path, 1).train()
 
 
@@ -166,9 +158,7 @@ def test_a_batch_passes_few_of_our_frames_on_its_way_to_the_loss(tmp_path):
     class Noting(dinv.loss.SupLoss):
         def forward(self, x_net, x, **kwargs):
             frames = traceback.extract_stack()
-            seen.append(
-                [f.name for f in frames if Path(f.filename).is_relative_to(ROOM)]
-            )
+            seen.append([f.name for f in frames if Path(f.filename).is_relative_to(ROOM)])
             return super().forward(x_net, x, **kwargs)
 
     options = {"trainer": dj.AttackTrainer, "attack": attack(), "persistent": True}

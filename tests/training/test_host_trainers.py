@@ -13,12 +13,7 @@ import deepinv_jitter as dj
 
 host = host_module("test_trainer")
 conftest = host_module("conftest")
-imsize, model, physics, dummy_model = (
-    host.imsize,
-    host.model,
-    host.physics,
-    host.dummy_model,
-)
+imsize, model, physics, dummy_model = (host.imsize, host.model, host.physics, host.dummy_model)
 dummy_dataset, rng, non_blocking_plots, use_dict_output = (
     conftest.dummy_dataset,
     conftest.rng,
@@ -34,9 +29,7 @@ test_physics_generator_params = host_test(host, "test_trainer_physics_generator_
 test_load_model = host_test(host, "test_trainer_load_model")
 test_test_metrics = host_test(host, "test_trainer_test_metrics")
 test_dataloader_formats = host_test(host, "test_dataloader_formats", **DICTIONARIES)
-test_early_stop = host_test(
-    host, "test_early_stop", early_stop=[3, None], max_batch_steps=[100000]
-)
+test_early_stop = host_test(host, "test_early_stop", early_stop=[3, None], max_batch_steps=[100000])
 # The host's evaluation losses are those of the model in training mode, which these two tests pin:
 # there it draws noise and takes evaluation data into its running means. Ours are those of the
 # model in evaluation mode, see test_validation.py.
@@ -47,16 +40,12 @@ test_model_forward_passes = host_test(
 )
 test_gradient_norm = host_test(host, "test_gradient_norm")
 test_out_dir_collision_detection = host_test(host, "test_out_dir_collision_detection")
-test_no_learning_metrics = host_test(
-    host, "test_trained_model_not_used_for_no_learning_metrics"
-)
+test_no_learning_metrics = host_test(host, "test_trained_model_not_used_for_no_learning_metrics")
 
 
 def trainer_with(base, **defaults):
     """The trainer with other defaults, as a class: the host's tests also derive from it."""
-    fields = [
-        (name, object, field(default=v, kw_only=True)) for name, v in defaults.items()
-    ]
+    fields = [(name, object, field(default=v, kw_only=True)) for name, v in defaults.items()]
     return make_dataclass(base.__name__, fields, bases=(base,))
 
 

@@ -23,9 +23,7 @@ def torchrun(folder):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc_per_node={two_ranks.RANKS}", str(SCRIPT), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +52,7 @@ def one(tmp_path_factory):
 
 
 def close(a, b, tolerance=1e-6):
-    return torch.allclose(
-        torch.as_tensor(a), torch.as_tensor(b), atol=tolerance, rtol=0
-    )
+    return torch.allclose(torch.as_tensor(a), torch.as_tensor(b), atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("scheme", two_ranks.NOISELESS)
@@ -64,9 +60,7 @@ def test_gradients_are_those_of_the_union_batch(found, one, scheme):
     expected = one[scheme]["gradients"]
     assert len(expected) == 2 * 3  # epochs times batches
     for rank in found:
-        for own, whole in zip(
-            rank["gradients"][scheme]["gradients"], expected, strict=True
-        ):
+        for own, whole in zip(rank["gradients"][scheme]["gradients"], expected, strict=True):
             for a, b in zip(own, whole, strict=True):
                 assert (a is None) == (b is None)
                 assert a is None or close(a, b)
@@ -98,10 +92,7 @@ def test_the_first_rank_alone_writes(folder):
     runs = list((folder / "gradients").glob("*/*"))
     assert len(runs) == len(two_ranks.NOISELESS)
     for run in runs:
-        assert sorted(p.name for p in run.iterdir()) == [
-            "ckp_1.pth.tar",
-            "ckp_best.pth.tar",
-        ]
+        assert sorted(p.name for p in run.iterdir()) == ["ckp_1.pth.tar", "ckp_best.pth.tar"]
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(found):
@@ -266,9 +257,7 @@ def test_data_parallel_is_refused():
     model = torch.nn.DataParallel(torch.nn.Linear(2, 2))
     physics = dinv.physics.Denoising()
     loader = DataLoader(dj.PointDataset(4))
-    with pytest.raises(
-        TypeError, match="must not be a DataParallel: its copies .* torchrun"
-    ):
+    with pytest.raises(TypeError, match="must not be a DataParallel: its copies .* torchrun"):
         dj.JitterTrainer(model, physics, None, loader, device="cpu")
     with pytest.raises(TypeError, match="must not be a DataParallel"):
         dj.evaluate_robustness(model, loader, physics, epsilons=[0.1])

@@ -111,17 +111,13 @@ def test_a_run_goes_on_amid_an_epoch_of_several_data_sets_and_workers(tmp_path):
     assert histories(again) == histories(whole)
 
 
-@pytest.mark.parametrize(
-    "minutes, written", [(None, 0), (0, 2 * 3), (1e-9, 2 * 3), (9, 0)]
-)
+@pytest.mark.parametrize("minutes, written", [(None, 0), (0, 2 * 3), (1e-9, 2 * 3), (9, 0)])
 def test_checkpoints_within_an_epoch(tmp_path, monkeypatch, minutes, written):
     """After every batch but the last of an epoch, if they are due."""
     trainer, saved = build(tmp_path, 2, ckp_minutes=minutes), []
     save_model = trainer.save_model
     monkeypatch.setattr(
-        trainer,
-        "save_model",
-        lambda name, *args: saved.append(name) or save_model(name, *args),
+        trainer, "save_model", lambda name, *args: saved.append(name) or save_model(name, *args)
     )
     trainer.train()
     assert saved.count("ckp_interrupted.pth.tar") == written
@@ -208,9 +204,7 @@ def test_what_is_said_of_an_interruption(tmp_path, caplog, capsys, monkeypatch):
         f"ckpt_pretrained=dj.latest_checkpoint({str(tmp_path)!r})."
     ]
     assert "passing over" not in capsys.readouterr().err
-    build(
-        tmp_path, 3, verbose=True, show_progress_bar=True, ckpt_pretrained=path
-    ).train()
+    build(tmp_path, 3, verbose=True, show_progress_bar=True, ckpt_pretrained=path).train()
     assert "Train epoch 2/3, passing over known batches" in capsys.readouterr().err
 
 
@@ -256,9 +250,7 @@ def test_a_test_that_is_interrupted_leaves_the_trainer_as_it_was(tmp_path):
     trainer = build(tmp_path, 1)
     trainer.train()
     trainer.wandb_setup, run = {"mode": "offline"}, trainer.save_path
-    trainer.metrics[0].register_forward_hook(
-        lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-    )
+    trainer.metrics[0].register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit):
         trainer.test(trainer.eval_dataloader)
     assert trainer.wandb_setup == {"mode": "offline"} and trainer.save_path == run
@@ -300,9 +292,7 @@ def test_the_best_model_goes_along(tmp_path):
     with pytest.raises(SystemExit):
         struck(build(tmp_path / "a", 4), signal.SIGTERM, 6)
     best = torch.load(next((tmp_path / "a").glob("*/ckp_best.pth.tar")))
-    trainer = build(
-        tmp_path / "b", 2, ckpt_pretrained=dj.latest_checkpoint(tmp_path / "a")
-    )
+    trainer = build(tmp_path / "b", 2, ckpt_pretrained=dj.latest_checkpoint(tmp_path / "a"))
     trainer.setup_train()
     trainer.load_best_model()
     for name, value in trainer.model.state_dict().items():
@@ -348,9 +338,7 @@ def test_a_damaged_checkpoint_is_left_out(tmp_path):
         assert dj.latest_checkpoint(tmp_path) == kept
 
 
-def test_the_last_checkpoint_is_the_newest_although_clocks_go_back(
-    tmp_path, monkeypatch
-):
+def test_the_last_checkpoint_is_the_newest_although_clocks_go_back(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         struck(build(tmp_path, 3), signal.SIGTERM, 6)
     path = dj.latest_checkpoint(tmp_path)
@@ -404,8 +392,9 @@ def test_a_full_disk_keeps_what_was_there(tmp_path):
     trainer.train()
     path = last_checkpoint(trainer, 1)
     before = path.read_bytes()
-    with disk_of(2000), pytest.raises(
-        OSError, match="ckp_1.pth.tar' could not be written, what was"
+    with (
+        disk_of(2000),
+        pytest.raises(OSError, match="ckp_1.pth.tar' could not be written, what was"),
     ):
         trainer.save_model(path.name, 1)
     assert path.read_bytes() == before
@@ -428,9 +417,7 @@ def test_a_full_disk_keeps_the_state_of_an_evaluation(tmp_path):
                 verbose=False,
             )
 
-    with pytest.raises(
-        OSError, match="state' could not be written, what was there before"
-    ):
+    with pytest.raises(OSError, match="state' could not be written, what was there before"):
         evaluate(5000)
     torch.load(tmp_path / "state", weights_only=True)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
@@ -465,9 +452,10 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "runs").touch()
     with pytest.raises(OSError, match="runs"):
         build(tmp_path / "runs", 1).train()
-    with pytest.raises(
-        OSError, match="could not be written, what was there before is kept"
-    ), replacing(tmp_path / "runs" / "file") as draft:
+    with (
+        pytest.raises(OSError, match="could not be written, what was there before is kept"),
+        replacing(tmp_path / "runs" / "file") as draft,
+    ):
         draft.write_text("x")
 
 

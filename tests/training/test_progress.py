@@ -39,9 +39,7 @@ def test_without_verbose_nothing_is_said(tmp_path, capfd, recwarn, trainer):
 
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("frequency", [{}, {"freq_update_progress_bar": 1}])
-def test_no_warning_on_a_cpu(
-    tmp_path, capfd, recwarn, monkeypatch, terminal, frequency
-):
+def test_no_warning_on_a_cpu(tmp_path, capfd, recwarn, monkeypatch, terminal, frequency):
     """The host's of a GPU, above all."""
     monkeypatch.setattr(progress, "_overwrites", lambda: terminal)
     build(tmp_path, 2, verbose=True, **frequency).train()
@@ -53,9 +51,7 @@ def test_a_log_file_has_a_line_for_each_epoch(tmp_path, capfd):
     run.train()
     out, err = capfd.readouterr()
     lines = err.splitlines()
-    assert [line.split(":")[0] for line in lines] == [
-        f"Epoch {i}/4" for i in (1, 2, 3, 4)
-    ]
+    assert [line.split(":")[0] for line in lines] == [f"Epoch {i}/4" for i in (1, 2, 3, 4)]
     loss = run.loss_history["SupLoss"]
     metric, eval_loss = (
         next(iter(history.values()))
@@ -64,9 +60,7 @@ def test_a_log_file_has_a_line_for_each_epoch(tmp_path, capfd):
     validation = f"; validation: SupLoss {eval_loss[0]:.4g}, MSE {metric[0]:.4g}"
     assert lines[0] == f"Epoch 1/4: SupLoss {loss[0]:.4g}{validation}"
     assert lines[1] == f"Epoch 2/4: SupLoss {loss[1]:.4g}"  # not evaluated
-    assert (
-        "\r" not in out + err and "Train epoch" not in out and "Eval epoch" not in out
-    )
+    assert "\r" not in out + err and "Train epoch" not in out and "Eval epoch" not in out
     assert run.show_progress_bar  # as the user set it
     run.test(run.eval_dataloader)
     out, err = capfd.readouterr()
@@ -151,9 +145,7 @@ def test_the_curves_are_the_histories(trained):
             "validation": (at, trained.eval_metrics_history[name]),
         }
     assert all(ax.get_xlabel() == "epoch" for ax in figure.axes)
-    assert (
-        figure.axes[0].get_yscale() == "log" and figure.axes[1].get_yscale() == "linear"
-    )
+    assert figure.axes[0].get_yscale() == "log" and figure.axes[1].get_yscale() == "linear"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["training", "validation"]
 
@@ -242,11 +234,7 @@ class Twice(dinv.loss.SupLoss):
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (
-            lambda tmp: tmp,
-            FileNotFoundError,
-            "runs must be folders with checkpoints, got",
-        ),
+        (lambda tmp: tmp, FileNotFoundError, "runs must be folders with checkpoints, got"),
         (lambda tmp: 3, TypeError, "runs must be a trainer, a folder, .* got int"),
         (lambda tmp: {}, ValueError, "runs must hold a whole epoch, got none: train"),
         (lambda tmp: build(tmp, 1), ValueError, "must hold a whole epoch, got none"),
@@ -319,10 +307,7 @@ BALL = dj.L2Ball(0.1)
 TRAINERS = {
     "jitter": {"ema": 0.9},
     "input jitter": {"trainer": dj.InputJitterTrainer, "sigma": 0.1},
-    "attack": {
-        "trainer": dj.AttackTrainer,
-        "attack": dj.FrankWolfeAttack(BALL, steps=1),
-    },
+    "attack": {"trainer": dj.AttackTrainer, "attack": dj.FrankWolfeAttack(BALL, steps=1)},
 }
 
 
@@ -396,9 +381,7 @@ def test_wandb_itself(tmp_path, monkeypatch):
     part = build(tmp_path / "a", 2, wandb_setup=setup, **options)
     part.train()
     path = last_checkpoint(part, 1)
-    run = build(
-        tmp_path / "b", 4, wandb_setup=dict(setup), ckpt_pretrained=path, **options
-    )
+    run = build(tmp_path / "b", 4, wandb_setup=dict(setup), ckpt_pretrained=path, **options)
     run.train()
     numbers = [
         torch.load(checkpoint, weights_only=True)["wandb_id"]

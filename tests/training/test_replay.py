@@ -90,13 +90,9 @@ DATA = {
     "numpy": lambda seed: DataLoader(
         Images(added(np.random.default_rng(seed), np.random.Generator.random)), 4
     ),
-    "python": lambda seed: DataLoader(
-        Images(added(random.Random(seed), random.Random.random)), 4
-    ),
+    "python": lambda seed: DataLoader(Images(added(random.Random(seed), random.Random.random)), 4),
     "module-wide": lambda seed: DataLoader(Images(module_wide), 4),
-    "workers": lambda seed: DataLoader(
-        Images(shift(seed)), 4, num_workers=2, shuffle=True
-    ),
+    "workers": lambda seed: DataLoader(Images(shift(seed)), 4, num_workers=2, shuffle=True),
     "workers that stay": lambda seed: DataLoader(
         Images(), 4, num_workers=2, shuffle=True, persistent_workers=True
     ),
@@ -136,9 +132,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, data, batch):
     quietly(again)
     assert_same_parameters(again.model, whole.model)
     assert histories(again) == histories(whole)
-    for (
-        loader
-    ) in loaders:  # torch is slow to end workers of what is collected in cycles
+    for loader in loaders:  # torch is slow to end workers of what is collected in cycles
         loader._iterator = None
 
 
@@ -179,9 +173,7 @@ INEXACT = {
         "set persistent_workers=False",
     ),
     "the system's": (
-        lambda: DataLoader(
-            Images(added(random.SystemRandom(), random.SystemRandom.random)), 4
-        ),
+        lambda: DataLoader(Images(added(random.SystemRandom(), random.SystemRandom.random)), 4),
         r"train_dataloader\[0\] gives something else when it is asked again",
     ),
     "a new one each time": (
@@ -198,9 +190,7 @@ def test_what_cannot_be_brought_back_is_said_before(tmp_path, case):
     before = torch.get_rng_state()
     assert len(inexact({"data": loader()})) == 1
     assert torch.equal(torch.get_rng_state(), before)
-    with pytest.warns(
-        UserWarning, match=f"interrupted it can go on, but not exactly: .*{message}"
-    ):
+    with pytest.warns(UserWarning, match=f"interrupted it can go on, but not exactly: .*{message}"):
         run(tmp_path, loader(), epochs=1).train()
     quietly(run(None, loader(), epochs=1))  # of which nothing goes on
 

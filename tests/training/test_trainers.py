@@ -107,11 +107,7 @@ def test_resume_is_exact(tmp_path, scheme):
     part = build(tmp_path / "part", 3, **options)
     part.train()
     resumed = build(
-        tmp_path / "resumed",
-        6,
-        seed=99,
-        ckpt_pretrained=last_checkpoint(part, 2),
-        **options,
+        tmp_path / "resumed", 6, seed=99, ckpt_pretrained=last_checkpoint(part, 2), **options
     )
     resumed.train()
     assert_same_parameters(resumed.model, whole.model)
@@ -122,8 +118,7 @@ def test_resume_is_exact(tmp_path, scheme):
         assert resumed.monitor_history == whole.monitor_history
     # and the states from which both would go on
     assert torch.equal(
-        torch.get_rng_state(),
-        torch.load(last_checkpoint(whole, 5))["ranks"][0]["rng"]["torch"],
+        torch.get_rng_state(), torch.load(last_checkpoint(whole, 5))["ranks"][0]["rng"]["torch"]
     )
 
 
@@ -138,16 +133,7 @@ def test_checkpoints_are_plain_data(tmp_path):
 
 
 #: What earlier versions wrote, and later ones read, beside what the host does.
-KEYS = {
-    "ranks",
-    "time",
-    "parts",
-    "groups",
-    "generators",
-    "scaler",
-    "skipped",
-    "seconds",
-}
+KEYS = {"ranks", "time", "parts", "groups", "generators", "scaler", "skipped", "seconds"}
 KEYS |= {"ema", "history_steps", "sigma", "deltas", "monitor_history"}
 OWN_KEYS = {"rng", "batch", "batches", "begins", "trained", "meters"}
 OWN_KEYS |= {"looked_at", "monitored", "turn"}
@@ -156,9 +142,7 @@ OWN_KEYS |= {"looked_at", "monitored", "turn"}
 def test_the_keys_of_checkpoints_stay(tmp_path):
     """Or trainings that began with an earlier version could not go on."""
     options = {"ckp_minutes": 0, "persistent": True, "monitor": attack(0.2)}
-    trainer = build(
-        tmp_path, 1, trainer=dj.RobustTrainer, attack=attack(), sigma=0.1, **options
-    )
+    trainer = build(tmp_path, 1, trainer=dj.RobustTrainer, attack=attack(), sigma=0.1, **options)
     trainer.train()
     folder = Path(trainer.save_path)
     names = "ckp_0.pth.tar", "ckp_interrupted.pth.tar"
@@ -232,9 +216,7 @@ def evaluate_twice(trainer):
     for _ in range(2):
         trainer.reset_metrics()
         x = torch.ones(4, 2)
-        loss, x_net, _ = trainer.compute_loss(
-            trainer.physics[0], x, 1.1 * x, train=False
-        )
+        loss, x_net, _ = trainer.compute_loss(trainer.physics[0], x, 1.1 * x, train=False)
         results.append((loss, x_net))
     return results
 
@@ -244,9 +226,7 @@ def test_evaluation_losses_are_noise_free_and_leave_no_graph(tmp_path):
     trainer.train()
     (first, x_net), (second, _) = evaluate_twice(trainer)
     assert first == second and not x_net.requires_grad
-    plain = dj.unjitter(trainer.model).eval()(
-        1.1 * torch.ones(4, 2), trainer.physics[0]
-    )
+    plain = dj.unjitter(trainer.model).eval()(1.1 * torch.ones(4, 2), trainer.physics[0])
     assert torch.equal(x_net, plain)
 
 
@@ -273,15 +253,11 @@ def test_best_model_survives_a_test(tmp_path):
     trainer.train()
     run, before = trainer.save_path, torch.get_rng_state()
     trainer.test(trainer.eval_dataloader)
-    assert trainer.save_path == run and [p.name for p in tmp_path.iterdir()] == [
-        Path(run).name
-    ]
+    assert trainer.save_path == run and [p.name for p in tmp_path.iterdir()] == [Path(run).name]
     assert [p for p in Path(run).iterdir() if p.is_dir()] == []
     state = torch.get_rng_state()
     trainer.load_best_model()
-    assert torch.equal(
-        torch.get_rng_state(), state
-    )  # loading weights does not rewind the noise
+    assert torch.equal(torch.get_rng_state(), state)  # loading weights does not rewind the noise
     assert not torch.equal(state, before)
 
 
@@ -335,9 +311,7 @@ def test_masks_of_other_samples_are_refused(online, trainer):
 def test_drop_last_is_refused(tmp_path, which):
     loader = DataLoader(NoisyPoints(torch.Generator()), 6, drop_last=True)
     trainer = build(tmp_path, 1, **({} if which == "test" else {which: loader}))
-    with pytest.raises(
-        ValueError, match="drop_last=False, got True: the host would lose"
-    ):
+    with pytest.raises(ValueError, match="drop_last=False, got True: the host would lose"):
         trainer.test(loader) if which == "test" else trainer.train()
 
 
@@ -409,9 +383,7 @@ def test_attack_training_is_the_equation(tmp_path):
 
 
 def test_attack_without_truth(tmp_path):
-    trainer = build(
-        tmp_path, 1, trainer=dj.AttackTrainer, attack=attack(objective="deviation")
-    )
+    trainer = build(tmp_path, 1, trainer=dj.AttackTrainer, attack=attack(objective="deviation"))
     trainer.setup_train()
     y = torch.ones(4, 2)
     assert not torch.equal(trainer.perturb(None, y, trainer.physics[0]), y)
@@ -473,20 +445,14 @@ def test_the_batches_between_attacks_are_as_they_are(tmp_path):
 
 
 def test_a_share_out_of_range_is_refused_when_its_epoch_comes(tmp_path):
-    trainer = build(
-        tmp_path, 3, trainer=dj.AttackTrainer, attack=attack(), share=lambda e: 2 * e
-    )
-    with pytest.raises(
-        ValueError, match="share must be finite and lie from 0 to 1, got 2"
-    ):
+    trainer = build(tmp_path, 3, trainer=dj.AttackTrainer, attack=attack(), share=lambda e: 2 * e)
+    with pytest.raises(ValueError, match="share must be finite and lie from 0 to 1, got 2"):
         trainer.train()
 
 
 @pytest.mark.parametrize("epochs, attacked", [(1, 1), (2, 1), (5, 2), (10, 4), (13, 5)])
 def test_the_recipe_attacks_the_last_40_percent(tmp_path, epochs, attacked):
-    trainer = build(
-        tmp_path, epochs, trainer=dj.RobustTrainer, attack=attack(), sigma=0.1
-    )
+    trainer = build(tmp_path, epochs, trainer=dj.RobustTrainer, attack=attack(), sigma=0.1)
     shares = [trainer.share(epoch) for epoch in range(epochs)]
     assert shares == [0.0] * (epochs - attacked) + [1.0] * attacked
 
@@ -537,18 +503,12 @@ def test_persistent_needs_indices(tmp_path):
 
 
 def test_monitor_warns_of_catastrophic_overfitting(tmp_path):
-    options = {
-        "trainer": dj.AttackTrainer,
-        "attack": attack(0.01),
-        "monitor": attack(0.5),
-    }
+    options = {"trainer": dj.AttackTrainer, "attack": attack(0.01), "monitor": attack(0.5)}
     trainer = build(tmp_path, 2, **options)
     trainer.train()
     assert len(trainer.monitor_history) == 2 and min(trainer.monitor_history) > 1
     trainer.monitor_history[:] = [1.0, 1.0]
-    with pytest.warns(
-        UserWarning, match="Epoch 0: .* up from 1.00: catastrophic overfitting"
-    ):
+    with pytest.warns(UserWarning, match="Epoch 0: .* up from 1.00: catastrophic overfitting"):
         trainer.train()
 
 
@@ -564,9 +524,7 @@ class Shown(dj.PGDAttack):
 def test_the_monitor_sees_the_physics_of_its_batch(tmp_path, batch):
     """Also a noise level per sample, inside its noise model; the last batch is smaller."""
     ball = dj.L2Ball(1.0, relative_to="noise")
-    levels = dinv.physics.generator.SigmaGenerator(
-        0.01, 0.5, rng=torch.Generator().manual_seed(0)
-    )
+    levels = dinv.physics.generator.SigmaGenerator(0.01, 0.5, rng=torch.Generator().manual_seed(0))
     seen, monitor = [], Shown(ball, steps=2)
 
     class Noting(dj.AttackTrainer):
@@ -589,9 +547,7 @@ def test_the_monitor_sees_the_physics_of_its_batch(tmp_path, batch):
     assert len(trainer.monitor_history) == 2
     assert torch.equal(monitor.radii, seen[0])
     # and the physics is again that of the last batch
-    assert torch.equal(
-        ball.radii(torch.zeros(len(seen[-1]), 2), trainer.physics[0]), seen[-1]
-    )
+    assert torch.equal(ball.radii(torch.zeros(len(seen[-1]), 2), trainer.physics[0]), seen[-1])
 
 
 def stacked(*noises):
@@ -624,12 +580,7 @@ def on_stacked_physics(folder, trainer, **options):
     options |= {"save_path": folder, "verbose": False, "metrics": PSNR()}
     loader = DataLoader(dj.IndexedDataset(data), 2)
     return trainer(
-        model,
-        physics,
-        optimizer,
-        loader,
-        eval_dataloader=DataLoader(data, 2),
-        **options,
+        model, physics, optimizer, loader, eval_dataloader=DataLoader(data, 2), **options
     )
 
 
@@ -648,9 +599,7 @@ def test_input_jittering_of_stacked_physics(tmp_path, level):
 
 
 def test_attacks_on_stacked_physics(tmp_path):
-    trainer = on_stacked_physics(
-        tmp_path, dj.AttackTrainer, attack=Push(dj.L2Ball(1.0))
-    )
+    trainer = on_stacked_physics(tmp_path, dj.AttackTrainer, attack=Push(dj.L2Ball(1.0)))
     calls = counted(trainer)
     trainer.train()
     assert len(calls) == 2 * 3
@@ -659,9 +608,7 @@ def test_attacks_on_stacked_physics(tmp_path):
 
 
 def test_measurements_of_several_parts_that_are_not_finite(tmp_path):
-    trainer = on_stacked_physics(
-        tmp_path, dj.RobustTrainer, attack=Push(dj.L2Ball(1.0)), sigma=0.1
-    )
+    trainer = on_stacked_physics(tmp_path, dj.RobustTrainer, attack=Push(dj.L2Ball(1.0)), sigma=0.1)
     trainer.on_non_finite = "skip"
     samples = trainer.get_samples_online
 
@@ -672,9 +619,7 @@ def test_measurements_of_several_parts_that_are_not_finite(tmp_path):
         return x, y, physics
 
     trainer.get_samples_online = spoilt
-    with pytest.warns(
-        UserWarning, match=r"batch 1 \(y not finite\): the batch is left"
-    ):
+    with pytest.warns(UserWarning, match=r"batch 1 \(y not finite\): the batch is left"):
         trainer.train()
     assert trainer.skipped == [(0, 1), (1, 1)]
 
@@ -723,8 +668,7 @@ def test_the_level_for_complex_noise(sigma):
     """Its real and its imaginary part make noise: their energy counts."""
     y = torch.randn(50, 8, dtype=torch.complex64)
     physics, plain = (
-        dinv.physics.Denoising(dinv.physics.GaussianNoise(torch.tensor(s)))
-        for s in (sigma, 0.1)
+        dinv.physics.Denoising(dinv.physics.GaussianNoise(torch.tensor(s))) for s in (sigma, 0.1)
     )
     expected = dj.input_jitter_sigma(0.5, y, plain)
     assert dj.input_jitter_sigma(0.5, y, physics) == pytest.approx(expected, rel=1e-6)
@@ -737,10 +681,7 @@ def test_the_level_for_complex_noise(sigma):
             dinv.physics.ZeroNoise(),
             "measurements with deepinv's GaussianNoise, but the physics has ZeroNoise: give sigma",
         ),
-        (
-            dinv.physics.PoissonNoise(0.1),
-            "but the physics has PoissonNoise: give sigma",
-        ),
+        (dinv.physics.PoissonNoise(0.1), "but the physics has PoissonNoise: give sigma"),
         (
             dinv.physics.GaussianNoise(torch.ones(3)),
             "the physics' sigma must be a number or one number per sample, shape .6,., got",
@@ -761,9 +702,7 @@ def test_noise_without_a_level(tmp_path, noise, message):
 
 def test_parts_of_a_physics_that_is_not_stacked():
     y = TensorList([torch.ones(4, 2)] * 2)
-    with pytest.raises(
-        TypeError, match="need a deepinv StackedPhysics .* got Denoising"
-    ):
+    with pytest.raises(TypeError, match="need a deepinv StackedPhysics .* got Denoising"):
         dj.input_jitter_sigma(0.1, y, dinv.physics.Denoising())
 
 
@@ -839,9 +778,7 @@ def test_refused(tmp_path, options, error, message):
 
 def test_a_radius_beyond_the_signal_has_no_jitter_level():
     physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
-    with pytest.raises(
-        ValueError, match="below the norm of the signal, here .* got 9.0"
-    ):
+    with pytest.raises(ValueError, match="below the norm of the signal, here .* got 9.0"):
         dj.input_jitter_sigma(9.0, torch.ones(4, 2), physics)
     for eps, error, message in [
         (-1.0, ValueError, "eps must be finite and at least 0, got -1.0"),

@@ -40,9 +40,7 @@ class Lively(nn.Module):
 
 def bernoulli(seed=0):
     rng = torch.Generator().manual_seed(seed)
-    return dinv.physics.generator.BernoulliSplittingMaskGenerator(
-        SIZE, split_ratio=0.7, rng=rng
-    )
+    return dinv.physics.generator.BernoulliSplittingMaskGenerator(SIZE, split_ratio=0.7, rng=rng)
 
 
 def shift():
@@ -67,9 +65,7 @@ LOSSES = {
     "reduced resolution": dinv.loss.ReducedResolutionLoss,
     "unsure": lambda: dinv.loss.SureGaussianLoss(0.1, unsure=True),
     "equivariant": lambda: [dinv.loss.MCLoss(), dinv.loss.EILoss(shift())],
-    "scheduled": lambda: dinv.loss.InterleavedLossScheduler(
-        dinv.loss.MCLoss(), dinv.loss.TVLoss()
-    ),
+    "scheduled": lambda: dinv.loss.InterleavedLossScheduler(dinv.loss.MCLoss(), dinv.loss.TVLoss()),
 }
 
 
@@ -145,9 +141,7 @@ def test_the_network_is_looked_at_in_evaluation_mode(losses):
     trainer = build(losses)
     trainer.train()
     values = trainer.eval_loss_history
-    assert all(
-        torch.tensor(v).isfinite().all() and len(v) == 2 for v in values.values()
-    )
+    assert all(torch.tensor(v).isfinite().all() and len(v) == 2 for v in values.values())
     modes = network(trainer).modes
     first = modes.index(False)
     assert all(modes[:first])
@@ -185,9 +179,7 @@ def test_a_recorrupted_loss_is_that_of_its_equation(adapted):
 
     loss.forward = noted
     batch = next(iter(trainer.eval_dataloader[0]))
-    value, x_net, _ = trainer.compute_loss(
-        trainer.physics[0], batch["x"], batch["y"], train=False
-    )
+    value, x_net, _ = trainer.compute_loss(trainer.physics[0], batch["x"], batch["y"], train=False)
     y2 = (seen["y"] - seen["y1"] * (1 - loss.alpha)) / loss.alpha
     plain = trainer.model.model.eval()(seen["y1"], trainer.physics[0])
     assert torch.equal(plain, x_net) and not x_net.requires_grad
