@@ -37,7 +37,7 @@ class ConvergedAttack(Attack):
         :class:`MomentumAttack` from different starts, alike in budget, objective and precision.
     :param float tolerance: share of the excess loss, positive and below 1. Default: 0.01.
     :param int max_steps: most gradients per sample; a sample that still rises there has the flag
-        ``not_converged``. Default: 1000.
+        ``not_converged``. Default: 1500.
     :raises TypeError: if ``searches`` holds something else, or a number is none.
     :raises ValueError: if there are no searches, they differ in what they share, a number is out of
         range, or ``max_steps`` is too small for all starts and a first doubling.
@@ -63,7 +63,7 @@ class ConvergedAttack(Attack):
         searches: SearchAttack | Iterable[SearchAttack],
         *,
         tolerance: float = 0.01,
-        max_steps: int = 1000,
+        max_steps: int = 1500,
     ):
         if isinstance(searches, SearchAttack):
             searches = [searches]
@@ -98,7 +98,7 @@ class ConvergedAttack(Attack):
         The attack of ``evaluate_robustness(attacks="standard")``: 40 steps of
         :class:`MomentumAttack` each from zero, from a random point, and from a random point in a
         ball three times as wide that shrinks to the budget; then until a doubling gains less than
-        1 %, within 1000 gradients per sample.
+        1 %, within 1500 gradients per sample.
 
         :param Budget budget: the allowed perturbations.
         :param str, torch.Tensor, Callable objective: see :class:`PGDAttack`. Default: ``"error"``.

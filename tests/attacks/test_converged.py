@@ -271,7 +271,7 @@ def test_the_standard_attack(ball, objective):
     assert (ball.norm(result.delta) <= ball.radius * (1 + 1e-6)).all()
     assert not any(flag.any() for flag in result.flags.values())
     assert torch.equal(result.trace.amax(0), result.loss)
-    assert (result.n_grad >= 160).all() and (result.n_grad <= 1000).all()
+    assert (result.n_grad >= 160).all() and (result.n_grad <= 1500).all()
     # another search that goes on from there, as long as all of them together, finds hardly more
     longer = dj.APGDAttack(ball, steps=200, objective=objective, start="random")
     more = longer.run(model, x, y, physics, init=result.perturbation)
@@ -292,7 +292,7 @@ def test_it_says_what_it_is_in_one_line():
     assert repr(dj.ConvergedAttack.standard(ball)) == (
         "ConvergedAttack(L2Ball(1.0, relative_to='noise'), [MomentumAttack(steps=40, "
         "start='zero'), MomentumAttack(steps=40, start='random'), MomentumAttack(steps=40, "
-        "start='random', widen=3)], tolerance=0.01, max_steps=1000)"
+        "start='random', widen=3)], tolerance=0.01, max_steps=1500)"
     )
     assert repr(dj.RandomAttack(ball, law="ball")) == (
         "RandomAttack(L2Ball(1.0, relative_to='noise'), samples=100, law='ball')"
