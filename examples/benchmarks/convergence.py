@@ -18,6 +18,7 @@ import deepinv as dinv
 import torch
 
 import deepinv_jitter as dj
+from deepinv_jitter.evaluation.tables import markdown
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 NETWORKS = (
@@ -112,10 +113,10 @@ def measured(name: str, samples: int, size: int, reference: bool) -> dict[str, d
 def table_of_networks(results: dict[str, dict[str, dict]]) -> str:
     """What each attack leaves of each network."""
     labels = list(next(iter(results.values())))
-    lines = [["network, dB", *labels], ["---"] * (len(labels) + 1)]
+    lines = [["network, dB", *labels]]
     for name, rows in results.items():
         lines.append([f"`{name}`", *(f"{rows[k]['dB'].mean():.2f}" for k in labels)])
-    return in_markdown(lines)
+    return markdown(lines)
 
 
 def table_of_attacks(results: dict[str, dict[str, dict]]) -> str:
@@ -126,7 +127,7 @@ def table_of_attacks(results: dict[str, dict[str, dict]]) -> str:
         return torch.cat([rows[label][key] for rows in results.values()]).double()
 
     most = torch.stack([every(label, "excess") for label in labels]).amax(0)
-    lines = [["attack", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
+    lines = [["attack", *COLUMNS]]
     for label in labels:
         share, spent, done = (
             every(label, "excess") / most,
@@ -142,11 +143,7 @@ def table_of_attacks(results: dict[str, dict[str, dict]]) -> str:
                 f"{int(done.sum())} of {len(done)}",
             ]
         )
-    return in_markdown(lines)
-
-
-def in_markdown(lines: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(lines)
 
 
 def main() -> None:
