@@ -19,8 +19,10 @@ COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = "o", "s", "^", "D", "v", "P", "X", "*"
 
 #: How the worst case is drawn, and how random perturbations are.
-SOLID: Any = "-"
-DASHED: Any = (0, (4, 2))
+LINES: dict[str, dict[str, Any]] = {
+    RANDOM: {"ls": (0, (4, 2)), "lw": 1.1, "ms": 4, "mfc": "white"},
+    WORST: {"ls": "-", "lw": 1.6, "ms": 5},
+}
 
 #: Text stays text, which can be edited, searched and read aloud.
 EDITABLE: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
@@ -58,11 +60,8 @@ def curves(
         raise ValueError(f"ax is for one metric, got {len(names)} metrics, {names}.")
     figure: Any
     if ax is None:
-        size = (4.8 * len(names), 3.6)
-        figure, grid = plt.subplots(
-            1, len(names), figsize=size, squeeze=False, layout="constrained"
-        )
-        axes = list(grid[0])
+        figure = plt.figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
+        axes = list(figure.subplots(1, len(names), squeeze=False)[0])
     else:
         figure, axes = ax.figure, [ax]
     for axis, name in zip(axes, names, strict=True):
@@ -72,39 +71,28 @@ def curves(
         kind = " of the worst case" if len(reports) > 1 else ""
         text = f"mean of {plural(len(first.digests), 'sample')}, 95 % interval{kind}"
         figure.suptitle(text, fontsize="small")
-    if path is not None:
-        save(figure, path)
-    return figure
+    return saved(figure, path)
 
 
-def save(figure: Figure, path: str | os.PathLike) -> None:
-    """Write a figure, with text that stays text in vector graphics."""
+def saved(figure: Figure, path: str | os.PathLike | None) -> Figure:
+    """The figure, written if there is a path, with text that stays text in vector graphics."""
     import matplotlib.pyplot as plt
 
-    with plt.rc_context(EDITABLE):
-        figure.savefig(path, dpi=200)
+    if path is not None:
+        with plt.rc_context(EDITABLE):
+            figure.savefig(path, dpi=200)
+    return figure
 
 
 def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
     for number, report in enumerate(reports.values()):
         color, marker = _style(number)
-        for kind in (RANDOM, WORST):
+        for kind, style in LINES.items():
             eps, means, low, high = _curve(report, kind, metric)
-            solid = kind == WORST
-            ax.plot(
-                eps,
-                means,
-                color=color,
-                linestyle=SOLID if solid else DASHED,
-                linewidth=1.6 if solid else 1.1,
-                marker=marker,
-                markersize=5 if solid else 4,
-                markerfacecolor=color if solid else "white",
-                zorder=3,
-            )
+            ax.plot(eps, means, color=color, marker=marker, zorder=3, **style)
             if len(reports) == 1:
                 ax.fill_between(eps, low, high, color=color, alpha=0.15, linewidth=0)
-            elif solid:
+            elif kind == WORST:
                 # Bands would hide each other, bars beside each other do not
                 apart = 0.012 * max(eps) * (number - (len(reports) - 1) / 2)
                 at = [e + apart for e in eps]
@@ -136,11 +124,10 @@ def _legend(ax: Axes, reports: dict[str, Results]) -> None:
     from matplotlib.lines import Line2D
 
     entries = []
-    if list(reports) != [""]:
-        for number, name in enumerate(reports):
-            color, marker = _style(number)
-            entries.append(Line2D([], [], color=color, marker=marker, label=name))
+    for number, name in enumerate(filter(None, reports)):
+        color, marker = _style(number)
+        entries.append(Line2D([], [], color=color, marker=marker, label=name))
     plain = "#444444" if entries else COLOURS[0]
-    for label, style in {"worst case": SOLID, "random, equal norm": DASHED}.items():
-        entries.append(Line2D([], [], color=plain, linestyle=style, label=label))
+    for label, kind in {"worst case": WORST, "random, equal norm": RANDOM}.items():
+        entries.append(Line2D([], [], color=plain, ls=LINES[kind]["ls"], label=label))
     ax.legend(handles=entries, frameon=False, fontsize="small")

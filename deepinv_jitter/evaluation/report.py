@@ -90,7 +90,7 @@ class RobustnessReport(Results, Views):
         shown = list(tail) if len(self.digests) >= 20 else ["worst"]
         cells = [
             [
-                Cell(words.name_of(condition, self)),
+                Cell(words.name_of(self, condition)),
                 Cell(write(row["mean"])),
                 Cell(interval(row, write)),
                 *(Cell(write(row[name])) for name in shown),
@@ -134,17 +134,16 @@ class RobustnessReport(Results, Views):
 
     def _notes(self) -> list[str]:
         """What the numbers rest on."""
-        cost = {
-            condition: int(self.values[condition.label]["gradients"].max())
-            for condition in self.conditions
-            if "gradients" in self.values[condition.label]
-        }
         device = self.description.get("device", "cpu")
         samples = words.plural(len(self.digests), "sample")
         notes = [f"{samples}, {self.seconds:.1f} s on {device}"]
+        cost = [
+            f"{self.values[c.label]['gradients'].max():.0f} ({words.name_of(self, c)})"
+            for c in self.conditions
+            if "gradients" in self.values[c.label]
+        ]
         if cost:
-            each = [f"{n} ({words.name_of(c, self)})" for c, n in cost.items()]
-            notes.append(f"gradients per sample: {', '.join(each)}")
+            notes.append(f"gradients per sample: {', '.join(cost)}")
         return notes + words.basis(self)
 
     def __str__(self) -> str:

@@ -60,11 +60,6 @@ class Condition:
         """The name of the condition, unique in a report."""
         return self.kind if self.eps is None else f"{self.kind}, eps={self.eps:.12g}"
 
-    @property
-    def size(self) -> float:
-        """The radius; NaN where there is none."""
-        return math.nan if self.eps is None else self.eps
-
 
 @dataclass(repr=False, eq=False)
 class Results:
