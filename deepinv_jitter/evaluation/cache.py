@@ -31,13 +31,8 @@ class Cache:
 
     def __init__(self, path: str | os.PathLike | None, description: dict[str, str]):
         self.path = None if path is None else Path(path)
-        self.content: dict[str, Any] = {
-            "description": description,
-            "metrics": {},
-            "batches": {},
-            "point": {},
-            "seconds": 0.0,
-        }
+        self.content: dict[str, Any] = {"description": description, "seconds": 0.0}
+        self.content |= {"metrics": {}, "batches": {}, "point": {}}
         self.start()
         if self.path is not None and not self.path.parent.is_dir():
             raise ValueError(f"state must be a file in a folder that exists, got {str(path)!r}.")
@@ -145,29 +140,22 @@ def files(
 def joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
     """The columns of all conditions, from batch to batch; metrics that one lacks are undefined."""
     sizes = [len(batch["digests"]) for batch in batches]
-    values = {}
+    values: dict[str, Columns] = {}
     for label in batches[0]["results"]:
         parts = [batch["results"][label] for batch in batches]
-        scored = [name for part in parts for name in part if name in metrics]
+        known = dict(chain.from_iterable(part.items() for part in parts))
+        scored = [name for name in known if name in metrics]
         for k, size in enumerate(sizes):
-            lacking = [name for name in scored if name not in parts[k]]
             every = torch.ones(size, dtype=torch.bool)
-            parts[k] = parts[k] | {f"{name}{UNDEFINED}": every for name in lacking}
-        columns = dict(chain.from_iterable(part.items() for part in parts))
-        values[label] = {
-            name: torch.cat(
-                [
-                    part.get(name, _nothing(size, like))
-                    for part, size in zip(parts, sizes, strict=True)
-                ]
-            )
-            for name, like in columns.items()
-        }
+            lacking = {f"{name}{UNDEFINED}": every for name in scored if name not in parts[k]}
+            parts[k] = parts[k] | lacking
+            known |= lacking
+        values[label] = {}
+        for name, like in known.items():
+            blank = like.new_tensor(math.nan if like.is_floating_point() else 0)
+            columns = (p.get(name, blank.expand(n)) for p, n in zip(parts, sizes, strict=True))
+            values[label][name] = torch.cat([*columns])
     return values
-
-
-def _nothing(size: int, like: torch.Tensor) -> torch.Tensor:
-    return torch.full((size,), math.nan if like.is_floating_point() else 0, dtype=like.dtype)
 
 
 def pictures(batches: list[dict]) -> dict[str, dict[str, list[torch.Tensor]]]:

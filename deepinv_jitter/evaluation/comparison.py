@@ -73,15 +73,25 @@ class RobustnessComparison(Views):
             )
         if not self.reports:
             raise ValueError("reports must hold at least one report, got none.")
-        first, *others = self.reports
         for name, report in self.reports.items():
             if not isinstance(name, str) or not isinstance(report, Results):
                 raise TypeError(
                     "reports must be a dictionary of names and RobustnessReports, got "
                     f"{type(report).__name__} for {name!r}."
                 )
-        for name in others:
-            _check_comparable(name, self.reports[name], first, self.reports[first])
+        for name, report in self.reports.items():
+            # Numbers of different evaluations must not stand beside each other
+            ours, theirs = report.description, self._any.description
+            keys = [key for key in {**theirs, **ours} if key not in PER_MODEL]
+            differ = [key for key in keys if ours.get(key) != theirs.get(key)]
+            if report.digests != self._any.digests:
+                differ.append("data")
+            if differ:
+                raise ValueError(
+                    "reports must be of the same data, conditions and attack, but those of "
+                    f"{name!r} and {next(iter(self.reports))!r} differ in {', '.join(differ)}: "
+                    "evaluate all models with the same arguments."
+                )
         self._reference(self.compare_to)
 
     @property
@@ -104,11 +114,8 @@ class RobustnessComparison(Views):
     @property
     def records(self) -> list[dict[str, str | int | float | bool]]:
         """One dictionary for each network, condition and sample."""
-        return [
-            {"network": name} | record
-            for name, report in self.reports.items()
-            for record in report.records
-        ]
+        named = self.reports.items()
+        return [{"network": name} | record for name, report in named for record in report.records]
 
     def __getitem__(self, key: tuple[str, ...]) -> dict[str, str | float]:
         """The row of (network,) condition and metric; of two networks, it needs no name."""
@@ -234,21 +241,3 @@ class RobustnessComparison(Views):
 
     def __repr__(self) -> str:
         return f"RobustnessComparison({list(self.reports)}, {len(self._any.digests)} samples)"
-
-
-def _check_comparable(name: str, report: Results, first: str, other: Results) -> None:
-    """Numbers of different evaluations must not stand beside each other."""
-    ours, theirs = report.description, other.description
-    differ = [
-        key
-        for key in {**theirs, **ours}
-        if key not in PER_MODEL and ours.get(key) != theirs.get(key)
-    ]
-    if report.digests != other.digests:
-        differ.append("data")
-    if differ:
-        raise ValueError(
-            "reports must be of the same data, conditions and attack, but those of "
-            f"{name!r} and {first!r} differ in {', '.join(differ)}: evaluate all models with the "
-            "same arguments."
-        )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from typing import Any
@@ -24,13 +24,8 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import checks
-from ..attacks.base import Attack, WorstCase
-from ..attacks.budgets import Budget
-from ..attacks.converged import ConvergedAttack
-from ..attacks.frank_wolfe import FrankWolfeAttack
+from ..attacks.base import Attack
 from ..attacks.parts import modules
-from ..attacks.pgd import PGDAttack
-from ..attacks.random import RandomAttack
 from ..attacks.state import evaluated, preserved
 from ..optim.jittering import no_jitter
 from ..training import distributed as processes
@@ -43,13 +38,6 @@ from .protocol import Protocol, attack_of, conditions_of, named_metrics, peak_fo
 from .report import RobustnessReport
 from .seeds import seeded
 from .shifts import Shift
-
-#: The attacks that have a name. The radius is set by the sweep.
-PRESETS: dict[str, Callable[[Budget], Attack]] = {
-    "quick": lambda ball: FrankWolfeAttack(ball, steps=10),
-    "standard": lambda ball: WorstCase([ConvergedAttack.standard(ball), RandomAttack(ball)]),
-    "paper": lambda ball: PGDAttack(ball, steps=20, rel_step=0.1, keep="last"),
-}
 
 
 def evaluate_robustness(
@@ -186,7 +174,7 @@ def evaluate_robustness(
     metrics = named_metrics(metrics)
     protocol = Protocol(
         conditions=conditions_of(epsilons, shifts, sources),
-        attack=attack_of(attacks, relative_to, PRESETS),
+        attack=attack_of(attacks, relative_to),
         metrics=metrics,
         peak=peak_for(peak, metrics, sources),
         draws=checks.whole("draws", draws, 1),
@@ -194,7 +182,7 @@ def evaluate_robustness(
         pictures=checks.whole("pictures", pictures, 0),
     )
     operators = [source.physics for source in sources]
-    parameters = chain.from_iterable(m.parameters() for m in models.values())
+    parameters = (p for m in models.values() for p in m.parameters())
     buffers = (b for m in modules(*operators) for b in m.buffers(recurse=False))
     tensors = chain(parameters, buffers, [torch.empty(0)])
     device = torch.device(next(tensors).device if device is None else device)
