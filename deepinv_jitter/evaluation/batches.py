@@ -2,8 +2,7 @@ r"""The samples of an evaluation: truths, measurements, and the parameters of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, combinations
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 from .. import checks
 from ..attacks.noise import noise_models
 from ..attacks.parts import Measurements, modules, named_parts
-from ..attacks.state import Memory, preserved
+from ..attacks.state import Memory
 from .seeds import seed_of, seeded
 
 
@@ -92,14 +91,6 @@ class Source:
                 )
         each = (n for n, v in params.items() if isinstance(v, (torch.Tensor, list)))
         return params, frozenset(each)
-
-    @contextmanager
-    def of_first_sample(self, device: torch.device, seed: int) -> Iterator[Physics]:
-        """The physics as it begins: what a training has left of drawn parameters is no part."""
-        with preserved(self.physics):
-            if self.generator is not None:
-                self.physics.update(**self.drawn([0], device, seed)[0])
-            yield self.physics
 
 
 @dataclass

@@ -65,16 +65,21 @@ class Cache:
             with replacing(self.path) as draft:
                 torch.save(self.content, draft)
 
-    def complete(self, number: int, distributed: bool) -> dict:
-        """The content of so many batches, with those that other processes did."""
+    def complete(self, number: int, distributed: bool) -> dict[str, Any]:
+        """What a report holds of so many batches, with those that other processes did."""
         parts = processes.gathered(self.content) if distributed else [self.content]
-        batches = {k: batch for part in parts for k, batch in part["batches"].items()}
-        if len(batches) > number:
-            raise self.refusal(f"are {len(batches)} batches instead of {number}")
-        return self.content | {
-            "batches": [batches[index] for index in range(number)],
-            "metrics": dict(chain.from_iterable(p["metrics"].items() for p in parts)),
+        known = {k: batch for part in parts for k, batch in part["batches"].items()}
+        if len(known) > number:
+            raise self.refusal(f"are {len(known)} batches instead of {number}")
+        batches = [known[index] for index in range(number)]
+        metrics = dict(chain.from_iterable(part["metrics"].items() for part in parts))
+        return {
+            "values": _joined(batches, metrics),
+            "metrics": metrics,
+            "description": self.content["description"],
+            "digests": [digest for batch in batches for digest in batch["digests"]],
             "seconds": max(part["seconds"] for part in parts),
+            "pictures": _pictures(batches),
         }
 
     def refusal(self, reason: str) -> ValueError:
@@ -110,34 +115,31 @@ def files(
     names = list(model) if isinstance(model, dict) else [""]
     if state is None:
         return dict.fromkeys(names)
-    places, folder = {"": Path(state)}, Path(state)
+    folder, shared = Path(state), distributed and processes.count() > 1
+    end = f".{processes.own()}of{processes.count()}" if shared else ""
     if not isinstance(model, dict):
         if folder.is_dir():
             raise ValueError(
                 f"state must be a file for one network, got the folder {str(state)!r}: folders are "
                 "for a dictionary of networks."
             )
-    else:
-        if not folder.is_dir() and (folder.exists() or not folder.parent.is_dir()):
-            raise ValueError(
-                "state must be a folder for several networks, or a new one in a folder that "
-                f"exists, got {str(state)!r}."
-            )
-        folder.mkdir(exist_ok=True)
-        stems = {name: re.sub(r"[^-\w. ]", "_", name) for name in names}
-        if len({stem.casefold() for stem in stems.values()}) < len(names):
-            raise ValueError(
-                "names of models must differ in their letters and digits, by which files are "
-                f"called, got {names}."
-            )
-        places = {name: folder / f"{stem}.pt" for name, stem in stems.items()}
-    if distributed and processes.count() > 1:
-        end = f".{processes.own()}of{processes.count()}"
-        places = {name: Path(f"{path}{end}") for name, path in places.items()}
-    return {**places}
+        return {"": Path(f"{state}{end}")}
+    if not folder.is_dir() and (folder.exists() or not folder.parent.is_dir()):
+        raise ValueError(
+            "state must be a folder for several networks, or a new one in a folder that "
+            f"exists, got {str(state)!r}."
+        )
+    folder.mkdir(exist_ok=True)
+    stems = {name: re.sub(r"[^-\w. ]", "_", name) for name in names}
+    if len({stem.casefold() for stem in stems.values()}) < len(names):
+        raise ValueError(
+            "names of models must differ in their letters and digits, by which files are "
+            f"called, got {names}."
+        )
+    return {name: folder / f"{stem}.pt{end}" for name, stem in stems.items()}
 
 
-def joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
+def _joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
     """The columns of all conditions, from batch to batch; metrics that one lacks are undefined."""
     sizes = [len(batch["digests"]) for batch in batches]
     values: dict[str, Columns] = {}
@@ -158,7 +160,7 @@ def joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
     return values
 
 
-def pictures(batches: list[dict]) -> dict[str, dict[str, list[torch.Tensor]]]:
+def _pictures(batches: list[dict]) -> dict[str, dict[str, list[torch.Tensor]]]:
     """The samples that were kept of all conditions; they may differ in size."""
     found: dict[str, dict[str, list[torch.Tensor]]] = {}
     for batch in batches:

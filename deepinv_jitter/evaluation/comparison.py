@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import words
-from .results import Condition, Results
+from .results import Results
 from .standings import BEST, UNDECIDED, Row, difference, records, tables, verdict
 from .tables import MARKS, rendered
 from .views import Views
@@ -152,9 +152,10 @@ class RobustnessComparison(Views):
         :raises ValueError: if the format, a metric, a condition or the network is unknown.
         """
         every = metrics is None and format == "csv"
-        rows, reference = self._rows("all" if every else metrics, compare_to, conditions)
+        metrics = "all" if every else metrics
+        rows, above, below = self._told(format, metrics, compare_to, conditions)
         shown = tables(self.reports, rows) + words.radii(self._any)
-        return rendered(shown, rows, *self._notes(reference, format), format)
+        return rendered(shown, rows, above, below, format)
 
     def to_latex(
         self,
@@ -175,8 +176,8 @@ class RobustnessComparison(Views):
             as comments.
         :raises ValueError: if a metric, a condition or the network is unknown.
         """
-        rows, reference = self._rows(metrics, compare_to, conditions)
-        notes = [f"% {line}" for line in sum(self._notes(reference, "latex"), [])]
+        rows, above, below = self._told("latex", metrics, compare_to, conditions)
+        notes = [f"% {line}" for line in above + below]
         parts = [table.latex() for table in tables(self.reports, rows)]
         text = "\n".join([*notes, *parts]) + "\n"
         if path is not None:
@@ -199,31 +200,26 @@ class RobustnessComparison(Views):
             raise ValueError(f"compare_to must be one of {list(self.reports)}, got {name!r}.")
         return name
 
-    def _conditions(self, labels: Sequence[str] | None) -> list[Condition]:
-        known = {condition.label: condition for condition in self._any.conditions}
-        labels = list(known) if labels is None else labels
-        labels = [labels] if isinstance(labels, str) else labels
-        if unknown := [label for label in labels if label not in known]:
-            raise ValueError(f"conditions must be among {list(known)}, got {unknown[0]!r}.")
-        return [known[label] for label in labels]
-
-    def _rows(
+    def _told(
         self,
+        format: str,
         metrics: str | Sequence[str] | None,
         compare_to: str | None,
         conditions: Sequence[str] | None,
-    ) -> tuple[list[Row], str | None]:
-        """The numbers that were asked for, and the network they are compared with, if any."""
+    ) -> tuple[list[Row], list[str], list[str]]:
+        """The numbers, what a reader must know before, and what they rest on."""
         reference = self.compare_to if compare_to is None else compare_to
         reference = reference and self._reference(reference)
-        names, known = self._any.shown(metrics), self._conditions(conditions)
-        return records(self.reports, names, known, reference), reference
-
-    def _notes(self, reference: str | None, format: str) -> tuple[list[str], list[str]]:
-        """What a reader must know before the numbers, and what they rest on."""
+        known = {condition.label: condition for condition in self._any.conditions}
+        labels = known if conditions is None else conditions
+        labels = [labels] if isinstance(labels, str) else labels
+        if unknown := [label for label in labels if label not in known]:
+            raise ValueError(f"conditions must be among {list(known)}, got {unknown[0]!r}.")
+        chosen = [known[label] for label in labels]
+        rows = records(self.reports, self._any.shown(metrics), chosen, reference)
         samples = words.plural(len(self._any.digests), "sample")
         above = [f"{words.plural(len(self.reports), 'network')}, {samples}"]
-        above += words.bound(self._any)
+        above += [words.LOWER_BOUND] * self._any.lower_bound
         if reference is not None:
             names = [name for name in self.reports if name != reference]
             above += [verdict(self.reports, name, reference) for name in names]
@@ -234,7 +230,7 @@ class RobustnessComparison(Views):
             "difference holds 0, or there are fewer than 6 samples"
         )
         legends = [legend] if len(self.reports) > 1 else []
-        return above, legends + words.basis(self._any)
+        return rows, above, legends + words.basis(self._any)
 
     def __str__(self) -> str:
         return self.table()

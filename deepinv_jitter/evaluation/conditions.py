@@ -68,7 +68,11 @@ class Bench:
             columns, x_net = self.random(condition.eps)
         else:
             columns, x_net = self.worst(condition.eps, done, point)
-        told = {n: v for n, v in columns.items() if not n.endswith(UNDEFINED) or v.any()}
+        told = {
+            name: (v if v.dtype == torch.bool else v.double()).cpu()
+            for name, v in columns.items()
+            if not name.endswith(UNDEFINED) or v.any()
+        }
         truths = self.truths if x is self.x else self.kept(x)
         return told, {"x": truths, "x_net": self.kept(x_net)}
 
@@ -102,7 +106,7 @@ class Bench:
         columns = {name: torch.stack([r[name] for r in rounds]) for name in rounds[0]}
         worst = {WORST_DRAW: columns[self.scores.harm].amax(0)}
         for name, v in columns.items():
-            columns[name] = v.any(0) if v.dtype == torch.bool else v.mean(0)
+            columns[name] = v.any(0) if v.dtype == torch.bool else v.double().mean(0)
         return columns | worst | self.units(eps, radii), images[0]
 
     def worst(
@@ -124,7 +128,7 @@ class Bench:
                 "perturbation": self.layout.pack(result.perturbation),
                 "delta": delta,
                 "x_net": x_net,
-                "harm": self.scores.harms(x_net, self.x)[self.scores.harm].double(),
+                "harm": self.scores.harms(x_net, self.x)[self.scores.harm],
             } | dict(result.flags.items())
             won = found["harm"] > point["harm"] if point else None
             for name, value in found.items():
@@ -132,14 +136,14 @@ class Bench:
                 point[name] = value if won is None else where(won, value, old)
         point["eps"] = eps
         columns = self.scores.of(point["x_net"], self.x) | self.units(eps, radii)
-        columns["|delta|"] = attack.budget.norm(point["perturbation"]).double().cpu()
+        columns["|delta|"] = attack.budget.norm(point["perturbation"])
         columns |= self.context(self.x, point["delta"])
+        harm = columns[self.scores.harm]
         # One number, or one per sample, as samples may leave a search early
-        count = torch.as_tensor(gradients).cpu()
-        columns["gradients"] = torch.zeros_like(columns[self.scores.harm]) + count
+        columns["gradients"] = torch.zeros_like(harm) + gradients
         drawn = done[Condition(RANDOM, eps).label][WORST_DRAW]
-        columns["random_beats_attack"] = drawn > columns[self.scores.harm]
-        flags = {k: v.cpu() for k, v in point.items() if getattr(v, "dtype", None) == torch.bool}
+        columns["random_beats_attack"] = drawn.to(harm.device) > harm
+        flags = {k: v for k, v in point.items() if getattr(v, "dtype", None) == torch.bool}
         return columns | flags, point["x_net"]
 
     def context(self, x: torch.Tensor, delta: torch.Tensor) -> Columns:
@@ -160,8 +164,7 @@ class Bench:
             if alike(self.x_clean, x) and image.shape == x.shape:
                 references.append(self.adjoint + image)
         errors = [squared_error(reference, x) for reference in references]
-        columns = [*zip(SIZES, sizes, strict=False), *zip(REFERENCES, errors, strict=False)]
-        return {name: values.cpu() for name, values in columns}
+        return dict([*zip(SIZES, sizes, strict=False), *zip(REFERENCES, errors, strict=False)])
 
     def shifted(
         self, x: torch.Tensor, region: torch.Tensor
@@ -170,13 +173,11 @@ class Bench:
         delta = self.layout.pack(self.physics.A(x - self.x))
         x_net = self.reconstruct(delta)
         columns = self.scores.of(x_net, x) | self.context(x, delta)
-        recovered = contrast_recovery(x_net, self.x_clean, x, self.x)
-        columns[RECOVERY] = recovered.double().cpu()
-        columns[OUTSIDE] = error_outside(x_net, x, region).double().cpu()
+        columns[RECOVERY] = contrast_recovery(x_net, self.x_clean, x, self.x)
+        columns[OUTSIDE] = error_outside(x_net, x, region)
         # Where the edit changes nothing, or everything
-        changed = (x != self.x).flatten(1).any(1).cpu()
-        columns[f"{RECOVERY}{UNDEFINED}"] = ~changed
-        columns[f"{OUTSIDE}{UNDEFINED}"] = region.flatten(1).all(1).cpu()
+        columns[f"{RECOVERY}{UNDEFINED}"] = (x == self.x).flatten(1).all(1)
+        columns[f"{OUTSIDE}{UNDEFINED}"] = region.flatten(1).all(1)
         return columns, x, x_net
 
     def reconstruct(self, delta: torch.Tensor) -> torch.Tensor:
@@ -200,7 +201,7 @@ class Bench:
         noise = budget.noise_norm(self.y, self.physics)
         given = torch.full_like(radii, eps, dtype=torch.float64)
         values = (given, radii, _ratio(radii, norm_y), _ratio(radii, noise))
-        return {u: v.double().cpu() for u, v in zip(UNITS, values, strict=True)}
+        return dict(zip(UNITS, values, strict=True))
 
 
 def complete(

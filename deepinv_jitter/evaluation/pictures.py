@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 import os
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from deepinv.utils.signals import complex_abs
 
-from .. import checks
-from .plots import COLOURS, MARKERS, saved
 from .results import CLEAN, Results
 from .statistics import mean
 from .words import name_of, value
@@ -22,45 +19,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: Okabe and Ito's colours, which the colour-blind tell apart, and markers for print without colour.
+COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
+MARKERS = "o", "s", "^", "D", "v", "P", "X", "*"
+
+#: Text stays text, which can be edited, searched and read aloud.
+EDITABLE: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+
 #: The part of an image's side that is enlarged.
 ZOOM = 4
 
 
-def drawn(
-    reports: dict[str, Results],
-    samples: int | Sequence[int] | None,
-    condition: str | None,
-    path: str | os.PathLike | None,
-) -> Figure:
-    """The pictures of the networks, as images or as points."""
-    first = next(iter(reports.values()))
-    known = [c.label for c in first.conditions]
-    attacked = first.attacked()
-    label = attacked.label if attacked else known[-1]
-    label = label if condition is None else condition
-    if label not in known:
-        raise ValueError(f"condition must be one of {known}, got {label!r}.")
-    for name, report in reports.items():
-        if label not in report.pictures or CLEAN not in report.pictures:
-            raise ValueError(
-                f"images needs pictures of {label!r}, but {name or 'the report'!r} has none: "
-                "evaluate with pictures of at least 1."
-            )
-    kept = min(len(report.pictures[label]["x"]) for report in reports.values())
-    flat = first.pictures[label]["x"][0].ndim == 1
-    if samples is None:
-        samples = kept if flat else 1
-    if isinstance(samples, Sequence):
-        shown = [checks.whole("samples", i, 0) for i in samples]
-    else:
-        shown = list(range(checks.whole("samples", samples, 1)))
-    if not shown or max(shown) >= kept:
-        raise ValueError(
-            f"samples must be among the {kept} that the evaluation kept, got {shown}: "
-            "evaluate with more pictures."
-        )
-    draw = _points if flat else _images
-    return saved(draw(reports, shown, label), path)
+def saved(figure: Figure, path: str | os.PathLike | None) -> Figure:
+    """The figure, written if there is a path, with text that stays text in vector graphics."""
+    import matplotlib.pyplot as plt
+
+    if path is not None:
+        with plt.rc_context(EDITABLE):
+            figure.savefig(path, dpi=200)
+    return figure
 
 
 @dataclass
@@ -78,7 +55,7 @@ class Panel:
         return difference if len(difference) == 1 else difference.abs().mean(0, True)
 
 
-def _images(reports: dict[str, Results], samples: list[int], label: str) -> Figure:
+def images(reports: dict[str, Results], samples: list[int], label: str) -> Figure:
     """For each sample some rows, and a column for the truth and for each network."""
     import matplotlib.pyplot as plt
 
@@ -224,7 +201,7 @@ def _name(reports: dict[str, Results], label: str) -> str:
     return next(name_of(first, c) for c in first.conditions if c.label == label)
 
 
-def _points(reports: dict[str, Results], samples: list[int], label: str) -> Figure:
+def points(reports: dict[str, Results], samples: list[int], label: str) -> Figure:
     """A panel for each network: truths, clean and attacked points, and lines for their errors."""
     import matplotlib.pyplot as plt
     from matplotlib.layout_engine import ConstrainedLayoutEngine

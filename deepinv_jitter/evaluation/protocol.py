@@ -22,6 +22,7 @@ from ..attacks.frank_wolfe import FrankWolfeAttack
 from ..attacks.pgd import PGDAttack
 from ..attacks.problem import Objective
 from ..attacks.random import RandomAttack
+from ..attacks.state import preserved
 from .batches import Source
 from .cache import describe, fingerprint
 from .metrics import WINDOW, PaperSSIM
@@ -85,8 +86,11 @@ class Protocol:
         """Everything that the results depend on except the data, as text."""
         physics = []
         for source in sources:
-            with source.of_first_sample(device, self.seed) as first:
-                physics.append(fingerprint(first))
+            with preserved(source.physics):
+                # What a training has left of drawn parameters is no part
+                if source.generator is not None:
+                    source.physics.update(**source.drawn([0], device, self.seed)[0])
+                physics.append(fingerprint(source.physics))
         peaks = [(peak_of(m), name) for name, m in (self.metrics or {}).items()]
         own = ", ".join(f"{p} ({name})" for p, name in peaks if p is not None)
         budget = self.attack.budget
@@ -121,10 +125,8 @@ def conditions_of(
     if isinstance(epsilons, str) or not (single or isinstance(epsilons, Iterable)):
         raise TypeError(f"epsilons must be a radius or several, got {epsilons!r}.")
     # What tensors and arrays hold is a number, too
-    given = [
-        e.item() if getattr(e, "shape", None) == () else e
-        for e in ([epsilons] if single else epsilons)
-    ]
+    given = [epsilons] if single else epsilons
+    given = (eps.item() if getattr(eps, "shape", None) == () else eps for eps in given)
     radii = sorted({checks.real("epsilons", eps, 0) for eps in given})
     if isinstance(shifts, str) or not isinstance(shifts, (Iterable, type(None))):
         shifts = [shifts]

@@ -78,7 +78,8 @@ class RobustnessReport(Results, Views):
         tables = [
             self._table(name, [row for row in rows if row["metric"] == name]) for name in names
         ]
-        above = [words.headline(self), *words.bound(self), *words.doubts({"": self})]
+        bound = [words.LOWER_BOUND] * self.lower_bound
+        above = [words.headline(self), *bound, *words.doubts({"": self})]
         return rendered(tables + words.radii(self), rows, above, self._notes(), format)
 
     def _table(self, metric: str, rows: list[dict]) -> Table:

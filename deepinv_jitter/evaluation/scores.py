@@ -48,18 +48,16 @@ class Scores:
         for name in self.metrics:
             # Of a perfect reconstruction there is no PSNR, either
             columns[f"{name}{UNDEFINED}"] = undefined[name] | (columns[name] == best[name])
-        return {
-            name: (v if v.dtype == torch.bool else v.double()).cpu() for name, v in columns.items()
-        }
+        return columns
 
     def peak_exceeded(self) -> torch.Tensor:
         """Truths of a larger range than a metric takes them to have."""
-        exceeded = torch.zeros(len(self.x), dtype=torch.bool)
+        exceeded = torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device)
         for metric in self.metrics.values():
             peak = peak_of(metric)
             if isinstance(peak, float) and metric.norm_inputs is None:
                 x = complex_abs(self.x) if metric.complex_abs else self.x
-                x = x.flatten(1).cpu()
+                x = x.flatten(1)
                 exceeded |= x.amax(1) - x.amin(1) > (1 + 1e-3) * peak
         return exceeded
 

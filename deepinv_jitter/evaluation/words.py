@@ -12,6 +12,9 @@ from .results import CLEAN, RANDOM, TRAINING, WORST, Condition, Results
 from .statistics import better, mean
 from .tables import Cell, Table
 
+#: What is said of an attack that stops whether or not it has converged.
+LOWER_BOUND = "LOWER BOUND: the attack takes a fixed number of steps; with more, it does more harm."
+
 #: What the radius is a multiple of, by the unit it is given in.
 MULTIPLES = {"noise": "x noise", "y": "x signal"}
 
@@ -136,12 +139,6 @@ def _kinds(labels: set[str], results: Results) -> Iterable[list[Condition]]:
     """The conditions with these labels, those of a kind together."""
     known = [condition for condition in results.conditions if condition.label in labels]
     return [[*same] for _, same in groupby(known, lambda condition: condition.kind)]
-
-
-def bound(results: Results) -> list[str]:
-    """That the attack stops whether or not it has converged, if it does."""
-    text = "LOWER BOUND: the attack takes a fixed number of steps; with more, it does more harm."
-    return [text] if results.lower_bound else []
 
 
 def basis(results: Results) -> list[str]:
