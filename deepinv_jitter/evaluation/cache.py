@@ -36,22 +36,29 @@ class Cache:
         self.start()
         if self.path is not None and not self.path.parent.is_dir():
             raise ValueError(f"state must be a file in a folder that exists, got {str(path)!r}.")
-        if self.path is not None and self.path.exists():
-            self.content = _loaded(self.path, description)
-
-    @property
-    def batches(self) -> dict[int, dict]:
-        """Data and results of the batches by their number."""
-        return self.content["batches"]
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            self.content = torch.load(self.path, map_location="cpu", weights_only=True)
+            before = self.content["description"]
+        except Exception as error:
+            raise ValueError(
+                f"state must be a file that evaluate_robustness wrote, got {str(path)!r}: delete "
+                "it or use another name."
+            ) from error
+        differ = [key for key in description if before.get(key) != description[key]]
+        if differ:
+            raise self.refusal(f"differs in {', '.join(differ)}")
 
     def open(self, index: int, digests: list[str]) -> dict:
         """What is known of a batch: its digests, results and pictures."""
-        if index not in self.batches:
-            self.batches[index] = {"digests": digests, "results": {}, "pictures": {}}
+        batches = self.content["batches"]
+        if index not in batches:
+            batches[index] = {"digests": digests, "results": {}, "pictures": {}}
             self.content["point"] = {}
-        elif self.batches[index]["digests"] != digests:
-            raise self.refusal(f"batch {index} holds other samples")
-        return self.batches[index]
+        elif batches[index]["digests"] != digests:
+            raise self.refusal(f"holds other samples in batch {index}")
+        return batches[index]
 
     def start(self) -> None:
         """Time that went by until now was spent on other networks, or on data."""
@@ -70,7 +77,7 @@ class Cache:
         parts = processes.gathered(self.content) if distributed else [self.content]
         known = {k: batch for part in parts for k, batch in part["batches"].items()}
         if len(known) > number:
-            raise self.refusal(f"are {len(known)} batches instead of {number}")
+            raise self.refusal(f"holds {len(known)} batches instead of {number}")
         batches = [known[index] for index in range(number)]
         metrics = dict(chain.from_iterable(part["metrics"].items() for part in parts))
         return {
@@ -84,28 +91,9 @@ class Cache:
 
     def refusal(self, reason: str) -> ValueError:
         return ValueError(
-            f"state must be of this very evaluation, but in {str(self.path)!r} {reason}: use the "
+            f"state must be of this very evaluation, but {str(self.path)!r} {reason}: use the "
             "same arguments and data to resume, or another file."
         )
-
-
-def _loaded(path: Path, description: dict[str, str]) -> dict:
-    """The content of a state, if it is of the evaluation so described."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        before = content["description"]
-    except Exception as error:
-        raise ValueError(
-            f"state must be a file that evaluate_robustness wrote, got {str(path)!r}: delete it or "
-            "use another name."
-        ) from error
-    differ = [key for key in description if before.get(key) != description[key]]
-    if differ:
-        raise ValueError(
-            f"state must be of this very evaluation, but {str(path)!r} differs in "
-            f"{', '.join(differ)}: use the same arguments to resume, or another file."
-        )
-    return content
 
 
 def files(

@@ -15,12 +15,8 @@ from .views import Views
 # What belongs to one model, and may differ between reports that are compared
 PER_MODEL = ("model", "device", "pictures")
 
-# How the best mean is marked, and those that may be as good
-LEGEND = {
-    "text": (MARKS[BEST], MARKS[UNDECIDED]),
-    "markdown": ("bold:", "italic:"),
-    "latex": ("bold:", "underlined:"),
-}
+# How the best mean is marked, and those that may be as good; elsewhere as in a text
+LEGEND = {"markdown": ("bold:", "italic:"), "latex": ("bold:", "underlined:")}
 
 
 @dataclass(repr=False, eq=False)
@@ -224,7 +220,7 @@ class RobustnessComparison(Views):
             names = [name for name in self.reports if name != reference]
             above += [verdict(self.reports, name, reference) for name in names]
         above += words.doubts(self.reports)
-        best, unsure = LEGEND.get(format, LEGEND["text"])
+        best, unsure = LEGEND.get(format, (MARKS[BEST], MARKS[UNDECIDED]))
         legend = (
             f"{best} best mean; {unsure} not told apart from it: the 95 % interval of the paired "
             "difference holds 0, or there are fewer than 6 samples"

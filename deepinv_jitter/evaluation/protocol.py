@@ -188,13 +188,10 @@ def named_metrics(
     if isinstance(metrics, Metric):
         metrics = [metrics]
     if isinstance(metrics, (list, tuple)):
-        named: dict[str, Metric] = {}
-        for metric in metrics:
-            name = first = type(metric).__name__
-            while name in named:
-                name = f"{first} {int(name.removeprefix(first) or 1) + 1}"
-            named[name] = metric
-        metrics = named
+        kinds = [type(metric).__name__ for metric in metrics]
+        again = (kinds[:i].count(kind) for i, kind in enumerate(kinds))
+        names = [f"{kind} {n + 1}" if n else kind for kind, n in zip(kinds, again, strict=True)]
+        metrics = dict(zip(names, metrics, strict=True))
     if not isinstance(metrics, dict):
         raise TypeError(
             "metrics must be deepinv metrics, in a list or a dictionary of names, got "

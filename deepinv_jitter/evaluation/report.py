@@ -75,9 +75,7 @@ class RobustnessReport(Results, Views):
         """
         names = self.shown("all" if metrics is None and format == "csv" else metrics)
         rows = [row for row in self.summary() if row["metric"] in names]
-        tables = [
-            self._table(name, [row for row in rows if row["metric"] == name]) for name in names
-        ]
+        tables = [self._table(name, [r for r in rows if r["metric"] == name]) for name in names]
         bound = [words.LOWER_BOUND] * self.lower_bound
         above = [words.headline(self), *bound, *words.doubts({"": self})]
         return rendered(tables + words.radii(self), rows, above, self._notes(), format)
@@ -89,15 +87,10 @@ class RobustnessReport(Results, Views):
         # Of fewer samples than 20 the worst says it all
         tail = {"percentile": "5 % of samples\nare worse than", "worst": "worst"}
         shown = list(tail) if len(self.digests) >= 20 else ["worst"]
-        cells = [
-            [
-                Cell(words.name_of(self, condition)),
-                Cell(write(row["mean"])),
-                Cell(interval(row, write)),
-                *(Cell(write(row[name])) for name in shown),
-            ]
-            for condition, row in zip(known, rows, strict=True)
-        ]
+        cells = []
+        for condition, row in zip(known, rows, strict=True):
+            texts = words.name_of(self, condition), write(row["mean"]), interval(row, write)
+            cells.append([*map(Cell, texts), *(Cell(write(row[name])) for name in shown)])
         head = ["", "mean", "95 % interval", *(tail[name] for name in shown)]
         return Table(words.title_of(metric, self.metrics[metric]), head, cells)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import words
 from .results import CLEAN, Condition, Results
-from .statistics import badness, better, bootstrap_interval, mean, paired
+from .statistics import badness, better, mean, paired
 from .tables import Cell, Table, digits, interval
 
 #: How a network stands under a condition.
@@ -58,11 +58,8 @@ def records(
                 continue
             standing = standings(reports, label, metric)
             for name, report in reports.items():
-                values = report.scores(label, metric)
-                low, high = bootstrap_interval(values)
                 row: Row = {"metric": metric, "better": better(report.metrics[metric])}
-                row |= {"network": name, "condition": label}
-                row |= {"mean": mean(values), "low": low, "high": high}
+                row |= {"network": name, "condition": label} | report.estimate(label, metric)
                 row["standing"] = standing.get(name, "")
                 if reference is not None and name != reference:
                     found = difference(reports, name, reference, label, metric)

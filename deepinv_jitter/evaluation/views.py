@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from .. import checks
 from .pictures import COLOURS, MARKERS, images, points, saved
 from .results import CLEAN, RANDOM, WORST, Results
-from .statistics import bootstrap_interval, mean
 from .tables import write_csv
 from .words import plural, unit_of, with_unit
 
@@ -194,9 +193,8 @@ def _curve(report: Results, kind: str, metric: str) -> tuple[list[float], ...]:
     for condition in report.conditions:
         if condition.kind == kind and condition.eps is not None:
             labels.setdefault(condition.eps, condition.label)
-    columns = [report.scores(label, metric) for label in labels.values()]
-    low, high = zip(*map(bootstrap_interval, columns), strict=True)
-    return list(labels), list(map(mean, columns)), list(low), list(high)
+    found = [report.estimate(label, metric) for label in labels.values()]
+    return list(labels), *([row[k] for row in found] for k in ("mean", "low", "high"))
 
 
 def _style(number: int) -> tuple[str, str]:

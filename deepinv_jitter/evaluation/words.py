@@ -75,9 +75,9 @@ def as_large_as(condition: Condition, results: Results) -> str:
     """How large the perturbations of a condition are."""
     ratio = results.radius(condition, "radius/|noise|")
     if math.isfinite(ratio):
-        whole = {"1": "", "0.5": "half ", "2": "twice "}
-        times = f"{ratio:.2g}"
-        return f"{whole.get(times, f'{times} times ')}as large as the noise"
+        times = f"{ratio:.2g} times "
+        whole = {"1 times ": "", "0.5 times ": "half ", "2 times ": "twice "}
+        return f"{whole.get(times, times)}as large as the noise"
     if unit_of(results) == "y":
         return f"{100 * (condition.eps or 0):.3g} % as large as the measurements"
     return f"of {size(results, condition)}"

@@ -454,7 +454,7 @@ def test_a_state_of_another_evaluation_is_refused(name, tmp_path):
 def test_a_state_of_another_model_or_number_of_batches_is_refused(tmp_path):
     model, x, physics, _, _ = points()
     evaluate(model, [x[:4], x[4:]], physics, state=tmp_path / "s")
-    with pytest.raises(ValueError, match="are 2 batches instead of 1"):
+    with pytest.raises(ValueError, match="holds 2 batches instead of 1"):
         evaluate(model, [x[:4]], physics, state=tmp_path / "s")
     with torch.no_grad():
         next(model.parameters()).add_(1e-6)
@@ -470,14 +470,6 @@ def test_other_files_are_no_states(tmp_path):
     assert (tmp_path / "s").read_text() == "hello"
     with pytest.raises(ValueError, match="in a folder that exists, got .*missing"):
         evaluate(model, [x], physics, state=tmp_path / "missing" / "s")
-
-
-def test_progress_is_shown_if_asked_for(capsys):
-    model, x, physics, _, _ = points()
-    evaluate(model, [x], physics)
-    assert capsys.readouterr() == ("", "")
-    evaluate(model, [x], physics, verbose=True)
-    assert "3/3" in capsys.readouterr().err
 
 
 # Errors

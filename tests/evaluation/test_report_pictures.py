@@ -3,7 +3,17 @@
 import deepinv as dinv
 import pytest
 import torch
-from evaluation_cases import PROBLEMS, evaluate, measured, mri, noise, perturbed, points, sections
+from evaluation_cases import (
+    PROBLEMS,
+    Scaled,
+    evaluate,
+    measured,
+    mri,
+    noise,
+    perturbed,
+    points,
+    sections,
+)
 
 import deepinv_jitter as dj
 from deepinv_jitter.evaluation import pictures
@@ -169,14 +179,10 @@ def test_several_samples_and_conditions(tmp_path):
 
 
 def test_colours_and_volumes():
-    class Same(torch.nn.Module):
-        def forward(self, y, physics):
-            return 1.0 * y
-
     physics = dinv.physics.Denoising(noise())
     for shape, expected in (((3, 16, 12), (16, 12, 3)), ((2, 5, 16, 12), (16, 12))):
         x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
-        report = evaluate(Same(), [x], physics, [], metrics={})
+        report = evaluate(Scaled(), [x], physics, [], metrics={})
         arrays = shown(report.images())
         assert arrays[0].shape == arrays[1].shape == expected
         assert arrays[2].shape == (16, 12)
@@ -199,13 +205,9 @@ def test_a_network_that_diverges_does_not_spoil_the_scales():
 
 
 def test_what_is_negative_is_black_in_images_that_are_not():
-    class Negative(torch.nn.Module):
-        def forward(self, y, physics):
-            return -1.0 * y
-
     x = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0)) + 0.1
     physics = dinv.physics.Denoising(noise(0.0))
-    arrays = shown(evaluate(Negative(), [x], physics, [], metrics={}).images())
+    arrays = shown(evaluate(Scaled(-1.0), [x], physics, [], metrics={}).images())
     assert torch.equal(torch.as_tensor(arrays[1].data), -x[0, 0])
     assert torch.equal(torch.as_tensor(arrays[2].data), 2 * x[0, 0])
 
@@ -239,11 +241,6 @@ def test_truths_smaller_than_the_reconstruction():
     assert torch.equal(middle, image[:, 1:4, 1:5])
 
 
-class Flat(torch.nn.Module):
-    def forward(self, y, physics):
-        return 1.0 * y
-
-
 REFUSED = [
     ({"samples": 5}, r"among the 4 that the evaluation kept, got \[0, 1, 2, 3, 4\]"),
     ({"samples": []}, r"samples must be among the 4 .* got \[\]"),
@@ -265,7 +262,7 @@ def test_refused_shapes():
         ((3,), r"points \(B, 2\) of the plane, got 3 coordinates"),
         ((1, 20), r"images shows images .* got samples of shape \(1, 20\)"),
     ):
-        report = evaluate(Flat(), [torch.rand(2, *shape)], physics, [], metrics={})
+        report = evaluate(Scaled(), [torch.rand(2, *shape)], physics, [], metrics={})
         with pytest.raises(ValueError, match=message):
             report.images()
     with pytest.raises(ValueError, match="samples must be .* at least 1, got 0"):
