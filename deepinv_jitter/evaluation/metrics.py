@@ -83,6 +83,9 @@ class PaperSSIM(SSIM):
     tensor([1., 1., 1.])
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
     def metric(self, x_net: torch.Tensor, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """SSIM of each image, shape `(B,)`, see :class:`deepinv.loss.metric.Metric`."""
         x_net, x = _real_parts(x_net=x_net, x=x)
