@@ -21,6 +21,8 @@ from ..attacks.parts import Measurements, modules, named_parts
 from ..attacks.state import Memory
 from .seeds import seed_of, seeded
 
+GENERATOR = (PhysicsGenerator, type(None))
+
 
 @dataclass
 class Source:
@@ -231,12 +233,7 @@ def paired(dataloader: Any, physics: Any, generator: Any) -> list[Source]:
     for name, noun, kind, things in (
         ("dataloader", "iterable", Iterable, loaders),
         ("physics", "a deepinv Physics", Physics, physics),
-        (
-            "physics_generator",
-            "a deepinv PhysicsGenerator",
-            (PhysicsGenerator, type(None)),
-            generator,
-        ),
+        ("physics_generator", "a deepinv PhysicsGenerator", GENERATOR, generator),
     ):
         for thing in things:
             if not isinstance(thing, kind):

@@ -52,8 +52,7 @@ def records(
     """Each mean with its interval and standing, and its difference to a reference, if any."""
     rows = []
     for metric in metrics:
-        for condition in conditions:
-            label = condition.label
+        for label in (condition.label for condition in conditions):
             if any(metric not in report.values[label] for report in reports.values()):
                 continue
             standing = standings(reports, label, metric)

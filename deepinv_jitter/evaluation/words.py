@@ -86,12 +86,11 @@ def as_large_as(condition: Condition, results: Results) -> str:
 def headline(results: Results) -> str:
     """One sentence: how good on clean measurements, and how good under attack."""
     metric = results.shown(None)[0]
+    start, form = ("", "{:.1f} dB") if decibel(metric) else (f"{metric}: ", "{:.3g}")
 
     def found(label: str) -> str:
-        number = mean(results.scores(label, metric))
-        return f"{number:.1f} dB" if decibel(metric) else f"{number:.3g}"
+        return form.format(mean(results.scores(label, metric)))
 
-    start = "" if decibel(metric) else f"{metric}: "
     text = f"{start}{found(CLEAN)} clean"
     worst = results.attacked()
     if worst is None:
