@@ -125,7 +125,10 @@ def _panel(report: Results, label: str, number: int) -> Panel:
     text = value(metric, report.values[label][metric][number].item())
     pair = report.pictures[label]
     truth, image = (_displayed(pair[name][number]) for name in ("x", "x_net"))
-    return Panel(text, _centre(image, truth.shape[1:]), truth)
+    # The middle part, where a reconstruction is larger than the truth
+    for dim, n in enumerate(truth.shape[1:], 1):
+        image = image.narrow(dim, max(0, image.shape[dim] - n) // 2, n)
+    return Panel(text, image, truth)
 
 
 def _displayed(sample: torch.Tensor) -> torch.Tensor:
@@ -142,13 +145,6 @@ def _displayed(sample: torch.Tensor) -> torch.Tensor:
     if len(sample) not in (1, 3):
         sample = sample.mean(0, keepdim=True)
     return sample.float()
-
-
-def _centre(image: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """The middle part, where a reconstruction is larger than the truth."""
-    for dim, n in enumerate(shape, 1):
-        image = image.narrow(dim, max(0, image.shape[dim] - n) // 2, n)
-    return image
 
 
 def _scales(panels: list[Panel]) -> tuple[dict, dict]:

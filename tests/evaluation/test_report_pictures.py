@@ -236,9 +236,17 @@ def test_points_are_scattered():
 
 
 def test_truths_smaller_than_the_reconstruction():
-    image = torch.arange(30.0).reshape(1, 5, 6)
-    middle = pictures._centre(image, torch.Size((3, 4)))
-    assert torch.equal(middle, image[:, 1:4, 1:5])
+    class Middle(dinv.loss.metric.Metric):
+        def metric(self, x_net, x, *args, **kwargs):
+            return (x_net[..., 2:11, 1:10] - x).square().flatten(1).mean(1)
+
+    y = torch.rand(1, 1, 13, 11, generator=torch.Generator().manual_seed(0))
+    attack = dj.RandomAttack(dj.L2Ball(1.0), samples=2, objective=Middle())
+    physics = dinv.physics.Denoising(noise())
+    data = [(y[..., 2:11, 1:10], y)]
+    report = evaluate(Scaled(), data, physics, [], attacks=attack, metrics=Middle())
+    truth, image, error, *_ = shown(report.images())
+    assert (truth == image).all() and not error.any() and truth.shape == (9, 9)
 
 
 REFUSED = [
