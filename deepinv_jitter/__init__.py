@@ -97,10 +97,8 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.evaluation.results`: what was measured of one network.
 - :mod:`~deepinv_jitter.evaluation.tables`: text, Markdown, LaTeX and CSV.
 - :mod:`~deepinv_jitter.evaluation.words`: units, headlines and notes.
-- :mod:`~deepinv_jitter.evaluation.plots`: security curves.
-- :mod:`~deepinv_jitter.evaluation.clouds`: points of the plane.
 - :mod:`~deepinv_jitter.evaluation.pictures`: reconstructions side by side.
-- :mod:`~deepinv_jitter.evaluation.views`: what is drawn and written of one or of several.
+- :mod:`~deepinv_jitter.evaluation.views`: security curves, pictures and files of one or of several.
 - :mod:`~deepinv_jitter.evaluation.standings`: which network is better, if the data tell.
 - :mod:`~deepinv_jitter.evaluation.comparison`: networks side by side.
 - :mod:`~deepinv_jitter.evaluation.report`: the report of one network.

@@ -2,8 +2,7 @@ r"""The samples of an evaluation: truths, measurements, and the parameters of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, combinations
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 from .. import checks
 from ..attacks.noise import noise_models
 from ..attacks.parts import Measurements, modules, named_parts
-from ..attacks.state import Memory, preserved
+from ..attacks.state import Memory
 from .seeds import seed_of, seeded
 
 GENERATOR = (PhysicsGenerator, type(None))
@@ -38,9 +37,26 @@ class Source:
         """The physics as it is before any batch, which updates it by replacing tensors."""
         return Memory(modules(self.physics))
 
-    def batch(self, data: object, device: torch.device, start: int) -> Batch:
+    def batch(self, data: Any, device: torch.device, start: int) -> Batch:
         """What the loader gave, checked."""
-        x, y, params = _unpacked(data, device)
+        if not isinstance(data, (dict, list, tuple, torch.Tensor)):
+            raise TypeError(
+                f"every batch must be a dictionary, a tuple or a tensor, got {type(data).__name__}."
+            )
+        data = batch_as_dict(data)
+        if data.get("x") is None:
+            raise ValueError(
+                "every batch needs the truth x, which errors are measured against, got "
+                f"{sorted(data)}."
+            )
+
+        def moved(value: Any) -> Any:
+            return value.to(device) if isinstance(value, (torch.Tensor, TensorList)) else value
+
+        x, y = moved(data["x"]), moved(data.get("y"))
+        # Once per batch: NaN would travel silently into every mean
+        checks.batch(x=x, **({} if y is None else named_parts("y", y)))
+        params = {name: moved(value) for name, value in (data.get("params") or {}).items()}
         if self.generator is not None and (y is not None or params):
             raise ValueError(
                 "physics_generator draws the parameters that samples are measured with, but "
@@ -77,14 +93,6 @@ class Source:
                 )
         each = (n for n, v in params.items() if isinstance(v, (torch.Tensor, list)))
         return params, frozenset(each)
-
-    @contextmanager
-    def of_first_sample(self, device: torch.device, seed: int) -> Iterator[Physics]:
-        """The physics as it begins: what a training has left of drawn parameters is no part."""
-        with preserved(self.physics):
-            if self.generator is not None:
-                self.physics.update(**self.drawn([0], device, seed)[0])
-            yield self.physics
 
 
 @dataclass
@@ -129,13 +137,16 @@ class Batch:
     def measure(self, seed: int) -> None:
         """Measure samples without measurements one by one: noise depends on no other sample."""
         if self.y is None:
-            measurements = []
+            made = []
             for i in range(len(self.x)):
                 self._set(self.row(i))
                 own = seed_of(seed, "noise", self.start + i)
                 with seeded(own, self.x.device, self.physics):
-                    measurements.append(self.physics(self.x[i : i + 1]))
-            self.y = _joined(measurements)
+                    made.append(self.physics(self.x[i : i + 1]))
+            if isinstance(made[0], TensorList):
+                self.y = TensorList([torch.cat(part) for part in zip(*made, strict=True)])
+            else:
+                self.y = torch.cat(made)
         self._set(self.params)
 
     def _set(self, params: dict) -> None:
@@ -149,16 +160,14 @@ class Batch:
 
         Their length does not tell: a wavelet of 5 samples may meet 5 sections. The physics does.
         """
-        choices = [
-            own for count in range(len(candidates) + 1) for own in combinations(candidates, count)
-        ]
-        for i, own in enumerate(choices, 1):
-            self.own = frozenset(own)
-            try:
-                return self._check_first()
-            except Exception:
-                if i == len(choices):
-                    raise
+        for count in range(len(candidates) + 1):
+            for own in combinations(candidates, count):
+                self.own = frozenset(own)
+                try:
+                    return self._check_first()
+                except Exception:
+                    if count == len(candidates):
+                        raise
 
     def _check_first(self) -> None:
         """Refuse parameters with which one sample is not measured as one, or not at all."""
@@ -191,13 +200,14 @@ class Batch:
         """What the physics makes of the first sample alone, by all of its parameters."""
         if self.y is None:
             return [self.physics(self.x[:1])]
-        y, made = _first(self.y), []
-        for noise, part in zip(
-            noise_models(self.physics), named_parts("y", y).values(), strict=True
-        ):
-            if isinstance(noise, NoiseModel):
-                # Of ones, which every noise can be added to
-                made.append(noise(torch.ones_like(part)))
+        parts = [part[:1] for part in named_parts("y", self.y).values()]
+        y = TensorList(parts) if isinstance(self.y, TensorList) else parts[0]
+        # Of ones, which every noise can be added to
+        made = [
+            noise(torch.ones_like(part))
+            for noise, part in zip(noise_models(self.physics), parts, strict=True)
+            if isinstance(noise, NoiseModel)
+        ]
         if isinstance(self.physics, LinearPhysics):
             made.append(self.physics.A_adjoint(y))
         elif self.params:
@@ -231,46 +241,7 @@ def paired(dataloader: Any, physics: Any, generator: Any) -> list[Source]:
     return [Source(*parts) for parts in zip(loaders, physics, generator, strict=True)]
 
 
-def _first(y: Measurements) -> Measurements:
-    return TensorList([part[:1] for part in y]) if isinstance(y, TensorList) else y[:1]
-
-
-def _joined(measurements: list[Measurements]) -> Measurements:
-    """Those of single samples as a batch."""
-    if not isinstance(measurements[0], TensorList):
-        return torch.cat(measurements)
-    return TensorList([torch.cat(part) for part in zip(*measurements, strict=True)])
-
-
 def _length(value: Any) -> int | None:
     """Of what could be values for several samples, how many."""
     sized = isinstance(value, (torch.Tensor, list, tuple))
     return len(value) if sized and getattr(value, "ndim", None) != 0 else None
-
-
-def _unpacked(data: Any, device: torch.device) -> tuple[torch.Tensor, Measurements | None, dict]:
-    """Truth, measurements if any, and parameters of the physics."""
-    if not isinstance(data, (dict, list, tuple, torch.Tensor)):
-        raise TypeError(
-            f"every batch must be a dictionary, a tuple or a tensor, got {type(data).__name__}."
-        )
-    data = batch_as_dict(data)
-    x, y, params = data.get("x"), data.get("y"), data.get("params") or {}
-    if x is None:
-        raise ValueError(
-            f"every batch needs the truth x, which errors are measured against, got {sorted(data)}."
-        )
-    parts = {} if y is None else named_parts("y", y)
-    # Once per batch: NaN would travel silently into every mean
-    for name, value in ({"x": x} | parts).items():
-        checks.batch(**{name: value})
-    params = {
-        name: value.to(device) if isinstance(value, torch.Tensor) else value
-        for name, value in params.items()
-    }
-    for name, part in parts.items():
-        if len(part) != len(x):
-            raise ValueError(
-                f"x and {name} must have one batch size, got {len(x)} and {len(part)} samples."
-            )
-    return x.to(device), None if y is None else y.to(device), params

@@ -31,32 +31,34 @@ class Cache:
 
     def __init__(self, path: str | os.PathLike | None, description: dict[str, str]):
         self.path = None if path is None else Path(path)
-        self.content: dict[str, Any] = {
-            "description": description,
-            "metrics": {},
-            "batches": {},
-            "point": {},
-            "seconds": 0.0,
-        }
+        self.content: dict[str, Any] = {"description": description, "seconds": 0.0}
+        self.content |= {"metrics": {}, "batches": {}, "point": {}}
         self.start()
         if self.path is not None and not self.path.parent.is_dir():
             raise ValueError(f"state must be a file in a folder that exists, got {str(path)!r}.")
-        if self.path is not None and self.path.exists():
-            self.content = _loaded(self.path, description)
-
-    @property
-    def batches(self) -> dict[int, dict]:
-        """Data and results of the batches by their number."""
-        return self.content["batches"]
+        if self.path is None or not self.path.exists():
+            return
+        try:
+            self.content = torch.load(self.path, map_location="cpu", weights_only=True)
+            before = self.content["description"]
+        except Exception as error:
+            raise ValueError(
+                f"state must be a file that evaluate_robustness wrote, got {str(path)!r}: delete "
+                "it or use another name."
+            ) from error
+        differ = [key for key in description if before.get(key) != description[key]]
+        if differ:
+            raise self.refusal(f"differs in {', '.join(differ)}")
 
     def open(self, index: int, digests: list[str]) -> dict:
         """What is known of a batch: its digests, results and pictures."""
-        if index not in self.batches:
-            self.batches[index] = {"digests": digests, "results": {}, "pictures": {}}
+        batches = self.content["batches"]
+        if index not in batches:
+            batches[index] = {"digests": digests, "results": {}, "pictures": {}}
             self.content["point"] = {}
-        elif self.batches[index]["digests"] != digests:
-            raise self.refusal(f"batch {index} holds other samples")
-        return self.batches[index]
+        elif batches[index]["digests"] != digests:
+            raise self.refusal(f"holds other samples in batch {index}")
+        return batches[index]
 
     def start(self) -> None:
         """Time that went by until now was spent on other networks, or on data."""
@@ -70,42 +72,28 @@ class Cache:
             with replacing(self.path) as draft:
                 torch.save(self.content, draft)
 
-    def complete(self, number: int, distributed: bool) -> dict:
-        """The content of so many batches, with those that other processes did."""
+    def complete(self, number: int, distributed: bool) -> dict[str, Any]:
+        """What a report holds of so many batches, with those that other processes did."""
         parts = processes.gathered(self.content) if distributed else [self.content]
-        batches = {k: batch for part in parts for k, batch in part["batches"].items()}
-        if len(batches) > number:
-            raise self.refusal(f"are {len(batches)} batches instead of {number}")
-        return self.content | {
-            "batches": [batches[index] for index in range(number)],
-            "metrics": dict(chain.from_iterable(p["metrics"].items() for p in parts)),
+        known = {k: batch for part in parts for k, batch in part["batches"].items()}
+        if len(known) > number:
+            raise self.refusal(f"holds {len(known)} batches instead of {number}")
+        batches = [known[index] for index in range(number)]
+        metrics = dict(chain.from_iterable(part["metrics"].items() for part in parts))
+        return {
+            "values": _joined(batches, metrics),
+            "metrics": metrics,
+            "description": self.content["description"],
+            "digests": [digest for batch in batches for digest in batch["digests"]],
             "seconds": max(part["seconds"] for part in parts),
+            "pictures": _pictures(batches),
         }
 
     def refusal(self, reason: str) -> ValueError:
         return ValueError(
-            f"state must be of this very evaluation, but in {str(self.path)!r} {reason}: use the "
+            f"state must be of this very evaluation, but {str(self.path)!r} {reason}: use the "
             "same arguments and data to resume, or another file."
         )
-
-
-def _loaded(path: Path, description: dict[str, str]) -> dict:
-    """The content of a state, if it is of the evaluation so described."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        before = content["description"]
-    except Exception as error:
-        raise ValueError(
-            f"state must be a file that evaluate_robustness wrote, got {str(path)!r}: delete it or "
-            "use another name."
-        ) from error
-    differ = [key for key in description if before.get(key) != description[key]]
-    if differ:
-        raise ValueError(
-            f"state must be of this very evaluation, but {str(path)!r} differs in "
-            f"{', '.join(differ)}: use the same arguments to resume, or another file."
-        )
-    return content
 
 
 def files(
@@ -115,62 +103,52 @@ def files(
     names = list(model) if isinstance(model, dict) else [""]
     if state is None:
         return dict.fromkeys(names)
-    places, folder = {"": Path(state)}, Path(state)
+    folder, shared = Path(state), distributed and processes.count() > 1
+    end = f".{processes.own()}of{processes.count()}" if shared else ""
     if not isinstance(model, dict):
         if folder.is_dir():
             raise ValueError(
                 f"state must be a file for one network, got the folder {str(state)!r}: folders are "
                 "for a dictionary of networks."
             )
-    else:
-        if not folder.is_dir() and (folder.exists() or not folder.parent.is_dir()):
-            raise ValueError(
-                "state must be a folder for several networks, or a new one in a folder that "
-                f"exists, got {str(state)!r}."
-            )
-        folder.mkdir(exist_ok=True)
-        stems = {name: re.sub(r"[^-\w. ]", "_", name) for name in names}
-        if len({stem.casefold() for stem in stems.values()}) < len(names):
-            raise ValueError(
-                "names of models must differ in their letters and digits, by which files are "
-                f"called, got {names}."
-            )
-        places = {name: folder / f"{stem}.pt" for name, stem in stems.items()}
-    if distributed and processes.count() > 1:
-        end = f".{processes.own()}of{processes.count()}"
-        places = {name: Path(f"{path}{end}") for name, path in places.items()}
-    return {**places}
+        return {"": Path(f"{state}{end}")}
+    if not folder.is_dir() and (folder.exists() or not folder.parent.is_dir()):
+        raise ValueError(
+            "state must be a folder for several networks, or a new one in a folder that "
+            f"exists, got {str(state)!r}."
+        )
+    folder.mkdir(exist_ok=True)
+    stems = {name: re.sub(r"[^-\w. ]", "_", name) for name in names}
+    if len({stem.casefold() for stem in stems.values()}) < len(names):
+        raise ValueError(
+            "names of models must differ in their letters and digits, by which files are "
+            f"called, got {names}."
+        )
+    return {name: folder / f"{stem}.pt{end}" for name, stem in stems.items()}
 
 
-def joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
+def _joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
     """The columns of all conditions, from batch to batch; metrics that one lacks are undefined."""
     sizes = [len(batch["digests"]) for batch in batches]
-    values = {}
+    values: dict[str, Columns] = {}
     for label in batches[0]["results"]:
         parts = [batch["results"][label] for batch in batches]
-        scored = [name for part in parts for name in part if name in metrics]
+        known = dict(chain.from_iterable(part.items() for part in parts))
+        scored = [name for name in known if name in metrics]
         for k, size in enumerate(sizes):
-            lacking = [name for name in scored if name not in parts[k]]
             every = torch.ones(size, dtype=torch.bool)
-            parts[k] = parts[k] | {f"{name}{UNDEFINED}": every for name in lacking}
-        columns = dict(chain.from_iterable(part.items() for part in parts))
-        values[label] = {
-            name: torch.cat(
-                [
-                    part.get(name, _nothing(size, like))
-                    for part, size in zip(parts, sizes, strict=True)
-                ]
-            )
-            for name, like in columns.items()
-        }
+            lacking = {f"{name}{UNDEFINED}": every for name in scored if name not in parts[k]}
+            parts[k] = parts[k] | lacking
+            known |= lacking
+        values[label] = {}
+        for name, like in known.items():
+            blank = like.new_tensor(math.nan if like.is_floating_point() else 0)
+            columns = (p.get(name, blank.expand(n)) for p, n in zip(parts, sizes, strict=True))
+            values[label][name] = torch.cat([*columns])
     return values
 
 
-def _nothing(size: int, like: torch.Tensor) -> torch.Tensor:
-    return torch.full((size,), math.nan if like.is_floating_point() else 0, dtype=like.dtype)
-
-
-def pictures(batches: list[dict]) -> dict[str, dict[str, list[torch.Tensor]]]:
+def _pictures(batches: list[dict]) -> dict[str, dict[str, list[torch.Tensor]]]:
     """The samples that were kept of all conditions; they may differ in size."""
     found: dict[str, dict[str, list[torch.Tensor]]] = {}
     for batch in batches:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import words
-from .results import Condition, Results
+from .results import Results
 from .standings import BEST, UNDECIDED, Row, difference, records, tables, verdict
 from .tables import MARKS, rendered
 from .views import Views
@@ -15,12 +15,8 @@ from .views import Views
 # What belongs to one model, and may differ between reports that are compared
 PER_MODEL = ("model", "device", "pictures")
 
-# How the best mean is marked, and those that may be as good
-LEGEND = {
-    "text": (MARKS[BEST], MARKS[UNDECIDED]),
-    "markdown": ("bold:", "italic:"),
-    "latex": ("bold:", "underlined:"),
-}
+# How the best mean is marked, and those that may be as good; elsewhere as in a text
+LEGEND = {"markdown": ("bold:", "italic:"), "latex": ("bold:", "underlined:")}
 
 
 @dataclass(repr=False, eq=False)
@@ -73,15 +69,25 @@ class RobustnessComparison(Views):
             )
         if not self.reports:
             raise ValueError("reports must hold at least one report, got none.")
-        first, *others = self.reports
         for name, report in self.reports.items():
             if not isinstance(name, str) or not isinstance(report, Results):
                 raise TypeError(
                     "reports must be a dictionary of names and RobustnessReports, got "
                     f"{type(report).__name__} for {name!r}."
                 )
-        for name in others:
-            _check_comparable(name, self.reports[name], first, self.reports[first])
+        for name, report in self.reports.items():
+            # Numbers of different evaluations must not stand beside each other
+            ours, theirs = report.description, self._any.description
+            keys = [key for key in {**theirs, **ours} if key not in PER_MODEL]
+            differ = [key for key in keys if ours.get(key) != theirs.get(key)]
+            if report.digests != self._any.digests:
+                differ.append("data")
+            if differ:
+                raise ValueError(
+                    "reports must be of the same data, conditions and attack, but those of "
+                    f"{name!r} and {next(iter(self.reports))!r} differ in {', '.join(differ)}: "
+                    "evaluate all models with the same arguments."
+                )
         self._reference(self.compare_to)
 
     @property
@@ -104,11 +110,8 @@ class RobustnessComparison(Views):
     @property
     def records(self) -> list[dict[str, str | int | float | bool]]:
         """One dictionary for each network, condition and sample."""
-        return [
-            {"network": name} | record
-            for name, report in self.reports.items()
-            for record in report.records
-        ]
+        named = self.reports.items()
+        return [{"network": name} | record for name, report in named for record in report.records]
 
     def __getitem__(self, key: tuple[str, ...]) -> dict[str, str | float]:
         """The row of (network,) condition and metric; of two networks, it needs no name."""
@@ -145,9 +148,10 @@ class RobustnessComparison(Views):
         :raises ValueError: if the format, a metric, a condition or the network is unknown.
         """
         every = metrics is None and format == "csv"
-        rows, reference = self._rows("all" if every else metrics, compare_to, conditions)
+        metrics = "all" if every else metrics
+        rows, above, below = self._told(format, metrics, compare_to, conditions)
         shown = tables(self.reports, rows) + words.radii(self._any)
-        return rendered(shown, rows, *self._notes(reference, format), format)
+        return rendered(shown, rows, above, below, format)
 
     def to_latex(
         self,
@@ -168,8 +172,8 @@ class RobustnessComparison(Views):
             as comments.
         :raises ValueError: if a metric, a condition or the network is unknown.
         """
-        rows, reference = self._rows(metrics, compare_to, conditions)
-        notes = [f"% {line}" for line in sum(self._notes(reference, "latex"), [])]
+        rows, above, below = self._told("latex", metrics, compare_to, conditions)
+        notes = [f"% {line}" for line in above + below]
         parts = [table.latex() for table in tables(self.reports, rows)]
         text = "\n".join([*notes, *parts]) + "\n"
         if path is not None:
@@ -192,63 +196,40 @@ class RobustnessComparison(Views):
             raise ValueError(f"compare_to must be one of {list(self.reports)}, got {name!r}.")
         return name
 
-    def _conditions(self, labels: Sequence[str] | None) -> list[Condition]:
-        known = {condition.label: condition for condition in self._any.conditions}
-        labels = list(known) if labels is None else labels
-        labels = [labels] if isinstance(labels, str) else labels
-        if unknown := [label for label in labels if label not in known]:
-            raise ValueError(f"conditions must be among {list(known)}, got {unknown[0]!r}.")
-        return [known[label] for label in labels]
-
-    def _rows(
+    def _told(
         self,
+        format: str,
         metrics: str | Sequence[str] | None,
         compare_to: str | None,
         conditions: Sequence[str] | None,
-    ) -> tuple[list[Row], str | None]:
-        """The numbers that were asked for, and the network they are compared with, if any."""
+    ) -> tuple[list[Row], list[str], list[str]]:
+        """The numbers, what a reader must know before, and what they rest on."""
         reference = self.compare_to if compare_to is None else compare_to
         reference = reference and self._reference(reference)
-        names, known = self._any.shown(metrics), self._conditions(conditions)
-        return records(self.reports, names, known, reference), reference
-
-    def _notes(self, reference: str | None, format: str) -> tuple[list[str], list[str]]:
-        """What a reader must know before the numbers, and what they rest on."""
+        known = {condition.label: condition for condition in self._any.conditions}
+        labels = known if conditions is None else conditions
+        labels = [labels] if isinstance(labels, str) else labels
+        if unknown := [label for label in labels if label not in known]:
+            raise ValueError(f"conditions must be among {list(known)}, got {unknown[0]!r}.")
+        chosen = [known[label] for label in labels]
+        rows = records(self.reports, self._any.shown(metrics), chosen, reference)
         samples = words.plural(len(self._any.digests), "sample")
         above = [f"{words.plural(len(self.reports), 'network')}, {samples}"]
-        above += words.bound(self._any)
+        above += [words.LOWER_BOUND] * self._any.lower_bound
         if reference is not None:
             names = [name for name in self.reports if name != reference]
             above += [verdict(self.reports, name, reference) for name in names]
         above += words.doubts(self.reports)
-        best, unsure = LEGEND.get(format, LEGEND["text"])
+        best, unsure = LEGEND.get(format, (MARKS[BEST], MARKS[UNDECIDED]))
         legend = (
             f"{best} best mean; {unsure} not told apart from it: the 95 % interval of the paired "
             "difference holds 0, or there are fewer than 6 samples"
         )
         legends = [legend] if len(self.reports) > 1 else []
-        return above, legends + words.basis(self._any)
+        return rows, above, legends + words.basis(self._any)
 
     def __str__(self) -> str:
         return self.table()
 
     def __repr__(self) -> str:
         return f"RobustnessComparison({list(self.reports)}, {len(self._any.digests)} samples)"
-
-
-def _check_comparable(name: str, report: Results, first: str, other: Results) -> None:
-    """Numbers of different evaluations must not stand beside each other."""
-    ours, theirs = report.description, other.description
-    differ = [
-        key
-        for key in {**theirs, **ours}
-        if key not in PER_MODEL and ours.get(key) != theirs.get(key)
-    ]
-    if report.digests != other.digests:
-        differ.append("data")
-    if differ:
-        raise ValueError(
-            "reports must be of the same data, conditions and attack, but those of "
-            f"{name!r} and {first!r} differ in {', '.join(differ)}: evaluate all models with the "
-            "same arguments."
-        )

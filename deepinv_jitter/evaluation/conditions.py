@@ -6,11 +6,11 @@ import copy
 import math
 
 import torch
-from deepinv.physics import LinearPhysics, Physics
+from deepinv.physics import LinearPhysics
 from torch import nn
 from tqdm import tqdm
 
-from ..attacks.parts import Layout, Measurements
+from ..attacks.parts import Layout
 from ..attacks.samples import where
 from .batches import Batch
 from .cache import Cache
@@ -35,30 +35,21 @@ from .seeds import seed_of, seeded
 class Bench:
     """A batch on which the conditions are tried, one by one."""
 
-    def __init__(
-        self,
-        protocol: Protocol,
-        model: nn.Module,
-        physics: Physics,
-        x: torch.Tensor,
-        y: Measurements,
-        start: int,
-    ):
-        self.protocol, self.model, self.physics = protocol, model, physics
-        self.x, self.y, self.start = x, y, start
-        self.truths = self.kept(x)
+    def __init__(self, protocol: Protocol, model: nn.Module, batch: Batch):
+        self.protocol, self.model, self.physics = protocol, model, batch.physics
+        self.x, self.y, self.start = batch.x, batch.y, batch.start
+        self.truths = self.kept(self.x)
         # Measurements of several parts are one tensor here, and so are their perturbations
-        self.layout = Layout(y)
-        self.flat = self.layout.pack(y)
+        self.layout = Layout(self.y)
+        self.flat = self.layout.pack(self.y)
         self.none = torch.zeros_like(self.flat)
         self.x_clean = self.reconstruct(self.none)
-        linear = isinstance(physics, LinearPhysics)
-        self.adjoint = physics.A_adjoint(y) if linear else None
-        self.scores = Scores(protocol, x, self.x_clean)
+        linear = isinstance(self.physics, LinearPhysics)
+        self.adjoint = self.physics.A_adjoint(self.y) if linear else None
+        self.scores = Scores(protocol, self.x, self.x_clean)
         # Before any work is lost to an edit that does not fit
-        self.shifts = {
-            c.label: c.shift(x, start=start) for c in protocol.conditions if c.shift is not None
-        }
+        shifts = {c.label: c.shift for c in protocol.conditions if c.shift is not None}
+        self.shifts = {label: shift(self.x, self.start) for label, shift in shifts.items()}
 
     def run(
         self, condition: Condition, done: dict[str, Columns], point: dict
@@ -77,13 +68,13 @@ class Bench:
             columns, x_net = self.random(condition.eps)
         else:
             columns, x_net = self.worst(condition.eps, done, point)
-        columns = {
-            name: values
-            for name, values in columns.items()
-            if not name.endswith(UNDEFINED) or values.any()
+        told = {
+            name: (v if v.dtype == torch.bool else v.double()).cpu()
+            for name, v in columns.items()
+            if not name.endswith(UNDEFINED) or v.any()
         }
         truths = self.truths if x is self.x else self.kept(x)
-        return columns, {"x": truths, "x_net": self.kept(x_net)}
+        return told, {"x": truths, "x_net": self.kept(x_net)}
 
     def kept(self, samples: torch.Tensor) -> torch.Tensor:
         """The first samples, for pictures; of points, which are no larger than metrics, all."""
@@ -99,10 +90,8 @@ class Bench:
         zero = budget.zero(self.y, self.physics)
         support = budget.support(self.y, self.physics)
         # A stream for each sample, the same for every radius
-        generators = [
-            torch.Generator().manual_seed(seed_of(seed, "draw", self.start + i))
-            for i in range(len(zero))
-        ]
+        seeds = (seed_of(seed, "draw", self.start + i) for i in range(len(zero)))
+        generators = [torch.Generator().manual_seed(own) for own in seeds]
         rounds: list[Columns] = []
         images: list[torch.Tensor] = []
         for _ in range(self.protocol.draws):
@@ -115,36 +104,31 @@ class Bench:
             images = images or [x_net]
             rounds.append(self.scores.of(x_net, self.x) | self.context(self.x, delta))
         columns = {name: torch.stack([r[name] for r in rounds]) for name in rounds[0]}
-        worst = columns[self.scores.harm].amax(0)
-        means = {
-            name: values.any(0) if values.dtype == torch.bool else values.mean(0)
-            for name, values in columns.items()
-        }
-        return means | {WORST_DRAW: worst} | self.units(eps, radii), images[0]
+        worst = {WORST_DRAW: columns[self.scores.harm].amax(0)}
+        for name, v in columns.items():
+            columns[name] = v.any(0) if v.dtype == torch.bool else v.double().mean(0)
+        return columns | worst | self.units(eps, radii), images[0]
 
     def worst(
         self, eps: float, done: dict[str, Columns], point: dict
     ) -> tuple[Columns, torch.Tensor]:
         """The columns and reconstructions of the worst perturbations found so far."""
-        budget, radii = self.protocol.attack.budget, self.radii(eps)
+        attack, radii = self.protocol.attack, self.radii(eps)
         starts: list[torch.Tensor | None] = [None]
         gradients: int | torch.Tensor = 0
         if point and point["eps"] > 0:
             last = point["perturbation"] * (eps / point["eps"])
-            starts = [last] if self.protocol.attack.adds_init else [None, last]
+            starts = [last] if attack.adds_init else [None, last]
         for init in starts:
-            result = self.protocol.attack.run(
-                self.model, self.x, self.y, self.physics, eps=radii, init=init
-            )
+            result = attack.run(self.model, self.x, self.y, self.physics, eps=radii, init=init)
             gradients = gradients + result.n_grad
             delta = self.layout.pack(result.delta)
             x_net = self.reconstruct(delta)
-            harm = self.scores.of(x_net, self.x, metrics=False)[self.scores.harm]
             found = {
                 "perturbation": self.layout.pack(result.perturbation),
                 "delta": delta,
                 "x_net": x_net,
-                "harm": harm.to(delta.device),
+                "harm": self.scores.harms(x_net, self.x)[self.scores.harm],
             } | dict(result.flags.items())
             won = found["harm"] > point["harm"] if point else None
             for name, value in found.items():
@@ -152,14 +136,14 @@ class Bench:
                 point[name] = value if won is None else where(won, value, old)
         point["eps"] = eps
         columns = self.scores.of(point["x_net"], self.x) | self.units(eps, radii)
-        columns["|delta|"] = budget.norm(point["perturbation"]).double().cpu()
+        columns["|delta|"] = attack.budget.norm(point["perturbation"])
         columns |= self.context(self.x, point["delta"])
+        harm = columns[self.scores.harm]
         # One number, or one per sample, as samples may leave a search early
-        count = torch.as_tensor(gradients).cpu()
-        columns["gradients"] = torch.zeros_like(columns[self.scores.harm]) + count
+        columns["gradients"] = torch.zeros_like(harm) + gradients
         drawn = done[Condition(RANDOM, eps).label][WORST_DRAW]
-        columns["random_beats_attack"] = drawn > columns[self.scores.harm]
-        flags = {k: v.cpu() for k, v in point.items() if getattr(v, "dtype", None) == torch.bool}
+        columns["random_beats_attack"] = drawn.to(harm.device) > harm
+        flags = {k: v for k, v in point.items() if getattr(v, "dtype", None) == torch.bool}
         return columns | flags, point["x_net"]
 
     def context(self, x: torch.Tensor, delta: torch.Tensor) -> Columns:
@@ -179,10 +163,8 @@ class Bench:
             sizes.append(norm(image))
             if alike(self.x_clean, x) and image.shape == x.shape:
                 references.append(self.adjoint + image)
-        errors = (squared_error(reference, x) for reference in references)
-        columns = dict(zip(SIZES, sizes, strict=False))
-        columns |= zip(REFERENCES, errors, strict=False)
-        return {name: values.cpu() for name, values in columns.items()}
+        errors = [squared_error(reference, x) for reference in references]
+        return dict([*zip(SIZES, sizes, strict=False), *zip(REFERENCES, errors, strict=False)])
 
     def shifted(
         self, x: torch.Tensor, region: torch.Tensor
@@ -190,16 +172,12 @@ class Bench:
         """The columns, truths and reconstructions of edited truths."""
         delta = self.layout.pack(self.physics.A(x - self.x))
         x_net = self.reconstruct(delta)
-        detail = {
-            RECOVERY: contrast_recovery(x_net, self.x_clean, x, self.x),
-            OUTSIDE: error_outside(x_net, x, region),
-        }
         columns = self.scores.of(x_net, x) | self.context(x, delta)
-        columns |= {n: v.double().cpu() for n, v in detail.items()}
+        columns[RECOVERY] = contrast_recovery(x_net, self.x_clean, x, self.x)
+        columns[OUTSIDE] = error_outside(x_net, x, region)
         # Where the edit changes nothing, or everything
-        changed = (x != self.x).flatten(1).any(1).cpu()
-        columns[f"{RECOVERY}{UNDEFINED}"] = ~changed
-        columns[f"{OUTSIDE}{UNDEFINED}"] = region.flatten(1).all(1).cpu()
+        columns[f"{RECOVERY}{UNDEFINED}"] = (x == self.x).flatten(1).all(1)
+        columns[f"{OUTSIDE}{UNDEFINED}"] = region.flatten(1).all(1)
         return columns, x, x_net
 
     def reconstruct(self, delta: torch.Tensor) -> torch.Tensor:
@@ -223,7 +201,7 @@ class Bench:
         noise = budget.noise_norm(self.y, self.physics)
         given = torch.full_like(radii, eps, dtype=torch.float64)
         values = (given, radii, _ratio(radii, norm_y), _ratio(radii, noise))
-        return {u: v.double().cpu() for u, v in zip(UNITS, values, strict=True)}
+        return dict(zip(UNITS, values, strict=True))
 
 
 def complete(
@@ -245,7 +223,7 @@ def complete(
     batch.measure(protocol.seed)
     cache.start()
     with randomness("clean"):
-        bench = Bench(protocol, model, batch.physics, batch.x, batch.y, batch.start)
+        bench = Bench(protocol, model, batch)
     point = {
         k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in content["point"].items()
     }
@@ -256,8 +234,8 @@ def complete(
         done[condition.label] = columns
         if len(images["x"]):
             entry["pictures"][condition.label] = images
-        columns = done[protocol.conditions[0].label]
-        content["metrics"] |= protocol.best_values(bench.scores.metrics, columns)
+        clean = done[protocol.conditions[0].label]
+        content["metrics"] |= protocol.best_values(bench.scores.metrics, clean)
         content["point"] = point
         cache.save()
         bar.update()

@@ -8,6 +8,8 @@ pixels from a deleted one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from deepinv.loss.metric import SSIM, Metric
 
@@ -55,9 +57,8 @@ class PaperPSNR(Metric):
 
     def metric(self, x_net: torch.Tensor, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """PSNR of each image, shape `(B,)`, see :class:`deepinv.loss.metric.Metric`."""
-        x_net, x = _real_parts(x_net, x)
-        squares = (x_net - x).square()
-        return -10 * squares.flatten(1).mean(1).log10()
+        x_net, x = _real_parts(x_net=x_net, x=x)
+        return -10 * (x_net - x).square().flatten(1).mean(1).log10()
 
 
 class PaperSSIM(SSIM):
@@ -87,7 +88,7 @@ class PaperSSIM(SSIM):
 
     def metric(self, x_net: torch.Tensor, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """SSIM of each image, shape `(B,)`, see :class:`deepinv.loss.metric.Metric`."""
-        x_net, x = _real_parts(x_net, x)
+        x_net, x = _real_parts(x_net=x_net, x=x)
         if x.ndim != 4 or min(x.shape[2:]) < WINDOW:
             raise ValueError(
                 f"images must have shape (B, C, H, W) with H, W at least {WINDOW}, the window of "
@@ -179,20 +180,14 @@ def error_outside(
     return (squares.sum(1) / outside.sum(1)).sqrt()
 
 
-def _real_parts(x_net: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    x_net, x = _real_part("x_net", x_net), _real_part("x", x)
-    _check_alike(x_net=x_net, x=x)
-    return x_net, x
-
-
-def _real_part(name: str, x: torch.Tensor) -> torch.Tensor:
+def _real_parts(**images: torch.Tensor) -> Iterable[torch.Tensor]:
     """The real channel of complex images, real ones as they are; cut to [0, 1]."""
-    checks.tensor(name, x)
-    if x.is_complex():
-        x = x.real
-    elif x.shape[1] == 2:
-        x = x[:, :1]
-    return x.clamp(0, 1)
+    for name, image in images.items():
+        checks.tensor(name, image)
+        pair = image.shape[1] == 2 and not image.is_complex()
+        images[name] = (image[:, :1] if pair else image.real).clamp(0, 1)
+    _check_alike(**images)
+    return images.values()
 
 
 def _check_alike(**images: torch.Tensor) -> None:

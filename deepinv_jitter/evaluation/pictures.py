@@ -1,73 +1,43 @@
-r"""Reconstructions side by side: clean, attacked, their errors and where these are largest."""
+r"""Reconstructions side by side, clean and attacked, as images or as points of the plane."""
 
 from __future__ import annotations
 
+import math
 import os
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from deepinv.utils.signals import complex_abs
 
-from .. import checks
-from .clouds import points
-from .plots import COLOURS, save
 from .results import CLEAN, Results
+from .statistics import mean
 from .words import name_of, value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: Okabe and Ito's colours, which the colour-blind tell apart, and markers for print without colour.
+COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
+MARKERS = "o", "s", "^", "D", "v", "P", "X", "*"
+
+#: Text stays text, which can be edited, searched and read aloud.
+EDITABLE: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+
 #: The part of an image's side that is enlarged.
 ZOOM = 4
 
 
-def drawn(
-    reports: dict[str, Results],
-    samples: int | Sequence[int] | None,
-    condition: str | None,
-    path: str | os.PathLike | None,
-) -> Figure:
-    """The pictures of the networks, as images or as points."""
-    first = next(iter(reports.values()))
-    label = _condition(first, condition)
-    for name, report in reports.items():
-        if label not in report.pictures or CLEAN not in report.pictures:
-            raise ValueError(
-                f"images needs pictures of {label!r}, but {name or 'the report'!r} has none: "
-                "evaluate with pictures of at least 1."
-            )
-    kept = min(len(report.pictures[label]["x"]) for report in reports.values())
-    flat = first.pictures[label]["x"][0].ndim == 1
-    if samples is None:
-        samples = kept if flat else 1
-    if isinstance(samples, Sequence):
-        shown = [checks.whole("samples", i, 0) for i in samples]
-    else:
-        shown = list(range(checks.whole("samples", samples, 1)))
-    if not shown or max(shown) >= kept:
-        raise ValueError(
-            f"samples must be among the {kept} that the evaluation kept, got {shown}: "
-            "evaluate with more pictures."
-        )
-    draw = points if flat else _images
-    figure = draw(reports, shown, label)
+def saved(figure: Figure, path: str | os.PathLike | None) -> Figure:
+    """The figure, written if there is a path, with text that stays text in vector graphics."""
+    import matplotlib.pyplot as plt
+
     if path is not None:
-        save(figure, path)
+        with plt.rc_context(EDITABLE):
+            figure.savefig(path, dpi=200)
     return figure
-
-
-def _condition(report: Results, label: str | None) -> str:
-    known = [condition.label for condition in report.conditions]
-    if label is None:
-        attacked = report.attacked()
-        return known[-1] if attacked is None else attacked.label
-    if label not in known:
-        raise ValueError(f"condition must be one of {known}, got {label!r}.")
-    return label
 
 
 @dataclass
@@ -85,7 +55,7 @@ class Panel:
         return difference if len(difference) == 1 else difference.abs().mean(0, True)
 
 
-def _images(reports: dict[str, Results], samples: list[int], label: str) -> Figure:
+def images(reports: dict[str, Results], samples: list[int], label: str) -> Figure:
     """For each sample some rows, and a column for the truth and for each network."""
     import matplotlib.pyplot as plt
 
@@ -100,19 +70,13 @@ def _images(reports: dict[str, Results], samples: list[int], label: str) -> Figu
     height, width = panels[0].truth.shape[1:]
     lines, columns, side = len(labels) + 2, len(reports) + 1, 1.7
     tall = side * min(2.0, height / width)
-    figure, axes = plt.subplots(
-        lines * len(samples),
-        columns,
-        figsize=(side * columns + 1.0, len(samples) * (lines * tall + 1.0)),
-        squeeze=False,
-        layout="constrained",
-    )
+    size = side * columns + 1.0, len(samples) * (lines * tall + 1.0)
+    figure = plt.figure(figsize=size, layout="constrained")
+    axes = figure.subplots(lines * len(samples), columns, squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-    first = next(iter(reports.values()))
-    known = {c.label: name_of(c, first) for c in first.conditions}
-    texts = [known[at] for at in labels] + ["error of the row above", "enlarged"]
+    texts = [_name(reports, at) for at in labels] + ["error of the row above", "enlarged"]
     for rows, grid in zip(shown, axes.reshape(len(samples), lines, -1), strict=True):
         for ax, text in zip(grid[:, 0], texts, strict=True):
             ax.set_ylabel(textwrap.fill(text, 22), fontsize="small")
@@ -122,6 +86,8 @@ def _images(reports: dict[str, Results], samples: list[int], label: str) -> Figu
 
 def _sample(grid, rows: list[list[Panel]], names: list[str], greys: dict, errors: dict) -> None:
     """All networks on one sample: under each condition, the errors under the last, enlarged."""
+    from matplotlib.patches import Rectangle
+
     last = rows[-1]
     for line, row in zip(grid, rows, strict=False):
         _show(line[0], row[0].truth, "truth", greys)
@@ -136,24 +102,14 @@ def _sample(grid, rows: list[list[Panel]], names: list[str], greys: dict, errors
         _bar(grid[0, -1], image, "neither")
     # An edit of the truth is what one wants to see, else the largest errors
     moved = last[0].truth - rows[0][0].truth
-    box = _largest([moved] if moved.any() else [panel.error for panel in last])
-    top, left, tall, wide = box
+    top, left, tall, wide = _largest([moved] if moved.any() else [panel.error for panel in last])
+    corner = left - 0.5, top - 0.5
     images = [last[0].truth, *(panel.image for panel in last)]
     for above, ax, image in zip(grid[-3], grid[-1], images, strict=True):
-        above.add_patch(_frame(box))
+        # Seen on any image
+        for color, width in (("white", 2.4), (COLOURS[1], 1.2)):
+            above.add_patch(Rectangle(corner, wide, tall, fill=False, ec=color, lw=width))
         _show(ax, image[:, top : top + tall, left : left + wide], "", greys)
-
-
-def _frame(box: tuple[int, int, int, int]):
-    from matplotlib.patches import Rectangle
-    from matplotlib.patheffects import withStroke
-
-    top, left, tall, wide = box
-    corner = left - 0.5, top - 0.5
-    frame = Rectangle(corner, wide, tall, fill=False, edgecolor=COLOURS[1], linewidth=1.2)
-    # Seen on any image
-    frame.set_path_effects([withStroke(linewidth=2.4, foreground="white")])
-    return frame
 
 
 def _bar(ax: Axes, image, extend: str) -> None:
@@ -169,7 +125,10 @@ def _panel(report: Results, label: str, number: int) -> Panel:
     text = value(metric, report.values[label][metric][number].item())
     pair = report.pictures[label]
     truth, image = (_displayed(pair[name][number]) for name in ("x", "x_net"))
-    return Panel(text, _centre(image, truth.shape[1:]), truth)
+    # The middle part, where a reconstruction is larger than the truth
+    for dim, n in enumerate(truth.shape[1:], 1):
+        image = image.narrow(dim, max(0, image.shape[dim] - n) // 2, n)
+    return Panel(text, image, truth)
 
 
 def _displayed(sample: torch.Tensor) -> torch.Tensor:
@@ -188,13 +147,6 @@ def _displayed(sample: torch.Tensor) -> torch.Tensor:
     return sample.float()
 
 
-def _centre(image: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """The middle part, where a reconstruction is larger than the truth."""
-    for dim, n in enumerate(shape, 1):
-        image = image.narrow(dim, max(0, image.shape[dim] - n) // 2, n)
-    return image
-
-
 def _scales(panels: list[Panel]) -> tuple[dict, dict]:
     """The grey scale of all images, and the colours of all errors."""
     truth = torch.stack([panel.truth for panel in panels])
@@ -205,10 +157,14 @@ def _scales(panels: list[Panel]) -> tuple[dict, dict]:
     if signed:
         # Reflections are few and strong
         high = _size(truth, 0.995) or high
-    greys = {"cmap": "gray", "vmin": -high if signed else 0.0, "vmax": high}
-    if signed:
-        return greys, {"cmap": "RdBu_r", "vmin": -worst, "vmax": worst}
-    return greys, {"cmap": "magma", "vmin": 0.0, "vmax": worst}
+        return (
+            {"cmap": "gray", "vmin": -high, "vmax": high},
+            {"cmap": "RdBu_r", "vmin": -worst, "vmax": worst},
+        )
+    return (
+        {"cmap": "gray", "vmin": 0.0, "vmax": high},
+        {"cmap": "magma", "vmin": 0.0, "vmax": worst},
+    )
 
 
 def _size(images: torch.Tensor, share: float) -> float:
@@ -220,10 +176,8 @@ def _size(images: torch.Tensor, share: float) -> float:
 def _show(ax: Axes, image: torch.Tensor, title: str, style: dict):
     ax.set_title(title, fontsize="small")
     if len(image) == 3:
-        image, style = image.clamp(0, 1).movedim(0, -1), {}
-    else:
-        image = image[0]
-    return ax.imshow(image.numpy(), interpolation="nearest", **style)
+        return ax.imshow(image.clamp(0, 1).movedim(0, -1).numpy(), interpolation="nearest")
+    return ax.imshow(image[0].numpy(), interpolation="nearest", **style)
 
 
 def _largest(images: list[torch.Tensor]) -> tuple[int, int, int, int]:
@@ -235,3 +189,59 @@ def _largest(images: list[torch.Tensor]) -> tuple[int, int, int, int]:
     sums = torch.nn.functional.avg_pool2d(energy, (tall, wide), stride=1)[0]
     top, left = (sums >= 0.999 * sums.max()).nonzero().double().mean(0).round().int().tolist()
     return top, left, tall, wide
+
+
+def _name(reports: dict[str, Results], label: str) -> str:
+    """A condition as tables call it."""
+    first = next(iter(reports.values()))
+    return next(name_of(first, c) for c in first.conditions if c.label == label)
+
+
+def points(reports: dict[str, Results], samples: list[int], label: str) -> Figure:
+    """A panel for each network: truths, clean and attacked points, and lines for their errors."""
+    import matplotlib.pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    count = len(reports)
+    columns = count if count <= 3 else min(math.ceil(math.sqrt(count)), 3)
+    lines = math.ceil(count / columns)
+    size = 2.6 * columns + 0.6, 2.8 * lines + 0.6
+    figure = plt.figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.1))
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    named, every = _name(reports, label), []
+    for ax, (name, report) in zip(axes.flat, reports.items(), strict=False):
+        kept = report.pictures
+        truth, clean, attacked = (
+            torch.stack([images[i] for i in samples])
+            for images in (kept[label]["x"], kept[CLEAN]["x_net"], kept[label]["x_net"])
+        )
+        if truth.shape[1:] != (2,):
+            raise ValueError(
+                f"images shows points (B, 2) of the plane, got {truth.shape[1]} coordinates."
+            )
+        every += [truth, clean, attacked]
+        # One line, broken between points
+        ends = torch.stack([truth, attacked, torch.full_like(truth, math.nan)], 1)
+        ax.plot(*ends.flatten(0, 1).T.numpy(), color="#999999", linewidth=0.5, zorder=1)
+        for part, text, color, marker, area in (
+            (clean, "clean", COLOURS[0], MARKERS[0], 14),
+            (attacked, named, COLOURS[1], MARKERS[2], 14),
+            (truth, "truth", "#000000", "+", 60),
+        ):
+            ax.scatter(*part.T.numpy(), s=area, c=color, marker=marker, label=text, zorder=2)
+        metric = report.shown(None)[0]
+        before, after = (mean(report.scores(at, metric)) for at in (CLEAN, label))
+        text = f"{value(metric, before)} → {after:.3g}"
+        ax.set_title(f"{name}\n{text}".strip(), fontsize="small")
+        ax.set_aspect("equal")
+        ax.grid(alpha=0.3, linewidth=0.6)
+        ax.tick_params(labelsize="small")
+    low, high = torch.cat(every).aminmax(dim=0)
+    middle, half = ((low + high) / 2).tolist(), 0.55 * (high - low).max().item()
+    across, up = ((centre - half, centre + half) for centre in middle)
+    axes[0, 0].set(xlim=across, ylim=up)
+    for ax in axes.flat[count:]:
+        ax.set_axis_off()
+    shown = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*shown, loc="outside lower center", ncol=3, frameon=False, fontsize="small")
+    return figure

@@ -17,7 +17,12 @@ from .. import checks
 from ..attacks.balls import L2Ball
 from ..attacks.base import Attack, WorstCase
 from ..attacks.budgets import Budget
+from ..attacks.converged import ConvergedAttack
+from ..attacks.frank_wolfe import FrankWolfeAttack
+from ..attacks.pgd import PGDAttack
 from ..attacks.problem import Objective
+from ..attacks.random import RandomAttack
+from ..attacks.state import preserved
 from .batches import Source
 from .cache import describe, fingerprint
 from .metrics import WINDOW, PaperSSIM
@@ -35,6 +40,13 @@ from .results import (
 )
 from .shifts import Shift
 
+#: The attacks that have a name. The radius is set by the sweep.
+PRESETS: dict[str, Callable[[Budget], Attack]] = {
+    "quick": lambda ball: FrankWolfeAttack(ball, steps=10),
+    "standard": lambda ball: WorstCase([ConvergedAttack.standard(ball), RandomAttack(ball)]),
+    "paper": lambda ball: PGDAttack(ball, steps=20, rel_step=0.1, keep="last"),
+}
+
 
 @dataclass
 class Protocol:
@@ -50,12 +62,17 @@ class Protocol:
 
     def metrics_for(self, x: torch.Tensor) -> dict[str, Metric]:
         """The metrics, or those that suit the data."""
-        return _default_metrics(x, self.peak) if self.metrics is None else self.metrics
+        if self.metrics is not None or x.ndim < 3:
+            return self.metrics or {}
+        top, bottom = (None, None) if self.peak == "sample" else (self.peak, 0.0)
+        pixels: dict[str, Any] = {"max_pixel": top, "min_pixel": bottom}
+        pixels["complex_abs"] = x.is_complex() or x.shape[1] == 2
+        wide = x.ndim == 4 and min(x.shape[-2:]) >= WINDOW
+        return {"PSNR": PSNR(**pixels)} | ({"SSIM": SSIM(**pixels)} if wide else {})
 
     def best_values(self, metrics: dict[str, Metric], columns: Iterable[str]) -> dict[str, float]:
         """What is best for each score among the columns, which the squared error leads."""
-        best = {ERROR: -math.inf, OBJECTIVE: -math.inf}
-        best = {name: value for name, value in best.items() if name in columns}
+        best = {name: -math.inf for name in (ERROR, OBJECTIVE) if name in columns}
         for name, metric in metrics.items():
             lower = metric.lower_better or metric.train_loss
             best[name] = -math.inf if lower else math.inf
@@ -69,8 +86,11 @@ class Protocol:
         """Everything that the results depend on except the data, as text."""
         physics = []
         for source in sources:
-            with source.of_first_sample(device, self.seed) as first:
-                physics.append(fingerprint(first))
+            with preserved(source.physics):
+                # What a training has left of drawn parameters is no part
+                if source.generator is not None:
+                    source.physics.update(**source.drawn([0], device, self.seed)[0])
+                physics.append(fingerprint(source.physics))
         peaks = [(peak_of(m), name) for name, m in (self.metrics or {}).items()]
         own = ", ".join(f"{p} ({name})" for p, name in peaks if p is not None)
         budget = self.attack.budget
@@ -105,27 +125,21 @@ def conditions_of(
     if isinstance(epsilons, str) or not (single or isinstance(epsilons, Iterable)):
         raise TypeError(f"epsilons must be a radius or several, got {epsilons!r}.")
     # What tensors and arrays hold is a number, too
-    given = [
-        e.item() if getattr(e, "shape", None) == () else e
-        for e in ([epsilons] if single else epsilons)
-    ]
+    given = [epsilons] if single else epsilons
+    given = (eps.item() if getattr(eps, "shape", None) == () else eps for eps in given)
     radii = sorted({checks.real("epsilons", eps, 0) for eps in given})
-    if isinstance(shifts, Shift):
-        shifts = [shifts]
     if isinstance(shifts, str) or not isinstance(shifts, (Iterable, type(None))):
-        raise TypeError(f"shifts must be a Shift, such as Bias, or several, got {shifts!r}.")
+        shifts = [shifts]
     if not isinstance(shifts, dict):
         shifts = {repr(shift): shift for shift in shifts or []}
-    for name, shift in shifts.items():
+    for shift in shifts.values():
         if not isinstance(shift, Shift):
-            raise TypeError(
-                f"shifts must be made of Shifts, such as Bias, got {shift!r} for {name!r}."
-            )
-    for physics in (source.physics for source in sources):
-        if shifts and not isinstance(physics, LinearPhysics):
+            raise TypeError(f"shifts must be a Shift, such as Bias, or several, got {shift!r}.")
+    for source in sources if shifts else ():
+        if not isinstance(source.physics, LinearPhysics):
             raise TypeError(
                 "shifts need a linear physics, as the noise is kept by y + A(d), got "
-                f"{type(physics).__name__}."
+                f"{type(source.physics).__name__}."
             )
     conditions = [
         Condition(CLEAN),
@@ -139,28 +153,23 @@ def conditions_of(
     return conditions
 
 
-def attack_of(
-    attacks: str | Attack | Sequence[Attack],
-    relative_to: str | None,
-    presets: dict[str, Callable[[Budget], Attack]],
-) -> Attack:
+def attack_of(attacks: str | Attack | Sequence[Attack], relative_to: str | None) -> Attack:
     """The attack of any radius, by its name or from several."""
     if isinstance(attacks, str):
-        if attacks not in presets:
+        if attacks not in PRESETS:
             raise ValueError(
-                f"attacks must be an attack, a list of them or one of {tuple(presets)}, got "
+                f"attacks must be an attack, a list of them or one of {tuple(PRESETS)}, got "
                 f"{attacks!r}."
             )
-        return presets[attacks](L2Ball(1.0, relative_to=relative_to))
+        return PRESETS[attacks](L2Ball(1.0, relative_to=relative_to))
     if relative_to is not None:
         raise ValueError(
-            f"relative_to is for attacks that are named, {tuple(presets)}, got {relative_to!r} "
+            f"relative_to is for attacks that are named, {tuple(PRESETS)}, got {relative_to!r} "
             "beside attacks with budgets of their own: L2Ball(1.0, relative_to=...) there."
         )
     if isinstance(attacks, Attack):
         return attacks
-    worst = WorstCase(attacks)
-    members: list[Any] = [*worst.attacks]
+    members: list[Any] = [*WorstCase(attacks).attacks]
     first, *others = (attack.objective for attack in members)
     if any(o is not first and (not isinstance(o, str) or o != first) for o in others):
         raise ValueError(
@@ -179,13 +188,10 @@ def named_metrics(
     if isinstance(metrics, Metric):
         metrics = [metrics]
     if isinstance(metrics, (list, tuple)):
-        named: dict[str, Metric] = {}
-        for metric in metrics:
-            name = first = type(metric).__name__
-            while name in named:
-                name = f"{first} {int(name.removeprefix(first) or 1) + 1}"
-            named[name] = metric
-        metrics = named
+        kinds = [type(metric).__name__ for metric in metrics]
+        again = (kinds[:i].count(kind) for i, kind in enumerate(kinds))
+        names = [f"{kind} {n + 1}" if n else kind for kind, n in zip(kinds, again, strict=True)]
+        metrics = dict(zip(names, metrics, strict=True))
     if not isinstance(metrics, dict):
         raise TypeError(
             "metrics must be deepinv metrics, in a list or a dictionary of names, got "
@@ -262,14 +268,3 @@ def _declared_peaks(data: object) -> Iterable[float]:
         return [float(peak)]
     parts = [getattr(data, "dataset", None), *(getattr(data, "datasets", None) or [])]
     return [p for part in parts if part is not None for p in _declared_peaks(part)]
-
-
-def _default_metrics(x: torch.Tensor, peak: float | str = 1.0) -> dict[str, Metric]:
-    if x.ndim < 3:
-        return {}
-    pixels: dict[str, Any] = {"max_pixel": peak, "min_pixel": 0.0}
-    if peak == "sample":
-        pixels = {"max_pixel": None, "min_pixel": None}
-    pixels["complex_abs"] = x.is_complex() or x.shape[1] == 2
-    wide = x.ndim == 4 and min(x.shape[-2:]) >= WINDOW
-    return {"PSNR": PSNR(**pixels)} | ({"SSIM": SSIM(**pixels)} if wide else {})

@@ -75,10 +75,9 @@ class RobustnessReport(Results, Views):
         """
         names = self.shown("all" if metrics is None and format == "csv" else metrics)
         rows = [row for row in self.summary() if row["metric"] in names]
-        tables = [
-            self._table(name, [row for row in rows if row["metric"] == name]) for name in names
-        ]
-        above = [words.headline(self), *words.bound(self), *words.doubts({"": self})]
+        tables = [self._table(name, [r for r in rows if r["metric"] == name]) for name in names]
+        bound = [words.LOWER_BOUND] * self.lower_bound
+        above = [words.headline(self), *bound, *words.doubts({"": self})]
         return rendered(tables + words.radii(self), rows, above, self._notes(), format)
 
     def _table(self, metric: str, rows: list[dict]) -> Table:
@@ -88,15 +87,10 @@ class RobustnessReport(Results, Views):
         # Of fewer samples than 20 the worst says it all
         tail = {"percentile": "5 % of samples\nare worse than", "worst": "worst"}
         shown = list(tail) if len(self.digests) >= 20 else ["worst"]
-        cells = [
-            [
-                Cell(words.name_of(condition, self)),
-                Cell(write(row["mean"])),
-                Cell(interval(row, write)),
-                *(Cell(write(row[name])) for name in shown),
-            ]
-            for condition, row in zip(known, rows, strict=True)
-        ]
+        cells = []
+        for condition, row in zip(known, rows, strict=True):
+            texts = words.name_of(self, condition), write(row["mean"]), interval(row, write)
+            cells.append([*map(Cell, texts), *(Cell(write(row[name])) for name in shown)])
         head = ["", "mean", "95 % interval", *(tail[name] for name in shown)]
         return Table(words.title_of(metric, self.metrics[metric]), head, cells)
 
@@ -134,17 +128,16 @@ class RobustnessReport(Results, Views):
 
     def _notes(self) -> list[str]:
         """What the numbers rest on."""
-        cost = {
-            condition: int(self.values[condition.label]["gradients"].max())
-            for condition in self.conditions
-            if "gradients" in self.values[condition.label]
-        }
         device = self.description.get("device", "cpu")
         samples = words.plural(len(self.digests), "sample")
         notes = [f"{samples}, {self.seconds:.1f} s on {device}"]
+        cost = [
+            f"{self.values[c.label]['gradients'].max():.0f} ({words.name_of(self, c)})"
+            for c in self.conditions
+            if "gradients" in self.values[c.label]
+        ]
         if cost:
-            each = [f"{n} ({words.name_of(c, self)})" for c, n in cost.items()]
-            notes.append(f"gradients per sample: {', '.join(each)}")
+            notes.append(f"gradients per sample: {', '.join(cost)}")
         return notes + words.basis(self)
 
     def __str__(self) -> str:

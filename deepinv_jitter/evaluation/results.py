@@ -60,11 +60,6 @@ class Condition:
         """The name of the condition, unique in a report."""
         return self.kind if self.eps is None else f"{self.kind}, eps={self.eps:.12g}"
 
-    @property
-    def size(self) -> float:
-        """The radius; NaN where there is none."""
-        return math.nan if self.eps is None else self.eps
-
 
 @dataclass(repr=False, eq=False)
 class Results:
@@ -151,6 +146,12 @@ class Results:
         values = self.values[label][name][self.defined(label, name)]
         return values if len(values) else torch.tensor([math.nan])
 
+    def estimate(self, label: str, name: str) -> dict[str, float]:
+        """The mean of a metric where it is defined, and both ends of its 95 % interval."""
+        values = self.scores(label, name)
+        low, high = bootstrap_interval(values)
+        return {"mean": mean(values), "low": low, "high": high}
+
     def shown(self, metrics: str | Sequence[str] | None) -> list[str]:
         r"""
         The names of the metrics that a table shows.
@@ -221,12 +222,11 @@ class Results:
                     continue
                 values = self.scores(condition.label, name)
                 order = values[badness(values, best).argsort()]
-                low, high = bootstrap_interval(values)
                 rows.append(
                     {"metric": name, "better": better(best)}
                     | {"condition": condition.kind}
                     | {u: self.radius(condition, u) for u in UNITS if u in columns}
-                    | {"mean": mean(values), "low": low, "high": high}
+                    | self.estimate(condition.label, name)
                     | {"percentile": order[math.ceil(0.95 * (len(order) - 1))].item()}
                     | {"worst": order[-1].item()}
                 )

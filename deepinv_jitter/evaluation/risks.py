@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from torch import nn
 
 from .. import checks
 from ..attacks.balls import L2Ball
+from ..attacks.samples import column
 from ..attacks.state import evaluated
 from ..optim.noise import GaussianJitter
 
@@ -95,9 +95,13 @@ def average_case_risk(
     >>> risk.values.shape, risk.mean > 0
     (torch.Size([50]), True)
     """
-    noise = _noise("sigma_e", sigma_e, generator)
+    noise = GaussianJitter(checks.real("sigma_e", sigma_e, 0), "norm", generator)
+    samples = checks.whole("samples", samples, 2)
     checks.batch(x=x, y=y)
-    weight = _support_weight(y, physics)
+    # Noise on all entries becomes noise of the same mean square norm on the measured ones
+    support = L2Ball(1.0).support(y, physics)
+    measured = support.flatten(1).sum(1).clamp_min(1).to(y.dtype)
+    weight = support * column((support[0].numel() / measured).sqrt(), y)
     return _risk(model, samples, lambda: _error(model, x, y + weight * noise(y), physics))
 
 
@@ -143,7 +147,8 @@ def generalization_risk(
     >>> dj.generalization_risk(model, x, physics(x), physics, sigma_g=0.1, samples=4).values.shape
     torch.Size([2])
     """
-    noise = _noise("sigma_g", sigma_g, generator)
+    noise = GaussianJitter(checks.real("sigma_g", sigma_g, 0), "norm", generator)
+    samples = checks.whole("samples", samples, 2)
     checks.batch(x=x, y=y)
     if not isinstance(physics, LinearPhysics):
         raise TypeError(f"physics must be linear, y + A(g), got {type(physics).__name__}.")
@@ -207,9 +212,11 @@ def worst_case_risk(
         raise TypeError(
             f"attack must be callable as attack(model, x, y, physics), got {type(attack).__name__}."
         )
-    with _evaluation(model):
-        # Outside no_grad, for attacks that need gradients and do not ask for them
-        delta = attack(model, x, y, physics)
+
+    def draw() -> torch.Tensor:
+        # For attacks that need gradients and do not ask for them
+        with torch.enable_grad():
+            delta = attack(model, x, y, physics)
         if not isinstance(delta, torch.Tensor):
             raise TypeError(f"the attack must return a torch.Tensor, got {type(delta).__name__}.")
         if delta.shape != y.shape:
@@ -217,39 +224,30 @@ def worst_case_risk(
                 f"the attack must return the shape of y, {tuple(y.shape)}, "
                 f"got {tuple(delta.shape)}."
             )
-        with torch.no_grad():
-            values = _error(model, x, y + delta, physics)
-    _check_errors(values)
-    return Risk(values, torch.zeros_like(values))
+        return _error(model, x, y + delta, physics)
+
+    return _risk(model, 1, draw)
 
 
-def _risk(model: nn.Module, samples: int, draw: Callable[[], torch.Tensor]) -> Risk:
+def _risk(model: nn.Module, count: int, draw: Callable[[], torch.Tensor]) -> Risk:
     """Mean and standard error of draws of shape `(B,)`, with the model in evaluation mode."""
-    samples = checks.whole("samples", samples, 2)
-    with _evaluation(model), torch.no_grad():
-        errors = torch.stack([draw() for _ in range(samples)])
-    _check_errors(errors.sum(0))
-    return Risk(errors.mean(0), errors.std(0) / math.sqrt(samples))
-
-
-def _check_errors(errors: torch.Tensor) -> None:
-    """Once per risk; a mean hides which draw or which sample it was."""
-    finite = errors.isfinite()
-    if not finite.all():
-        raise ValueError(
-            "the squared errors of a risk must be finite, got NaN or infinity for "
-            f"{int((~finite).sum())} of {len(errors)} samples: the model diverges there, or the "
-            "noise is too large."
-        )
-
-
-def _evaluation(model: nn.Module) -> AbstractContextManager:
     if not isinstance(model, nn.Module):
         raise TypeError(
             "model must be a torch.nn.Module, called as model(y, physics), "
             f"got {type(model).__name__}."
         )
-    return evaluated(model)
+    with evaluated(model), torch.no_grad():
+        errors = torch.stack([draw() for _ in range(count)])
+    # Once per risk; a mean hides which draw or which sample it was
+    finite = errors.sum(0).isfinite()
+    if not finite.all():
+        raise ValueError(
+            "the squared errors of a risk must be finite, got NaN or infinity for "
+            f"{int((~finite).sum())} of {len(finite)} samples: the model diverges there, or the "
+            "noise is too large."
+        )
+    spread = errors.std(0) if count > 1 else torch.zeros_like(errors[0])
+    return Risk(errors.mean(0), spread / math.sqrt(count))
 
 
 def _error(model: nn.Module, x: torch.Tensor, y: torch.Tensor, physics: Physics) -> torch.Tensor:
@@ -262,15 +260,3 @@ def _error(model: nn.Module, x: torch.Tensor, y: torch.Tensor, physics: Physics)
             f"got {tuple(x_net.shape)}."
         )
     return (x_net - x).abs().square().flatten(1).sum(1)
-
-
-def _support_weight(y: torch.Tensor, physics: Physics) -> torch.Tensor:
-    """Takes noise on all entries to noise of the same mean square norm on the measured ones."""
-    support = L2Ball(1.0).support(y, physics)
-    measured = support.flatten(1).sum(1).clamp_min(1).to(y.dtype)
-    scale = (support[0].numel() / measured).sqrt()
-    return support * scale.reshape(-1, *[1] * (y.ndim - 1))
-
-
-def _noise(name: str, sigma: float, generator: torch.Generator | None) -> GaussianJitter:
-    return GaussianJitter(checks.real(name, sigma, 0), "norm", generator)

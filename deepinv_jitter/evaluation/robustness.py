@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from typing import Any
@@ -24,32 +24,19 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import checks
-from ..attacks.base import Attack, WorstCase
-from ..attacks.budgets import Budget
-from ..attacks.converged import ConvergedAttack
-from ..attacks.frank_wolfe import FrankWolfeAttack
+from ..attacks.base import Attack
 from ..attacks.parts import modules
-from ..attacks.pgd import PGDAttack
-from ..attacks.random import RandomAttack
 from ..attacks.state import evaluated, preserved
 from ..optim.jittering import no_jitter
 from ..training import distributed as processes
 from .batches import Source, paired
-from .cache import Cache, digests, files, joined
-from .cache import pictures as kept
+from .cache import Cache, digests, files
 from .comparison import RobustnessComparison
 from .conditions import complete
 from .protocol import Protocol, attack_of, conditions_of, named_metrics, peak_for
 from .report import RobustnessReport
 from .seeds import seeded
 from .shifts import Shift
-
-#: The attacks that have a name. The radius is set by the sweep.
-PRESETS: dict[str, Callable[[Budget], Attack]] = {
-    "quick": lambda ball: FrankWolfeAttack(ball, steps=10),
-    "standard": lambda ball: WorstCase([ConvergedAttack.standard(ball), RandomAttack(ball)]),
-    "paper": lambda ball: PGDAttack(ball, steps=20, rel_step=0.1, keep="last"),
-}
 
 
 def evaluate_robustness(
@@ -186,7 +173,7 @@ def evaluate_robustness(
     metrics = named_metrics(metrics)
     protocol = Protocol(
         conditions=conditions_of(epsilons, shifts, sources),
-        attack=attack_of(attacks, relative_to, PRESETS),
+        attack=attack_of(attacks, relative_to),
         metrics=metrics,
         peak=peak_for(peak, metrics, sources),
         draws=checks.whole("draws", draws, 1),
@@ -194,35 +181,28 @@ def evaluate_robustness(
         pictures=checks.whole("pictures", pictures, 0),
     )
     operators = [source.physics for source in sources]
-    parameters = chain.from_iterable(m.parameters() for m in models.values())
+    parameters = (p for m in models.values() for p in m.parameters())
     buffers = (b for m in modules(*operators) for b in m.buffers(recurse=False))
     tensors = chain(parameters, buffers, [torch.empty(0)])
     device = torch.device(next(tensors).device if device is None else device)
-    share = (processes.own(), processes.count()) if distributed else (0, 1)
     caches = {
         name: Cache(path, protocol.description(models[name], sources, device))
         for name, path in files(state, model, distributed).items()
     }
-    modes = {name: m.training for name, m in models.items()}
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(preserved(*operators))
         for m in models.values():
             stack.enter_context(no_jitter(m))
             stack.enter_context(evaluated(m))
-        number = _fill(caches, protocol, models, sources, device, share, verbose)
-    reports: dict[str, Any] = {}
-    for name, cache in caches.items():
-        content = cache.complete(number, distributed)
-        reports[name] = RobustnessReport(
+        number = _fill(caches, protocol, models, sources, device, distributed, verbose)
+    reports: dict[str, Any] = {
+        name: RobustnessReport(
             conditions=protocol.conditions,
-            values=joined(content["batches"], content["metrics"]),
-            metrics=content["metrics"],
-            description=content["description"],
-            digests=[d for batch in content["batches"] for d in batch["digests"]],
-            model_in_train_mode=modes[name],
-            seconds=content["seconds"],
-            pictures=kept(content["batches"]),
+            model_in_train_mode=models[name].training,
+            **cache.complete(number, distributed),
         )
+        for name, cache in caches.items()
+    }
     return RobustnessComparison(reports) if isinstance(model, dict) else reports[""]
 
 
@@ -250,16 +230,16 @@ def _fill(
     models: dict[str, nn.Module],
     sources: list[Source],
     device: torch.device,
-    share: tuple[int, int],
+    distributed: bool,
     verbose: bool,
 ) -> int:
     """
     Try every condition on every batch, with each network, that the caches do not know yet, and
     count the batches.
 
-    Of a share (number of this process, of all), the batches in between are left to the others.
+    Many processes take turns with the batches.
     """
-    process, count_of_processes = share
+    process, turns = (processes.own(), processes.count()) if distributed else (0, 1)
     count = len(protocol.conditions)
     batches = sum(operator.length_hint(source.loader) for source in sources)
     index = start = 0
@@ -280,7 +260,7 @@ def _fill(
             before = index
             for data in source.loader:
                 batch = source.batch(data, device, start)
-                if index % count_of_processes == process:
+                if index % turns == process:
                     batch.settle(protocol.seed)
                     marks = digests(batch)
                     # All of them first, before work is lost to data that do not fit one

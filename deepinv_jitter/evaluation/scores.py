@@ -30,34 +30,34 @@ class Scores:
         self._check_shape()
         self.undefined = self._undefined(x)
 
-    def of(self, x_net: torch.Tensor, x: torch.Tensor, metrics: bool = True) -> Columns:
-        """Squared error, objective and metrics of reconstructions, and where they say nothing."""
-        columns = {}
-        if alike(x_net, x):
-            columns[ERROR] = squared_error(x_net, x)
+    def harms(self, x_net: torch.Tensor, x: torch.Tensor) -> Columns:
+        """Squared error and objective of reconstructions."""
+        columns = {ERROR: squared_error(x_net, x)} if alike(x_net, x) else {}
         if self.harm == OBJECTIVE and (x is self.x or not self.against_clean):
             values = self.objective(x_net, self.x_clean if self.against_clean else x)
             columns[OBJECTIVE] = _one_each("the objective", values, x)
-        for name, metric in self.metrics.items() if metrics else ():
+        return columns
+
+    def of(self, x_net: torch.Tensor, x: torch.Tensor) -> Columns:
+        """The harms and metrics of reconstructions, and where they say nothing."""
+        columns = self.harms(x_net, x)
+        for name, metric in self.metrics.items():
             columns[name] = _one_each(f"metric {name!r}", metric(x_net=x_net, x=x), x)
         undefined = self.undefined if x is self.x else self._undefined(x)
         best = self.protocol.best_values(self.metrics, columns)
-        for name in self.metrics if metrics else ():
+        for name in self.metrics:
             # Of a perfect reconstruction there is no PSNR, either
-            perfect = columns[name] == best[name]
-            columns[f"{name}{UNDEFINED}"] = undefined[name] | perfect
-        return {
-            name: (v if v.dtype == torch.bool else v.double()).cpu() for name, v in columns.items()
-        }
+            columns[f"{name}{UNDEFINED}"] = undefined[name] | (columns[name] == best[name])
+        return columns
 
     def peak_exceeded(self) -> torch.Tensor:
         """Truths of a larger range than a metric takes them to have."""
-        exceeded = torch.zeros(len(self.x), dtype=torch.bool)
+        exceeded = torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device)
         for metric in self.metrics.values():
             peak = peak_of(metric)
             if isinstance(peak, float) and metric.norm_inputs is None:
                 x = complex_abs(self.x) if metric.complex_abs else self.x
-                x = x.flatten(1).cpu()
+                x = x.flatten(1)
                 exceeded |= x.amax(1) - x.amin(1) > (1 + 1e-3) * peak
         return exceeded
 
@@ -72,8 +72,7 @@ class Scores:
         """Truths of another shape than the reconstruction are for the caller's own metrics."""
         shape, expected = tuple(self.x_clean.shape), tuple(self.x.shape)
         shifts = any(c.shift is not None for c in self.protocol.conditions)
-        own = self.harm == OBJECTIVE and self.protocol.metrics is not None
-        own = own and not shifts
+        own = self.harm == OBJECTIVE and self.protocol.metrics is not None and not shifts
         if shape != expected and not (own and shape[:1] == expected[:1]):
             raise ValueError(
                 f"the reconstruction must have the shape of x, {expected}, got {shape}: or give "

@@ -48,12 +48,8 @@ class Shift(ABC):
         checks.finite("x", x)
         start = checks.whole("start", start, 0)
         # A string is hashed, so neighbouring seeds and numbers give unrelated streams
-        edited = torch.stack(
-            [
-                sample + self.detail(sample, Random(f"{self.seed}, {number}"))
-                for number, sample in enumerate(x, start)
-            ]
-        )
+        draws = [Random(f"{self.seed}, {start + i}") for i in range(len(x))]
+        edited = torch.stack([s + self.detail(s, r) for s, r in zip(x, draws, strict=True)])
         checks.finite(f"x + d of {self!r}, in {x.dtype},", edited.detach())
         changed = edited != x
         return edited, changed if x.ndim == 2 else changed.any(1, keepdim=True)

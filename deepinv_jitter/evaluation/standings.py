@@ -7,7 +7,7 @@ from typing import Any
 
 from . import words
 from .results import CLEAN, Condition, Results
-from .statistics import badness, better, bootstrap_interval, mean, paired
+from .statistics import badness, better, mean, paired
 from .tables import Cell, Table, digits, interval
 
 #: How a network stands under a condition.
@@ -41,13 +41,9 @@ def standings(reports: Reports, label: str, metric: str) -> dict[str, str]:
     if not harm or len(reports) == 1:
         return {}
     first = min(harm, key=harm.__getitem__)
-    found = {first: BEST}
-    for name in harm:
-        if name != first:
-            row = difference(reports, name, first, label, metric)
-            if row["verdict"] == "undecided":
-                found[name] = UNDECIDED
-    return found
+    found = (difference(reports, name, first, label, metric) for name in harm if name != first)
+    unsure = [row["network"] for row in found if row["verdict"] == UNDECIDED]
+    return {first: BEST} | dict.fromkeys(unsure, UNDECIDED)
 
 
 def records(
@@ -56,32 +52,19 @@ def records(
     """Each mean with its interval and standing, and its difference to a reference, if any."""
     rows = []
     for metric in metrics:
-        for condition in conditions:
-            label = condition.label
+        for label in (condition.label for condition in conditions):
             if any(metric not in report.values[label] for report in reports.values()):
                 continue
             standing = standings(reports, label, metric)
             for name, report in reports.items():
-                values = report.scores(label, metric)
-                low, high = bootstrap_interval(values)
-                row: Row = {
-                    "metric": metric,
-                    "better": better(report.metrics[metric]),
-                    "network": name,
-                    "condition": label,
-                    "mean": mean(values),
-                    "low": low,
-                    "high": high,
-                    "standing": standing.get(name, ""),
-                }
+                row: Row = {"metric": metric, "better": better(report.metrics[metric])}
+                row |= {"network": name, "condition": label} | report.estimate(label, metric)
+                row["standing"] = standing.get(name, "")
                 if reference is not None and name != reference:
                     found = difference(reports, name, reference, label, metric)
-                    row |= {
-                        "compared with": reference,
-                        "verdict": found["verdict"],
-                        "difference": found["difference"],
-                        **dict(zip(APART, (found["low"], found["high"]), strict=True)),
-                    }
+                    row |= {"compared with": reference, "verdict": found["verdict"]}
+                    row |= {"difference": found["difference"]}
+                    row |= dict(zip(APART, (found["low"], found["high"]), strict=True))
                 rows.append(row)
     return rows
 
@@ -89,7 +72,7 @@ def records(
 def tables(reports: Reports, rows: list[Row]) -> list[Table]:
     """For each metric a table of means and, if there are any, one of differences."""
     first = next(iter(reports.values()))
-    heads = {c.label: words.head_of(c, first) for c in first.conditions}
+    heads = {c.label: words.name_of(first, c, joint="\n") for c in first.conditions}
     made = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
         own = [row for row in rows if row["metric"] == metric]

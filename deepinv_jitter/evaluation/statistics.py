@@ -13,24 +13,20 @@ RESAMPLES = 2000
 FEWEST = 6
 
 
-def bootstrap_interval(
-    values: torch.Tensor, *, seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[float, float]:
+def bootstrap_interval(values: torch.Tensor) -> tuple[float, float]:
     r"""
     The 95 % interval of a mean: expanded percentiles of the means of resamples.
 
     :param torch.Tensor values: shape `(N,)`.
-    :param int seed: seed of the resamples. Default: 0.
-    :param int resamples: how many. Default: 2000.
     :return: (:class:`tuple`) both ends; NaN if there is one value only, or one that is not finite.
     """
     count = len(values)
     if count < 2 or not values.isfinite().all():
         return math.nan, math.nan
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(count, (resamples, count), generator=generator)
+    picks = torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(0))
     means = values.double()[picks].mean(1)
-    tail = _tail(count)
+    # The share of resamples beyond each end, smaller for few samples
+    tail = float(ndtr(-stdtrit(count - 1, 0.975) * math.sqrt(count / (count - 1))))
     low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype))
     return low.item(), high.item()
 
@@ -52,11 +48,6 @@ def paired(a: torch.Tensor, b: torch.Tensor, best: float) -> dict[str, str | flo
     if best == math.inf:
         worse_by, low, high = -worse_by, 0.0 - high, 0.0 - low
     return {"difference": mean(worse_by), "low": low, "high": high, "verdict": verdict}
-
-
-def _tail(count: int) -> float:
-    """The share of resamples beyond each end of the interval, smaller for few samples."""
-    return float(ndtr(-stdtrit(count - 1, 0.975) * math.sqrt(count / (count - 1))))
 
 
 def mean(values: torch.Tensor) -> float:

@@ -7,8 +7,9 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from statistics import median
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ FIRST, HEAD = 30, 22
 
 #: How numbers of one kind are written.
 Write = Callable[[float], str]
+
+#: Cells beside each other, line by line.
+Lines = Sequence[Sequence[str]]
 
 #: Both ends of an interval.
 ENDS = ("low", "high")
@@ -60,12 +64,10 @@ class Table:
         marked = any(cell.mark for row in self.rows for cell in row)
         blocks = []
         for head, rows in self._blocks(marked):
-            lines = [_above(head), *([_below(row, marked) for row in rows])]
-            widths = [max(map(len, column)) for column in _columns(sum(lines, []))]
-            aligned = [[_aligned(cells, widths) for cells in line] for line in lines]
-            rule = "-" * max(len(line) for group in aligned for line in group)
-            aligned.insert(1, [rule])
-            blocks.append("\n".join(sum(aligned, [])))
+            above, below = _above(head), [line for row in rows for line in _below(row, marked)]
+            lines = _aligned(above + below)
+            lines.insert(len(above), "-" * max(map(len, lines)))
+            blocks.append("\n".join(lines))
         return "\n".join([*title, "\n\n".join(blocks)])
 
     def markdown(self) -> str:
@@ -80,20 +82,17 @@ class Table:
         """A tabular for booktabs, the best in bold and the undecided underlined."""
         blocks = list(self._blocks(False))
         most = max(len(head) for head, _ in blocks)
-        lines = [f"% {' '.join(self.title.split())}"]
-        lines += [r"\begin{tabular}{l%s}" % ("r" * (most - 1)), r"\toprule"]
+        lines = [f"% {' '.join(self.title.split())}", r"\begin{tabular}{l%s}" % ("r" * (most - 1))]
         for number, (head, rows) in enumerate(blocks):
-            lines += [r"\midrule"] * (number > 0)
-            lines += [_latex_row(line, most) for line in _above(head)] + [r"\midrule"]
-            for row in rows:
-                cells = [SHAPES[cell.mark] % _escaped(cell.text) for cell in row]
-                lines.append(f"{' & '.join(_filled(cells, most))} \\\\")
+            heads = [[Cell(text) for text in line] for line in _above(head)]
+            lines += [r"\midrule" if number else r"\toprule", *_latex(heads, most), r"\midrule"]
+            lines += _latex(rows, most)
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
     def _blocks(self, marked: bool) -> Iterable[tuple[list[str], list[list[Cell]]]]:
         """The table cut so that each part, with the first column, is narrow enough."""
         lines = _above(self.head) + [c for r in self.rows for c in _below(r, marked)]
-        widths = [max(map(len, column)) for column in _columns(lines)]
+        widths = _widths(lines)
         count = len(widths) - 1
         fitting = max(1, (WIDTH - widths[0]) // (max(widths[1:]) + 2))
         if widths[0] + sum(w + 2 for w in widths[1:]) <= WIDTH:
@@ -106,36 +105,32 @@ class Table:
             yield [self.head[0], *self.head[part]], rows
 
 
-def _columns(lines: list[list[str]]) -> Iterable[tuple[str, ...]]:
-    return zip(*lines, strict=True)
+def _widths(lines: Lines) -> list[int]:
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
 
 
-def _above(head: list[str]) -> list[list[str]]:
+def _above(head: list[str]) -> list[tuple[str, ...]]:
     """The lines of heads that stand on their last one."""
-    cells = [_wrapped(h, FIRST if i == 0 else HEAD) for i, h in enumerate(head)]
-    height = max(map(len, cells))
-    filled = ([""] * (height - len(c)) + c for c in cells)
-    return [list(line) for line in zip(*filled, strict=True)]
+    cells = [_wrapped(h, HEAD if i else FIRST)[::-1] for i, h in enumerate(head)]
+    return list(zip_longest(*cells, fillvalue=""))[::-1]
 
 
-def _below(row: list[Cell], marked: bool) -> list[list[str]]:
+def _below(row: list[Cell], marked: bool) -> list[tuple[str, ...]]:
     """The lines of a row, whose name may need several."""
     first, *rest = row
     texts = [[c.text + MARKS[c.mark] * marked] for c in rest]
-    cells = [_wrapped(first.text, FIRST), *texts]
-    height = max(map(len, cells))
-    filled = (c + [""] * (height - len(c)) for c in cells)
-    return [list(line) for line in zip(*filled, strict=True)]
+    return list(zip_longest(_wrapped(first.text, FIRST), *texts, fillvalue=""))
 
 
 def _wrapped(text: str, width: int) -> list[str]:
     return [line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""]]
 
 
-def _aligned(cells: list[str], widths: list[int]) -> str:
-    first, *numbers = zip(cells, widths, strict=True)
-    line = [first[0].ljust(first[1]), *(n.rjust(w) for n, w in numbers)]
-    return "  ".join(line).rstrip()
+def _aligned(lines: Lines) -> list[str]:
+    """The first column to the left, numbers to the right."""
+    first, *rest = _widths(lines)
+    form = "  ".join([f"{{:{first}}}", *(f"{{:>{width}}}" for width in rest)])
+    return [form.format(*line).rstrip() for line in lines]
 
 
 def _escaped(text: str) -> str:
@@ -143,18 +138,16 @@ def _escaped(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)
 
 
-def _filled(cells: list[str], count: int) -> list[str]:
-    return cells + [""] * (count - len(cells))
-
-
-def _latex_row(cells: list[str], count: int) -> str:
-    return f"{' & '.join(_filled(list(map(_escaped, cells)), count))} \\\\"
+def _latex(rows: list[list[Cell]], count: int) -> Iterator[str]:
+    for row in rows:
+        cells = [SHAPES[cell.mark] % _escaped(cell.text) for cell in row]
+        yield f"{' & '.join(cells + [''] * (count - len(cells)))} \\\\"
 
 
 def markdown(rows: Iterable[Iterable[object]], numbers: bool = False) -> str:
     """A Markdown table of rows, the head first; numbers stand on the right of all but the first."""
     cells = [[in_markdown(str(cell)) for cell in row] for row in rows]
-    widths = [max(3, *map(len, column)) for column in _columns(cells)]
+    widths = [max(3, width) for width in _widths(cells)]
     ends = ["-", *("-:"[numbers] for _ in widths[1:])]
     rule = ["-" * (w - 1) + end for w, end in zip(widths, ends, strict=True)]
     lines = [
@@ -179,18 +172,16 @@ def rendered(
         file = io.StringIO()
         write_csv(file, records)
         return file.getvalue()
-    if format == "markdown":
-        notes = ["\n".join(f"- {line}" for line in lines) for lines in (above, below)]
-        parts = [notes[0], *(table.markdown() for table in tables), notes[1]]
-    else:
-        notes = ["\n".join(map(filled, lines)) for lines in (above, below)]
-        parts = [notes[0], *(table.text() for table in tables), notes[1]]
-    return "\n\n".join(filter(None, parts))
-
-
-def filled(line: str) -> str:
-    """A line of words, wrapped; what goes on is indented."""
-    return textwrap.fill(line, WIDTH, subsequent_indent="  ")
+    plain = format == "text"
+    shown = [table.text() if plain else table.markdown() for table in tables]
+    first, last = (
+        "\n".join(
+            textwrap.fill(line, WIDTH, subsequent_indent="  ") if plain else f"- {line}"
+            for line in lines
+        )
+        for lines in (above, below)
+    )
+    return "\n\n".join(filter(None, [first, *shown, last]))
 
 
 def digits(rows: list[dict], ends: tuple[str, str] = ENDS) -> Write:

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import plots
-from .pictures import drawn
-from .results import Results
+from .. import checks
+from .pictures import COLOURS, MARKERS, images, points, saved
+from .results import CLEAN, RANDOM, WORST, Results
 from .tables import write_csv
+from .words import plural, unit_of, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+#: How the worst case is drawn, and how random perturbations are.
+LINES: dict[str, dict[str, Any]] = {
+    RANDOM: {"ls": (0, (4, 2)), "lw": 1.1, "ms": 4, "mfc": "white"},
+    WORST: {"ls": "-", "lw": 1.6, "ms": 5},
+}
+
+#: What the horizontal axis shows, by the unit of the radius.
+AXIS = {
+    "noise": "size of the perturbation, in norms of the noise",
+    "y": "size of the perturbation, in norms of the measurements",
+    "measurement": r"norm $\varepsilon$ of the perturbation of the measurements",
+    "image": r"norm $\varepsilon$ of the perturbation of the image",
+}
 
 
 class Views:
@@ -54,7 +70,36 @@ class Views:
         :raises ValueError: if no radius was evaluated, a metric is unknown, or ``ax`` is given for
             several.
         """
-        return plots.curves(self._networks, metrics, path, ax)
+        # Matplotlib is an optional extra, and slow to import
+        import matplotlib.pyplot as plt
+
+        reports = self._networks
+        first = next(iter(reports.values()))
+        if all(condition.eps is None for condition in first.conditions):
+            raise ValueError("plot needs radii: evaluate with epsilons, got none.")
+        # Scores of shifts have no radius
+        asked = first.shown(metrics)[: 1 if metrics is None else None]
+        names = [name for name in asked if name in first.values[CLEAN]]
+        if not names or (metrics != "all" and names != asked):
+            raise ValueError(
+                f"metrics must be measured at every radius, got {asked}: scores of shifts are not."
+            )
+        if ax is not None and len(names) > 1:
+            raise ValueError(f"ax is for one metric, got {len(names)} metrics, {names}.")
+        figure: Any
+        if ax is None:
+            figure = plt.figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
+            axes = list(figure.subplots(1, len(names), squeeze=False)[0])
+        else:
+            figure, axes = ax.figure, [ax]
+        for axis, name in zip(axes, names, strict=True):
+            _draw(axis, reports, name)
+        _legend(axes[0], reports)
+        if ax is None:
+            kind = " of the worst case" if len(reports) > 1 else ""
+            text = f"mean of {plural(len(first.digests), 'sample')}, 95 % interval{kind}"
+            figure.suptitle(text, fontsize="small")
+        return saved(figure, path)
 
     def images(
         self,
@@ -81,7 +126,35 @@ class Views:
         :return: (:class:`matplotlib.figure.Figure`) the figure.
         :raises ValueError: if there are no such samples, no such condition or no pictures.
         """
-        return drawn(self._networks, samples, condition, path)
+        reports = self._networks
+        first = next(iter(reports.values()))
+        known = [c.label for c in first.conditions]
+        attacked = first.attacked()
+        label = attacked.label if attacked else known[-1]
+        label = label if condition is None else condition
+        if label not in known:
+            raise ValueError(f"condition must be one of {known}, got {label!r}.")
+        for name, report in reports.items():
+            if label not in report.pictures or CLEAN not in report.pictures:
+                raise ValueError(
+                    f"images needs pictures of {label!r}, but {name or 'the report'!r} has none: "
+                    "evaluate with pictures of at least 1."
+                )
+        kept = min(len(report.pictures[label]["x"]) for report in reports.values())
+        flat = first.pictures[label]["x"][0].ndim == 1
+        if samples is None:
+            samples = kept if flat else 1
+        if isinstance(samples, Sequence):
+            shown = [checks.whole("samples", i, 0) for i in samples]
+        else:
+            shown = list(range(checks.whole("samples", samples, 1)))
+        if not shown or max(shown) >= kept:
+            raise ValueError(
+                f"samples must be among the {kept} that the evaluation kept, got {shown}: "
+                "evaluate with more pictures."
+            )
+        draw = points if flat else images
+        return saved(draw(reports, shown, label), path)
 
     def to_csv(self, path: str | os.PathLike) -> None:
         r"""
@@ -92,3 +165,51 @@ class Views:
         """
         with open(path, "w", newline="", encoding="utf-8") as file:
             write_csv(file, self.records)
+
+
+def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
+    for number, report in enumerate(reports.values()):
+        color, marker = _style(number)
+        for kind, style in LINES.items():
+            eps, means, low, high = _curve(report, kind, metric)
+            ax.plot(eps, means, color=color, marker=marker, zorder=3, **style)
+            if len(reports) == 1:
+                ax.fill_between(eps, low, high, color=color, alpha=0.15, linewidth=0)
+            elif kind == WORST:
+                # Bands would hide each other, bars beside each other do not
+                apart = 0.012 * max(eps) * (number - (len(reports) - 1) / 2)
+                at = [e + apart for e in eps]
+                ax.vlines(at, low, high, color=color, linewidth=1.0, alpha=0.7)
+    first = next(iter(reports.values()))
+    ax.set(xlabel=AXIS[unit_of(first)], ylabel=with_unit(metric))
+    ax.margins(x=0.03)
+    ax.grid(alpha=0.3, linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _curve(report: Results, kind: str, metric: str) -> tuple[list[float], ...]:
+    """Radii, and means with both ends of their intervals; without a perturbation it is clean."""
+    labels = {0.0: CLEAN}
+    for condition in report.conditions:
+        if condition.kind == kind and condition.eps is not None:
+            labels.setdefault(condition.eps, condition.label)
+    found = [report.estimate(label, metric) for label in labels.values()]
+    return list(labels), *([row[k] for row in found] for k in ("mean", "low", "high"))
+
+
+def _style(number: int) -> tuple[str, str]:
+    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+
+
+def _legend(ax: Axes, reports: dict[str, Results]) -> None:
+    """The networks by colour and marker, and what solid and dashed lines are."""
+    from matplotlib.lines import Line2D
+
+    entries = []
+    for number, name in enumerate(filter(None, reports)):
+        color, marker = _style(number)
+        entries.append(Line2D([], [], color=color, marker=marker, label=name))
+    plain = "#444444" if entries else COLOURS[0]
+    for label, kind in {"worst case": WORST, "random, equal norm": RANDOM}.items():
+        entries.append(Line2D([], [], color=plain, ls=LINES[kind]["ls"], label=label))
+    ax.legend(handles=entries, frameon=False, fontsize="small")

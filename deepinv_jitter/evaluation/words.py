@@ -3,13 +3,17 @@ r"""What tables and pictures say in words: units, conditions, headlines and note
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import groupby
 
 import deepinv
 
 from .results import CLEAN, RANDOM, TRAINING, WORST, Condition, Results
 from .statistics import better, mean
 from .tables import Cell, Table
+
+#: What is said of an attack that stops whether or not it has converged.
+LOWER_BOUND = "LOWER BOUND: the attack takes a fixed number of steps; with more, it does more harm."
 
 #: What the radius is a multiple of, by the unit it is given in.
 MULTIPLES = {"noise": "x noise", "y": "x signal"}
@@ -20,14 +24,9 @@ def unit_of(results: Results) -> str:
     return results.description.get("unit", "measurement")
 
 
-def size(eps: float, results: Results) -> str:
-    """A radius with its unit."""
-    return sizes([eps], results)
-
-
-def sizes(radii: Sequence[float], results: Results) -> str:
-    """Radii, and their unit once."""
-    texts = ", ".join(f"{eps:.6g}" for eps in radii)
+def size(results: Results, *conditions: Condition) -> str:
+    """The radii of conditions, and their unit once."""
+    texts = ", ".join(f"{condition.eps:.6g}" for condition in conditions)
     unit = unit_of(results)
     if unit in MULTIPLES:
         return f"{texts} {MULTIPLES[unit]}"
@@ -39,18 +38,10 @@ def _norm(results: Results) -> str:
     return "max" if results.description.get("norm") == "LinfBall" else "norm"
 
 
-def name_of(condition: Condition, results: Results) -> str:
-    """A condition as tables call it."""
-    if condition.eps is None:
-        return condition.kind
-    return f"{condition.kind}, {size(condition.eps, results)}"
-
-
-def head_of(condition: Condition, results: Results) -> str:
-    """The same as the head of a column."""
-    if condition.eps is None:
-        return condition.kind
-    return f"{condition.kind}\n{size(condition.eps, results)}"
+def name_of(results: Results, *conditions: Condition, joint: str = ", ") -> str:
+    """A condition as tables call it, or several of one kind."""
+    kind = conditions[0].kind
+    return kind if conditions[0].eps is None else f"{kind}{joint}{size(results, *conditions)}"
 
 
 def with_unit(metric: str) -> str:
@@ -84,23 +75,22 @@ def as_large_as(condition: Condition, results: Results) -> str:
     """How large the perturbations of a condition are."""
     ratio = results.radius(condition, "radius/|noise|")
     if math.isfinite(ratio):
-        whole = {"1": "", "0.5": "half ", "2": "twice "}
-        times = f"{ratio:.2g}"
-        return f"{whole.get(times, f'{times} times ')}as large as the noise"
+        times = f"{ratio:.2g} times "
+        whole = {"1 times ": "", "0.5 times ": "half ", "2 times ": "twice "}
+        return f"{whole.get(times, times)}as large as the noise"
     if unit_of(results) == "y":
-        return f"{100 * condition.size:.3g} % as large as the measurements"
-    return f"of {size(condition.size, results)}"
+        return f"{100 * (condition.eps or 0):.3g} % as large as the measurements"
+    return f"of {size(results, condition)}"
 
 
 def headline(results: Results) -> str:
     """One sentence: how good on clean measurements, and how good under attack."""
     metric = results.shown(None)[0]
+    start, form = ("", "{:.1f} dB") if decibel(metric) else (f"{metric}: ", "{:.3g}")
 
     def found(label: str) -> str:
-        number = mean(results.scores(label, metric))
-        return f"{number:.1f} dB" if decibel(metric) else f"{number:.3g}"
+        return form.format(mean(results.scores(label, metric)))
 
-    start = "" if decibel(metric) else f"{metric}: "
     text = f"{start}{found(CLEAN)} clean"
     worst = results.attacked()
     if worst is None:
@@ -120,59 +110,40 @@ def doubts(reports: dict[str, Results]) -> list[str]:
     told = (flag for raised in flags.values() for flag in raised if flag != TRAINING)
     for flag in dict.fromkeys(told):
         where = {name: raised.get(flag, {}) for name, raised in flags.items()}
-        labels = {label for counts in where.values() for label in counts}
-        for kind, conditions in _kinds(labels, first).items():
+        for conditions in _kinds(set().union(*where.values()), first):
             counts = {
                 name: ", ".join(str(found.get(c.label, 0)) for c in conditions)
                 for name, found in where.items()
                 if any(c.label in found for c in conditions)
             }
             each = [f"{name} {n} of {total}".strip() for name, n in counts.items()]
-            place = "" if kind == "all" else f", {_at(conditions, first)}"
-            lines.append(f"FLAG {flag}{place}: {'; '.join(each)}")
+            place = name_of(first, *conditions, joint=" at ")
+            lines.append(f"FLAG {flag}, {place}: {'; '.join(each)}")
     lines = lines or ["no flags raised"]
     worse = {name: report.worse_than for name, report in reports.items()}
     for reference in dict.fromkeys(r for than in worse.values() for r in than):
         each = []
         for name, than in worse.items():
             if found := than.get(reference):
-                kinds = _kinds(set(found), first).values()
-                every = len(found) == len(first.conditions)
-                places = [_at(conditions, first) for conditions in kinds]
-                place = "everywhere" if every else ", ".join(places)
-                each.append(f"{name}, {place}" if name else place)
+                kinds = _kinds({*found}, first)
+                places = [name_of(first, *conditions, joint=" at ") for conditions in kinds]
+                if len(found) == len(first.conditions):
+                    places = ["everywhere"]
+                each.append(", ".join(filter(None, [name, *places])))
         lines.append(f"WORSE on average than {reference}: {'; '.join(each)}")
     return lines
 
 
-def _kinds(labels: set[str], results: Results) -> dict[str, list[Condition]]:
-    """The conditions with these labels, by their kind."""
-    kinds: dict[str, list[Condition]] = {}
-    for condition in [*results.conditions, Condition("all")]:
-        if condition.label in labels:
-            kinds.setdefault(condition.kind, []).append(condition)
-    return kinds
-
-
-def _at(conditions: list[Condition], results: Results) -> str:
-    """Conditions of one kind, with their radii."""
-    kind = conditions[0].kind
-    if conditions[0].eps is None:
-        return kind
-    return f"{kind} at {sizes([c.size for c in conditions], results)}"
-
-
-def bound(results: Results) -> list[str]:
-    """That the attack stops whether or not it has converged, if it does."""
-    text = "LOWER BOUND: the attack takes a fixed number of steps; with more, it does more harm."
-    return [text] if results.lower_bound else []
+def _kinds(labels: set[str], results: Results) -> Iterable[list[Condition]]:
+    """The conditions with these labels, those of a kind together."""
+    known = [condition for condition in results.conditions if condition.label in labels]
+    return [[*same] for _, same in groupby(known, lambda condition: condition.kind)]
 
 
 def basis(results: Results) -> list[str]:
     """What all numbers rest on."""
-    told = ("attack", "objective", "peak", "draws", "seed")
-    known = {k: results.description.get(k) for k in told}
-    lines = [f"{k}: {text}" for k, text in known.items() if text]
+    told, known = ("attack", "objective", "peak", "draws", "seed"), results.description
+    lines = [f"{key}: {known[key]}" for key in told if known.get(key)]
     return [*lines, f"deepinv {deepinv.__version__}"]
 
 
@@ -184,17 +155,16 @@ def radii(results: Results) -> list[Table]:
     given = {"noise": "radius/|noise|", "y": "radius/|y|"}.get(unit_of(results), "radius")
     units = [u for u in heads if u != given]
     units = [u for u in units if any(math.isfinite(results.radius(c, u)) for c in worst)]
-    known = [c for c in worst if found in results.values[c.label]]
+    known = any(found in results.values[c.label] for c in worst)
     images = {"in image, random": RANDOM, "in image, worst": WORST} if known else {}
     if not units and not images:
         return []
     rows = []
     for condition in worst:
         numbers = [results.radius(condition, u) for u in units]
-        for kind in images.values():
-            numbers.append(results.radius(Condition(kind, condition.eps), found))
-        cells = [Cell(f"{number:.3g}") for number in numbers]
-        rows.append([Cell(size(condition.size, results)), *cells])
+        pairs = [Condition(kind, condition.eps) for kind in images.values()]
+        numbers += [results.radius(pair, found) for pair in pairs]
+        rows.append([Cell(size(results, condition)), *(Cell(f"{n:.3g}") for n in numbers)])
     head = ["as given", *(heads[u] for u in units), *images]
     title = "The radii in other units; in image: the norm of A'd for a perturbation d"
     return [Table(title, head, rows)]

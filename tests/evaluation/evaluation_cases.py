@@ -14,6 +14,17 @@ ERROR = "squared error"
 FAST = FrankWolfeAttack(L2Ball(1.0), steps=3, checks=False)
 
 
+class Scaled(torch.nn.Module):
+    """A multiple of the measurements, on which it is known what is worse."""
+
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(factor))
+
+    def forward(self, y, physics):
+        return self.factor * y
+
+
 def noise(sigma=0.1):
     return dinv.physics.GaussianNoise(sigma)
 

@@ -15,6 +15,7 @@ from deepinv.physics.generator import (
     PhysicsGenerator,
     SigmaGenerator,
 )
+from evaluation_cases import Scaled, noise
 from torch.utils.data import DataLoader, Subset
 
 import deepinv_jitter as dj
@@ -29,11 +30,6 @@ class Measurements(torch.nn.Module):
         return physics.A_adjoint(y)
 
 
-class Itself(torch.nn.Module):
-    def forward(self, y, physics):
-        return 1.0 * y
-
-
 def evaluate(data, physics, model=None, **kwargs):
     kwargs = {"epsilons": [], "metrics": {}, "verbose": False} | kwargs
     with warnings.catch_warnings():
@@ -44,10 +40,6 @@ def evaluate(data, physics, model=None, **kwargs):
 
 def errors(*args, **kwargs):
     return evaluate(*args, **kwargs).values["clean"][ERROR]
-
-
-def noise(sigma=0.1):
-    return dinv.physics.GaussianNoise(sigma)
 
 
 def images(count, *shape):
@@ -164,7 +156,7 @@ def test_a_wavelet_as_long_as_the_batch():
     expected = (physics(x) - x).double().square().flatten(1).sum(1)
     for count in (4, 5):
         data = [{"x": x[:count], "params": {"wavelet": W}}]
-        found = errors(data, dj.SeismicConvolution(), Itself())
+        found = errors(data, dj.SeismicConvolution(), Scaled())
         assert torch.allclose(found, expected[:count], rtol=1e-4)
 
 
@@ -389,7 +381,7 @@ def test_a_generator_of_another_kind_is_refused():
 
 def test_networks_side_by_side_have_the_same_parameters(tmp_path):
     """The numbers of each are those of a call of its own, also of several loaders, and resumed."""
-    x, networks = images(5, 2, 8, 8), {"a": Measurements(), "b": Itself()}
+    x, networks = images(5, 2, 8, 8), {"a": Measurements(), "b": Scaled()}
     physics = [dj.SingleCoilMRI(img_size=(8, 8), noise_model=noise()) for _ in range(2)]
     arguments = [[x[:2]], [x[2:]]], physics
     options = {"physics_generator": DRAWN["mask"][1](), "epsilons": 0.5, "draws": 2}
@@ -460,7 +452,7 @@ def test_samples_that_lack_a_score_are_left_out_of_it():
     loaders = [DataLoader(images(2, 1, 16, 16)), DataLoader(images(3, 1, 8, 8))]
     attack = dj.RandomAttack(dj.L2Ball(1.0), samples=2, checks=False)
     report = evaluate(
-        loaders, physics, Itself(), metrics=None, epsilons=0.1, attacks=attack, draws=2
+        loaders, physics, Scaled(), metrics=None, epsilons=0.1, attacks=attack, draws=2
     )
     clean, worst = report.values["clean"], report.values["worst case, eps=0.1"]
     assert clean["SSIM"].isnan().tolist() == [False] * 2 + [True] * 3
@@ -486,7 +478,7 @@ PAIRS = [
 @pytest.mark.parametrize("loaders, physics, generators, error, message", PAIRS)
 def test_lists_refused(loaders, physics, generators, error, message):
     with pytest.raises(error, match=message):
-        evaluate(loaders, physics, Itself(), physics_generator=generators)
+        evaluate(loaders, physics, Scaled(), physics_generator=generators)
 
 
 # Measurements of any kind
@@ -512,11 +504,11 @@ def test_conjugate_negative_and_strided_measurements():
     physics = dinv.physics.Denoising(noise())
     for view in views.values():
         plain = view.resolve_conj().clone(memory_format=torch.contiguous_format)
-        a, b = (evaluate([(x, y)], physics, Itself()) for y in (view, plain))
+        a, b = (evaluate([(x, y)], physics, Scaled()) for y in (view, plain))
         assert a.digests == b.digests
     imaginary = x.conj().imag
     assert imaginary.is_neg()
-    a, b = (evaluate([(y, y)], physics, Itself()) for y in (imaginary, imaginary.resolve_neg()))
+    a, b = (evaluate([(y, y)], physics, Scaled()) for y in (imaginary, imaginary.resolve_neg()))
     assert a.digests == b.digests
 
 
@@ -527,7 +519,7 @@ def test_complex_measurements_and_noise(tmp_path):
     y = physics(x)
     assert y.is_complex()
     options = {"epsilons": [0.5, 1.0], "attacks": "quick", "relative_to": "noise"}
-    options |= {"metrics": None, "model": Itself(), "draws": 2}
+    options |= {"metrics": None, "model": Scaled(), "draws": 2}
     report = evaluate([(x, y)], physics, state=tmp_path / "s", **options)
     pairs = [torch.cat([v.real, v.imag], dim=1) for v in (x, y)]
     real = evaluate([tuple(pairs)], physics, **options)
@@ -538,7 +530,7 @@ def test_complex_measurements_and_noise(tmp_path):
     # Complex noise of standard deviation sigma has it in modulus, not in each part
     assert torch.allclose(worst["|delta|"], torch.tensor(0.3 * 16.0).double(), rtol=1e-3)
     assert evaluate([x], physics, **options).values["clean"][ERROR].isfinite().all()
-    mean = errors([torch.zeros(1, 1, 64, 64, dtype=x.dtype)], physics, Itself())
+    mean = errors([torch.zeros(1, 1, 64, 64, dtype=x.dtype)], physics, Scaled())
     assert mean.item() == pytest.approx(0.3**2 * 64 * 64, rel=0.1)
 
 

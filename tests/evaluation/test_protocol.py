@@ -6,6 +6,7 @@ import deepinv as dinv
 import pytest
 import torch
 from deepinv.loss.metric import MAE, NMSE, PSNR, SSIM, Metric
+from evaluation_cases import Scaled
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
@@ -16,18 +17,9 @@ ERROR = "squared error"
 PHYSICS = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
 
 
-class Scaled(nn.Module):
-    def __init__(self, factor=0.9):
-        super().__init__()
-        self.factor = nn.Parameter(torch.tensor(factor))
-
-    def forward(self, y, physics):
-        return self.factor * y
-
-
 def evaluate(data, model=None, physics=PHYSICS, **kwargs):
     kwargs = {"epsilons": [], "attacks": "quick", "draws": 2, "verbose": False} | kwargs
-    return dj.evaluate_robustness(model or Scaled(), data, physics, **kwargs)
+    return dj.evaluate_robustness(model or Scaled(0.9), data, physics, **kwargs)
 
 
 def images(*shape, seed=0):

@@ -10,7 +10,7 @@ import deepinv as dinv
 import pytest
 import torch
 from deepinv.loss.metric import MAE
-from evaluation_cases import ERROR, evaluate, mri, noise, points
+from evaluation_cases import ERROR, Scaled, evaluate, mri, noise, points
 
 import deepinv_jitter as dj
 from deepinv_jitter.attacks import FrankWolfeAttack
@@ -43,7 +43,7 @@ MEANS = {"normal": 0.0, "uniform": 0.5, "skewed": 1.0}
 def test_the_interval_covers_the_mean(name, count, least):
     """400 data sets; the standard error of the share is 0.011."""
     data = DRAWS[name](400, count, generator=torch.Generator().manual_seed(0))
-    ends = [bootstrap_interval(values, resamples=1000) for values in data]
+    ends = [bootstrap_interval(values) for values in data]
     share = sum(low <= MEANS[name] <= high for low, high in ends) / len(ends)
     assert least <= share <= 0.985
 
@@ -344,17 +344,6 @@ def test_an_attack_that_does_not_go_on_until_it_has_converged_is_said_to_be_one(
     assert report.lower_bound
     for text in (str(report), str(report.compare(report)), report.table("markdown")):
         assert "LOWER BOUND" in "\n".join(text.splitlines()[:3])
-
-
-class Scaled(torch.nn.Module):
-    """A multiple of the measurements, on which it is known what is worse."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = torch.nn.Parameter(torch.tensor(float(factor)))
-
-    def forward(self, y, physics):
-        return self.factor * y
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,17 @@
 import deepinv as dinv
 import pytest
 import torch
-from evaluation_cases import PROBLEMS, evaluate, measured, mri, noise, perturbed, points, sections
+from evaluation_cases import (
+    PROBLEMS,
+    Scaled,
+    evaluate,
+    measured,
+    mri,
+    noise,
+    perturbed,
+    points,
+    sections,
+)
 
 import deepinv_jitter as dj
 from deepinv_jitter.evaluation import pictures
@@ -169,14 +179,10 @@ def test_several_samples_and_conditions(tmp_path):
 
 
 def test_colours_and_volumes():
-    class Same(torch.nn.Module):
-        def forward(self, y, physics):
-            return 1.0 * y
-
     physics = dinv.physics.Denoising(noise())
     for shape, expected in (((3, 16, 12), (16, 12, 3)), ((2, 5, 16, 12), (16, 12))):
         x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
-        report = evaluate(Same(), [x], physics, [], metrics={})
+        report = evaluate(Scaled(), [x], physics, [], metrics={})
         arrays = shown(report.images())
         assert arrays[0].shape == arrays[1].shape == expected
         assert arrays[2].shape == (16, 12)
@@ -199,13 +205,9 @@ def test_a_network_that_diverges_does_not_spoil_the_scales():
 
 
 def test_what_is_negative_is_black_in_images_that_are_not():
-    class Negative(torch.nn.Module):
-        def forward(self, y, physics):
-            return -1.0 * y
-
     x = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0)) + 0.1
     physics = dinv.physics.Denoising(noise(0.0))
-    arrays = shown(evaluate(Negative(), [x], physics, [], metrics={}).images())
+    arrays = shown(evaluate(Scaled(-1.0), [x], physics, [], metrics={}).images())
     assert torch.equal(torch.as_tensor(arrays[1].data), -x[0, 0])
     assert torch.equal(torch.as_tensor(arrays[2].data), 2 * x[0, 0])
 
@@ -234,14 +236,17 @@ def test_points_are_scattered():
 
 
 def test_truths_smaller_than_the_reconstruction():
-    image = torch.arange(30.0).reshape(1, 5, 6)
-    middle = pictures._centre(image, torch.Size((3, 4)))
-    assert torch.equal(middle, image[:, 1:4, 1:5])
+    class Middle(dinv.loss.metric.Metric):
+        def metric(self, x_net, x, *args, **kwargs):
+            return (x_net[..., 2:11, 1:10] - x).square().flatten(1).mean(1)
 
-
-class Flat(torch.nn.Module):
-    def forward(self, y, physics):
-        return 1.0 * y
+    y = torch.rand(1, 1, 13, 11, generator=torch.Generator().manual_seed(0))
+    attack = dj.RandomAttack(dj.L2Ball(1.0), samples=2, objective=Middle())
+    physics = dinv.physics.Denoising(noise())
+    data = [(y[..., 2:11, 1:10], y)]
+    report = evaluate(Scaled(), data, physics, [], attacks=attack, metrics=Middle())
+    truth, image, error, *_ = shown(report.images())
+    assert (truth == image).all() and not error.any() and truth.shape == (9, 9)
 
 
 REFUSED = [
@@ -265,7 +270,7 @@ def test_refused_shapes():
         ((3,), r"points \(B, 2\) of the plane, got 3 coordinates"),
         ((1, 20), r"images shows images .* got samples of shape \(1, 20\)"),
     ):
-        report = evaluate(Flat(), [torch.rand(2, *shape)], physics, [], metrics={})
+        report = evaluate(Scaled(), [torch.rand(2, *shape)], physics, [], metrics={})
         with pytest.raises(ValueError, match=message):
             report.images()
     with pytest.raises(ValueError, match="samples must be .* at least 1, got 0"):
