@@ -102,7 +102,10 @@ def _sample(grid, rows: list[list[Panel]], names: list[str], greys: dict, errors
         _bar(grid[0, -1], image, "neither")
     # An edit of the truth is what one wants to see, else the largest errors
     moved = last[0].truth - rows[0][0].truth
-    top, left, tall, wide = _largest([moved] if moved.any() else [panel.error for panel in last])
+    if moved.any():
+        top, left, tall, wide = _largest([moved])
+    else:
+        top, left, tall, wide = _largest([panel.error for panel in last], last[0].truth)
     corner = left - 0.5, top - 0.5
     images = [last[0].truth, *(panel.image for panel in last)]
     for above, ax, image in zip(grid[-3], grid[-1], images, strict=True):
@@ -180,13 +183,22 @@ def _show(ax: Axes, image: torch.Tensor, title: str, style: dict):
     return ax.imshow(image[0].numpy(), interpolation="nearest", **style)
 
 
-def _largest(images: list[torch.Tensor]) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the part where all together have the largest squares."""
-    energy = torch.stack(images).square().sum((0, 1))[None]
-    energy = energy.nan_to_num(0.0, posinf=0.0)
+def _largest(
+    images: list[torch.Tensor], truth: torch.Tensor | None = None
+) -> tuple[int, int, int, int]:
+    """
+    Top, left, height and width of the part where all together have the largest squares; beside a
+    truth times its contrast there, as an empty corner shows little.
+    """
+    energy = torch.stack(images).square().sum((0, 1))[None].nan_to_num(0.0, posinf=0.0)
     tall, wide = (min(n, max(8, n // ZOOM)) for n in energy.shape[1:])
+    mean = torch.nn.AvgPool2d((tall, wide), stride=1)
+    sums = mean(energy)[0]
+    if truth is not None:
+        grey = truth.mean(0, keepdim=True)
+        contrast = (mean(grey.square()) - mean(grey).square()).clamp_min(0).sqrt()[0]
+        sums = sums * contrast if (sums * contrast).any() else sums
     # Of equal ones the middle is the mean place: each pixel of the part counts
-    sums = torch.nn.functional.avg_pool2d(energy, (tall, wide), stride=1)[0]
     top, left = (sums >= 0.999 * sums.max()).nonzero().double().mean(0).round().int().tolist()
     return top, left, tall, wide
 

@@ -109,7 +109,7 @@ class Views:
     ) -> Figure:
         r"""
         The truth and what each network makes of it: clean, attacked, the error of that, and the
-        place where the errors are largest, enlarged. All images share one scale, all errors
+        place where the errors are largest amid contrast, enlarged. All images share one scale, all errors
         another.
 
         Complex images, of two channels or complex type, are shown by their magnitude, sections and

@@ -162,6 +162,13 @@ def test_what_is_enlarged():
     # an edit is in the middle, not in a corner
     top, left, tall, wide = pictures._largest([spots[0]])
     assert abs(top + tall / 2 - 20.5) <= 1 and abs(left + wide / 2 - 15.5) <= 1
+    # where the truth has contrast, though errors are larger in an empty corner
+    truth = torch.zeros(1, 32, 24)
+    truth[0, 4:8, 4:8] = 1
+    errors = spots[0] + 0.5 * truth
+    top, left, tall, wide = pictures._largest([2 * errors], truth)
+    assert top < 8 and left < 8
+    assert pictures._largest([spots[0]], torch.ones_like(truth)) == pictures._largest([spots[0]])
 
 
 def test_several_samples_and_conditions(tmp_path):
