@@ -109,8 +109,8 @@ class Views:
     ) -> Figure:
         r"""
         The truth and what each network makes of it: clean, attacked, the error of that, and the
-        place where the errors are largest amid contrast, enlarged. All images share one scale, all errors
-        another.
+        place where the errors are largest amid contrast, enlarged. All images share one scale, all
+        errors another.
 
         Complex images, of two channels or complex type, are shown by their magnitude, sections and
         other images that change sign in grey around zero with errors in red and blue, images of
