@@ -11,7 +11,7 @@ from deepinv.loss.r2r import R2RModel
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .parts import modules
+from ..memory import modules
 
 #: In evaluation mode they average the network over masks or noise, under ``no_grad``.
 ADAPTERS = (SplittingLoss.SplittingModel, R2RModel)

@@ -2,22 +2,14 @@ r"""The parts of stacked physics and of their measurements, side by side in one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from types import FunctionType
 from typing import TypeAlias
 
 import torch
 from deepinv.utils import TensorList
-from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .. import checks
 
 Measurements: TypeAlias = torch.Tensor | TensorList
-
-#: What modules are found in.
-HOLDERS = (nn.Module, dict, list, tuple, FunctionType)
 
 
 class Layout:
@@ -92,43 +84,6 @@ def named_parts(name: str, y: Measurements) -> dict[str, torch.Tensor]:
     if isinstance(y, TensorList) and len(y):
         return {f"{name}[{i}]": part for i, part in enumerate(y)}
     return {name: y}
-
-
-def modules(
-    *roots: object, leave: type[nn.Module] | tuple[type[nn.Module], ...] = ()
-) -> Iterator[nn.Module]:
-    """
-    All modules of some, once each, also those in plain lists, dictionaries and closures, where
-    deepinv keeps the parts of stacked physics and the priors of an algorithm. Those of a kind to
-    leave are left out, with all that only they hold.
-    """
-    seen: dict[int, object] = {}
-    left = [*reversed(roots)]
-    while left:
-        thing = left.pop()
-        if isinstance(thing, (DataParallel, DistributedDataParallel)):
-            thing = thing.module  # a wrapper has state of its own
-        if not isinstance(thing, HOLDERS) or id(thing) in seen:
-            continue
-        seen[id(thing)] = thing
-        if isinstance(thing, leave):
-            continue
-        if isinstance(thing, nn.Module):
-            yield thing
-            inner: Iterable = [*thing.children(), *vars(thing).values()]
-        elif isinstance(thing, FunctionType):
-            inner = _closed_over(thing)
-        else:
-            inner = thing.values() if isinstance(thing, dict) else thing
-        left += reversed([*inner])
-
-
-def _closed_over(function: FunctionType) -> list:
-    values = []
-    for cell in function.__closure__ or ():
-        with suppress(ValueError):  # of a name that has no value yet
-            values.append(cell.cell_contents)
-    return values
 
 
 def _in_pairs(part: torch.Tensor) -> torch.Tensor:

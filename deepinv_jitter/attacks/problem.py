@@ -15,10 +15,10 @@ from deepinv.physics import Physics
 from torch import nn
 
 from .. import checks as rules
+from ..memory import evaluated, modules
 from .adapted import differentiable
-from .parts import Layout, Measurements, modules, named_parts
+from .parts import Layout, Measurements, named_parts
 from .samples import column, per_sample, where
-from .state import evaluated
 
 Objective: TypeAlias = str | torch.Tensor | Metric | Callable
 

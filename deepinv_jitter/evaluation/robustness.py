@@ -28,10 +28,9 @@ from ..attacks.base import Attack, WorstCase
 from ..attacks.budgets import Budget
 from ..attacks.converged import ConvergedAttack
 from ..attacks.frank_wolfe import FrankWolfeAttack
-from ..attacks.parts import modules
 from ..attacks.pgd import PGDAttack
 from ..attacks.random import RandomAttack
-from ..attacks.state import evaluated, preserved
+from ..memory import evaluated, modules, preserved
 from ..optim.jittering import no_jitter
 from ..training import distributed as processes
 from .batches import Source, paired
