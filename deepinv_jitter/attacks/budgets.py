@@ -12,8 +12,8 @@ from deepinv.utils import TensorList
 from .. import checks
 from .noise import noise_levels, why_no_norm
 from .parts import Layout, Measurements
-from .samples import check_eps, check_radius, check_range, column, per_sample, same_normal
-from .support import Support, broadcast, check_support, measured, seen
+from .samples import check_eps, check_radius, column, per_sample, same_normal
+from .support import Support, broadcast, check_support, reached
 
 UNITS = (None, "y", "noise")
 
@@ -113,20 +113,14 @@ class Budget(ABC):
             ``y``, or is relative to a noise that is not Gaussian or that is not there.
         """
         flat = Layout(y).pack(y)
-        radii = per_sample("radius", self.radius, flat) * self._unit(y, physics)
-        check_range("radius", radii, flat)
-        return radii
-
-    def _unit(self, y: Measurements, physics: Physics) -> torch.Tensor:
-        """What the radius multiplies."""
+        unit: float | torch.Tensor = 1.0
         if self.relative_to == "y":
-            return self.norm(Layout(y).pack(y))
-        if self.relative_to == "noise":
+            unit = self.norm(flat)
+        elif self.relative_to == "noise":
             unit = self.noise_norm(y, physics)
             if not unit.any() or unit.isnan().any():
                 raise ValueError(why_no_norm(physics))
-            return unit
-        return torch.ones((), device=y.device)
+        return per_sample("radius", self.radius, flat, unit)
 
     def noise_norm(self, y: Measurements, physics: Physics) -> torch.Tensor:
         r"""
@@ -194,13 +188,13 @@ class Budget(ABC):
         :return: (:class:`torch.Tensor`) ``True`` on the support, shape of the perturbation.
         :raises ValueError: if the given support does not broadcast to the perturbation.
         """
-        layout, zero = Layout(y), self.zero(y, physics)
-        in_image = self.domain == "image"
+        layout = None if self.domain == "image" else Layout(y)
+        zero = self.zero(y, physics)
         if isinstance(self._support, (torch.Tensor, TensorList)):
-            return broadcast(self._support, zero if in_image else layout.unpack(zero))
+            return broadcast(self._support, zero if layout is None else layout.unpack(zero))
         if self._support is None or not isinstance(physics, LinearPhysics):
             return torch.ones_like(zero, dtype=torch.bool)
-        return seen(zero, physics) if in_image else measured(zero, layout, physics)
+        return reached(zero, layout, physics)
 
     def random(
         self,

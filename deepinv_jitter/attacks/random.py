@@ -2,8 +2,6 @@ r"""Random perturbations: the bar any other attack must clear."""
 
 from __future__ import annotations
 
-import copy
-
 import torch
 
 from .. import checks as rules
@@ -77,8 +75,3 @@ class RandomAttack(SearchAttack):
             problem.loss(delta)
             delta = problem.random(generator, self.law)
         return delta
-
-    def _restarted(self, k):
-        other = copy.deepcopy(self)
-        other.seed = self.seed + k
-        return other

@@ -91,22 +91,16 @@ class SearchAttack(Attack):
             loss = problem.loss(delta) if report or self.keep == "best" else None
             if self.keep == "best":
                 delta, loss = problem.worst, problem.worst_loss
-            result = AttackResult(
-                delta=problem.to_measurement(delta),
-                perturbation=delta,
-                loss=loss,
-                loss_clean=problem.trace[0] if clean is None else clean,
-                trace=torch.stack(problem.trace),
-                n_grad=problem.n_grad,
-                flags={},
-            )
+            clean = problem.trace[0] if clean is None else clean
+            result = AttackResult.of(problem, delta, loss, clean)
             if report:
                 result.flags = doubts(problem, result, self.checks, self.uses_gradient, self.seed)
         return result
 
     def _restarted(self, k):
         other = copy.deepcopy(self)
-        other.start = "random"
+        if self.uses_gradient:
+            other.start = "random"
         other.seed = self.seed + k
         return other
 
