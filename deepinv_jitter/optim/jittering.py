@@ -2,7 +2,6 @@ r"""Noise put into a model, taken out of it, and silenced for a while."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -89,34 +88,24 @@ def jitter(
         )
     if at is not None:
         submodules, noise = hooks.named(model, at), Jitter(sigma).noise
-        _check_official(noise)
+        if noise.scale == "official":
+            raise ValueError(
+                "scale='official' reproduces the paper's GD and PGD networks, and has no meaning "
+                "for the outputs of submodules: use 'std', 'norm' or 'relative'."
+            )
         hooks.OutputJitter(noise, unjitter(model), submodules)
         return model
     unrolled = _unrolled(model)
-    iterator = jittered(unrolled, sigma)
+    iterator = JitteredIterator(without_jitter(unrolled.fixed_point.iterator), sigma)
+    levels = iterator.jitter.noise.sigma
+    if len(levels) not in (1, unrolled.max_iter):
+        raise ValueError(
+            f"sigma must hold one level or one per iteration, got {len(levels)} levels for "
+            f"max_iter={unrolled.max_iter}."
+        )
     unjitter(model)
     unrolled.fixed_point.iterator = iterator
     return model
-
-
-def jittered(model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter) -> JitteredIterator:
-    r"""
-    The iterator that would make an unrolled model jittered; the model is left unchanged.
-
-    :param deepinv.optim.BaseOptim model: the model.
-    :param float, Iterable[float], GaussianJitter sigma: noise level or noise model.
-    :return: (:class:`JitteredIterator`) its iterator, wrapped.
-    :raises TypeError, ValueError: as :func:`jitter`.
-    """
-    _check_unrolled(model)
-    iterator = JitteredIterator(without_jitter(model.fixed_point.iterator), sigma)
-    levels = iterator.jitter.noise.sigma
-    if len(levels) not in (1, model.max_iter):
-        raise ValueError(
-            f"sigma must hold one level or one per iteration, got {len(levels)} levels for "
-            f"max_iter={model.max_iter}."
-        )
-    return iterator
 
 
 def unjitter(model: nn.Module) -> nn.Module:
@@ -187,16 +176,8 @@ def _check_module(caller: str, module: nn.Module) -> None:
         raise TypeError(f"{caller} needs a torch.nn.Module, got {type(module).__name__}.")
 
 
-def _check_official(noise: GaussianJitter) -> None:
-    if noise.scale == "official":
-        raise ValueError(
-            "scale='official' reproduces the paper's GD and PGD networks, and has no meaning for "
-            "the outputs of submodules: use 'std', 'norm' or 'relative'."
-        )
-
-
 def _unrolled(model: nn.Module) -> BaseOptim:
-    """The unrolled model that a model is or holds."""
+    """The unrolled model that a model is or holds, checked."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, BaseOptim)}
     # One inside another, for example as its denoiser, is part of that
     outer = {
@@ -221,41 +202,32 @@ def _unrolled(model: nn.Module) -> BaseOptim:
             f"jitter needs one unrolled model, but this {type(model).__name__} holds several, "
             f"{', '.join(outer)}: call jitter on each that is to be noisy."
         )
-    return next(iter(outer.values()))
+    (unrolled,) = outer.values()
+    _check_unrolled(unrolled)
+    return unrolled
 
 
 def _check_unrolled(model: BaseOptim) -> None:
-    name, iterator = type(model).__name__, innermost(model.fixed_point.iterator)
+    iterator = innermost(model.fixed_point.iterator)
     algorithm = type(iterator).__name__.removesuffix("Iteration")
     if type(iterator) in WITHOUT_FIDELITY:
         raise TypeError(
             f"{algorithm} has no place for jitter, since its step asks the data fidelity for "
             "neither a gradient nor a proximal point: use one that does, such as PGD."
         )
-    unfolds = model.unfold or isinstance(model, BaseUnfold)
     # With these the number of steps, or a step itself, would depend on the noise in ways that no
     # equation of the method describes
     options = {
+        "unfold=False": not (model.unfold or isinstance(model, BaseUnfold)),
         "DEQ": model.DEQ or isinstance(model, BaseDEQ),
         "anderson_acceleration": model.anderson_acceleration_config is not None,
         "backtracking": model.backtracking,
         "early_stop": model.early_stop,
     }
     unwanted = [option for option, used in options.items() if used]
-    if unfolds and not unwanted:
-        return
-    got = [] if unfolds or "DEQ" in unwanted else ["unfold=False"]
-    if isinstance(model, BaseDEQ):
-        advice = "build it by unfolded_builder"
-    elif unfolds and not model.DEQ:
-        advice = "build it"
-    elif "unfold" not in inspect.signature(type(model)).parameters:
-        advice = f"build deepinv.optim.{algorithm} with unfold=True"
-    else:
-        advice = "build it with unfold=True"
     if unwanted:
-        advice += f" without {' or '.join(unwanted)}"
-    raise ValueError(
-        "jitter is for models that are trained through a fixed number of iterations, got "
-        f"{name} with {' and '.join(got + unwanted)}: {advice}."
-    )
+        raise ValueError(
+            "jitter is for models that are trained through a fixed number of iterations, got "
+            f"{type(model).__name__} with {' and '.join(unwanted)}: build its algorithm, {algorithm}, "
+            "with unfold=True, without DEQ, acceleration, backtracking and early stop."
+        )
