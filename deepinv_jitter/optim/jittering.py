@@ -228,6 +228,7 @@ def _check_unrolled(model: BaseOptim) -> None:
     if unwanted:
         raise ValueError(
             "jitter is for models that are trained through a fixed number of iterations, got "
-            f"{type(model).__name__} with {' and '.join(unwanted)}: build its algorithm, {algorithm}, "
-            "with unfold=True, without DEQ, acceleration, backtracking and early stop."
+            f"{type(model).__name__} with {' and '.join(unwanted)}: build its algorithm, "
+            f"{algorithm}, with unfold=True, without DEQ, acceleration, backtracking and early "
+            "stop."
         )
