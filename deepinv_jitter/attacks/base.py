@@ -50,10 +50,7 @@ class Attack(nn.Module, ABC):
 
     def __init__(self, budget: Budget, objective: Objective):
         super().__init__()
-        if not isinstance(budget, Budget):
-            raise TypeError(
-                f"budget must be a Budget such as L2Ball(1.0), got {type(budget).__name__}."
-            )
+        rules.instance("budget", budget, Budget, "Budget such as L2Ball(1.0)")
         self.budget = budget
         self.objective = objective
         self._value, self._against_clean = as_function(objective)

@@ -15,10 +15,6 @@ from .parts import Layout, Measurements
 from .samples import check_eps, check_radius, column, per_sample, same_normal
 from .support import Support, broadcast, check_support, reached
 
-UNITS = (None, "y", "noise")
-
-DOMAINS = ("measurement", "image")
-
 LAWS = ("sphere", "ball", "gaussian")
 
 
@@ -48,10 +44,8 @@ class Budget(ABC):
         support: Support = "auto",
         domain: str = "measurement",
     ):
-        if relative_to not in UNITS:
-            raise ValueError(f"relative_to must be one of {UNITS}, got {relative_to!r}.")
-        if domain not in DOMAINS:
-            raise ValueError(f"domain must be one of {DOMAINS}, got {domain!r}.")
+        checks.choice("relative_to", relative_to, (None, "y", "noise"))
+        checks.choice("domain", domain, ("measurement", "image"))
         if domain == "image" and relative_to is not None:
             raise ValueError(
                 "relative_to compares with measurements, so an image-domain budget is absolute, "
@@ -224,12 +218,10 @@ class Budget(ABC):
         :raises ValueError: if the law is unknown, or ``eps`` or ``support`` do not fit ``like``.
         """
         checks.tensor("like", like)
-        if not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}.")
+        checks.instance("generator", generator, torch.Generator, "torch.Generator")
         if generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU, got one on {generator.device}.")
-        if law not in LAWS:
-            raise ValueError(f"law must be one of {LAWS}, got {law!r}.")
+        checks.choice("law", law, LAWS)
         if support is None:
             support = torch.ones_like(like, dtype=torch.bool)
         if support.dtype != torch.bool or support.shape != like.shape:

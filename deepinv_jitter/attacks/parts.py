@@ -42,9 +42,10 @@ class Layout:
             checks.tensor(name, part)
         self.in_parts = isinstance(y, TensorList)
         if self.in_parts:
-            _check_alike("batch size", [len(part) for part in y])
-            _check_alike("device", [part.device for part in y])
-            _check_alike("precision", [part.dtype.to_real() for part in y])
+            names = " and ".join(parts)
+            checks.alike(names, "batch size", [len(part) for part in y])
+            checks.alike(names, "device", [part.device for part in y])
+            checks.alike(names, "precision", [part.dtype.to_real() for part in y])
             self.shapes = [part.shape[1:] for part in y]
             some, every = (f(p.is_complex() for p in y) for f in (any, all))
             self.in_pairs = [part.is_complex() and some != every for part in y]
@@ -90,10 +91,3 @@ def _in_pairs(part: torch.Tensor) -> torch.Tensor:
     if part.is_complex():
         return torch.view_as_real(part.resolve_conj())
     return torch.stack([part, part], -1)  # a support
-
-
-def _check_alike(kind: str, values: list) -> None:
-    if len(set(values)) > 1:
-        raise ValueError(
-            f"the parts of y must have one {kind}, got {' and '.join(map(str, values))}."
-        )

@@ -222,8 +222,7 @@ def undisturbed(
     model: nn.Module, x: torch.Tensor | None, y: Measurements, physics: Physics
 ) -> Iterator[None]:
     """Evaluation mode, frozen parameters, no memory; afterwards all is as before."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    rules.instance("model", model, nn.Module, "torch.nn.Module")
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "attacks need gradients, which torch.inference_mode rules out: call them "

@@ -52,8 +52,7 @@ class RandomAttack(SearchAttack):
         seed: int = 0,
         checks: bool = True,
     ):
-        if law not in LAWS:
-            raise ValueError(f"law must be one of {LAWS}, got {law!r}.")
+        rules.choice("law", law, LAWS)
         super().__init__(
             budget,
             steps=rules.whole("samples", samples, 1),

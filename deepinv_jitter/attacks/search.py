@@ -39,18 +39,13 @@ class SearchAttack(Attack):
         seed = rules.seed("seed", seed)
         if start is None:
             start = "random" if self._against_clean else "zero"
-        if start not in ("zero", "random"):
-            raise ValueError(f"start must be 'zero' or 'random', got {start!r}.")
+        rules.choice("start", start, ("zero", "random"))
         if start == "zero" and self._against_clean and self.uses_gradient:
             raise ValueError(
                 "objective='deviation' has no gradient at start='zero': use start='random'."
             )
-        if keep not in ("best", "last"):
-            raise ValueError(f"keep must be 'best' or 'last', got {keep!r}.")
-        if autocast not in (None, torch.bfloat16, torch.float16):
-            raise ValueError(
-                f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}."
-            )
+        rules.choice("keep", keep, ("best", "last"))
+        rules.choice("autocast", autocast, (None, torch.bfloat16, torch.float16))
         self.autocast = autocast
         self.steps = steps
         self.start = start

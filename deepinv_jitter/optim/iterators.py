@@ -21,6 +21,7 @@ import torch
 from deepinv.optim.optim_iterators import CPIteration, GDIteration, OptimIterator, PGDIteration
 from deepinv.physics import LinearPhysics
 
+from .. import checks
 from .fidelities import TiltedFidelity
 from .noise import GaussianJitter, Jitter
 
@@ -39,11 +40,7 @@ class IteratorWrapper(OptimIterator):
     def __init__(self, iterator: OptimIterator):
         # Not OptimIterator.__init__, which would register steps and a cost of its own
         torch.nn.Module.__init__(self)
-        if not isinstance(iterator, OptimIterator):
-            raise TypeError(
-                "iterator must be a deepinv OptimIterator, such as GDIteration(), got "
-                f"{type(iterator).__name__}."
-            )
+        checks.instance("iterator", iterator, OptimIterator, "deepinv OptimIterator")
         self.iterator = iterator
         self.train(iterator.training)
         self._register_state_dict_hook(_drop_prefix)

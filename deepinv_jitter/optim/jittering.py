@@ -17,6 +17,7 @@ from deepinv.sampling import DDRM, BaseSampling, DiffPIR, PosteriorDiffusion
 from deepinv.unfolded import BaseDEQ, BaseUnfold
 from torch import nn
 
+from .. import checks
 from . import hooks
 from .iterators import JitteredIterator, innermost, without_jitter
 from .noise import GaussianJitter, Jitter
@@ -80,7 +81,7 @@ def jitter(
     Jitter(GaussianJitter(sigma=0.1, scale='std'))
     >>> varnet = dj.jitter(dinv.models.VarNet(num_cascades=3), 0.1, at="backbone_net.*.denoiser")
     """
-    _check_module("jitter", model)
+    checks.instance("model", model, nn.Module, "torch.nn.Module")
     if any(isinstance(m, nn.DataParallel) for m in model.modules()):
         raise TypeError(
             "jitter needs a model without DataParallel, whose copies would share one noise: use "
@@ -128,7 +129,7 @@ def unjitter(model: nn.Module) -> nn.Module:
     >>> type(dj.unjitter(dj.jitter(model, 0.1)).fixed_point.iterator).__name__
     'GDIteration'
     """
-    _check_module("unjitter", model)
+    checks.instance("model", model, nn.Module, "torch.nn.Module")
     hooks.remove(model)
     for unrolled in [m for m in model.modules() if isinstance(m, BaseOptim)]:
         unrolled.fixed_point.iterator = without_jitter(unrolled.fixed_point.iterator)
@@ -159,7 +160,7 @@ def no_jitter(module: nn.Module) -> Iterator[nn.Module]:
     ...     print(torch.equal(model(y, physics), model(y, physics)))
     True
     """
-    _check_module("no_jitter", module)
+    checks.instance("module", module, nn.Module, "torch.nn.Module")
     layers = hooks.layers(module)
     before = [layer.enabled for layer in layers]
     try:
@@ -169,11 +170,6 @@ def no_jitter(module: nn.Module) -> Iterator[nn.Module]:
     finally:
         for layer, enabled in zip(layers, before, strict=True):
             layer.enabled = enabled
-
-
-def _check_module(caller: str, module: nn.Module) -> None:
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"{caller} needs a torch.nn.Module, got {type(module).__name__}.")
 
 
 def _unrolled(model: nn.Module) -> BaseOptim:

@@ -55,12 +55,9 @@ class GaussianJitter:
         scale: str = "std",
         generator: torch.Generator | None = None,
     ):
-        if scale not in SCALES:
-            raise ValueError(f"scale must be one of {SCALES}, got {scale!r}.")
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(
-                f"generator must be a torch.Generator or None, got {type(generator).__name__}."
-            )
+        checks.choice("scale", scale, SCALES)
+        if generator is not None:
+            checks.instance("generator", generator, torch.Generator, "torch.Generator or None")
         self.sigma = _levels(sigma)
         self.scale = scale
         self.generator = generator

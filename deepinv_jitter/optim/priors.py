@@ -8,6 +8,8 @@ import torch
 from deepinv.optim import RED, PnP, Prior
 from torch import nn
 
+from .. import checks
+
 #: Names of the argument by which networks are told the noise level; the first is deepinv's.
 LEVELS = ("sigma", "sigma_denoiser", "noise_level")
 
@@ -37,8 +39,7 @@ class NetworkPrior(Prior):
 
     def __init__(self, network: nn.Module, reads_y: bool = False):
         super().__init__()
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")
+        checks.instance("network", network, nn.Module, "torch.nn.Module")
         self.network = network
         self.reads_y = reads_y
         level = level_argument(network)

@@ -235,12 +235,12 @@ def test_a_refused_second_call_leaves_the_first():
 
 
 def test_what_is_no_module_is_refused():
-    with pytest.raises(TypeError, match="jitter needs a torch.nn.Module, got builtin"):
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got builtin"):
         dj.jitter(len, 0.1)
-    with pytest.raises(TypeError, match="no_jitter needs a torch.nn.Module, got int"):
+    with pytest.raises(TypeError, match="module must be a torch.nn.Module, got int"):
         with dj.no_jitter(3):
             pass
-    with pytest.raises(TypeError, match="unjitter needs a torch.nn.Module, got None"):
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got None"):
         dj.unjitter(None)
     network = nn.Linear(2, 2)
     assert dj.unjitter(network) is network
