@@ -12,7 +12,7 @@ from deepinv.utils import TensorList
 from .. import checks
 from .noise import noise_levels, why_no_norm
 from .parts import Layout, Measurements
-from .samples import check_eps, check_radius, column, per_sample, same_normal
+from .samples import check_pair, check_radius, column, per_sample, same_normal
 from .support import Support, broadcast, check_support, reached
 
 LAWS = ("sphere", "ball", "gaussian")
@@ -217,7 +217,7 @@ class Budget(ABC):
             :class:`torch.Generator`.
         :raises ValueError: if the law is unknown, or ``eps`` or ``support`` do not fit ``like``.
         """
-        checks.tensor("like", like)
+        check_pair("like", like, eps)
         checks.instance("generator", generator, torch.Generator, "torch.Generator")
         if generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU, got one on {generator.device}.")
@@ -229,7 +229,6 @@ class Budget(ABC):
                 f"support must be boolean, of shape {tuple(like.shape)}, got "
                 f"{tuple(support.shape)} of {support.dtype}."
             )
-        check_eps(eps, like)
         normal = torch.where(support, same_normal(like, generator), 0)
         if law == "gaussian":
             scale = eps / self.norm(support.to(eps.dtype)).clamp_min(1)

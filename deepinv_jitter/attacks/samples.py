@@ -46,8 +46,9 @@ def check_radius(name: str, value: float | torch.Tensor) -> torch.Tensor:
     return value
 
 
-def check_eps(eps: torch.Tensor, like: torch.Tensor) -> None:
-    """The shape alone: the values would be looked at once per step of an attack."""
+def check_pair(name: str, like: torch.Tensor, eps: torch.Tensor) -> None:
+    """The shapes alone: the values would be looked at once per step of an attack."""
+    checks.tensor(name, like)
     if not isinstance(eps, torch.Tensor) or eps.shape not in ((1,), (len(like),)):
         got = tuple(eps.shape) if isinstance(eps, torch.Tensor) else repr(eps)
         raise ValueError(

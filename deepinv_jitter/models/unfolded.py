@@ -88,7 +88,9 @@ class _Unfolded(BaseOptim):
             prior = [prior]
         priors = [self._as_prior(p, sigma_denoiser) for p in prior]
         _check_count("prior", priors, max_iter)
-        if "sigma_denoiser" in trainable and not any(map(_takes_level, priors)):
+        if "sigma_denoiser" in trainable and all(
+            isinstance(p, NetworkPrior) and p.level_name is None for p in priors
+        ):
             raise ValueError(
                 "A trainable sigma_denoiser needs a network that takes it, but "
                 f"{type(priors[0].network).__name__} has no argument sigma: leave it out of "
@@ -254,10 +256,6 @@ def _either(**options: Any) -> Any:
     if value is not None and other is not None:
         raise TypeError(f"{synonym} is another name of {name}, got both: give one of them.")
     return other if value is None else value
-
-
-def _takes_level(prior: Prior) -> bool:
-    return not isinstance(prior, NetworkPrior) or prior.level_name is not None
 
 
 def _checked_trainables(names: Sequence[str], sigma_denoiser: object) -> list[str]:
