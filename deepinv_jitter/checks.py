@@ -116,6 +116,21 @@ def alike(names: str, kind: str, values: list) -> None:
         raise ValueError(f"{names} must have one {kind}, got {' and '.join(map(str, values))}.")
 
 
+def per_iteration(name: str, count: int, max_iter: int) -> None:
+    r"""
+    One thing for all iterations, or one for each.
+
+    :param str name: what the error message calls it.
+    :param int count: how many there are.
+    :param int max_iter: number of iterations.
+    :raises ValueError: if there is another number of them.
+    """
+    if count not in (1, max_iter):
+        raise ValueError(
+            f"{name} must be one or one per iteration, got {count} for max_iter={max_iter}."
+        )
+
+
 def seed(name: str, value: int) -> int:
     r"""
     A seed that torch's generators accept.

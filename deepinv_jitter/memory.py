@@ -153,13 +153,11 @@ def forgetful(model: nn.Module) -> Iterator[None]:
     originals = memory.tensors
     # A call may write into copies alone, new ones each time: a graph may need the last ones
     copies = memory.copies()
-    unwritten = {key: copy._version for key, copy in copies.items()}
 
     def forget(*_) -> None:
         for tensor in originals:
-            if copies[id(tensor)]._version != unwritten[id(tensor)]:
+            if copies[id(tensor)]._version > 0:  # it was written to
                 copies[id(tensor)] = copied(tensor)
-                unwritten[id(tensor)] = copies[id(tensor)]._version
         memory.restore(copies)
 
     forget()

@@ -10,7 +10,7 @@ from deepinv.physics import LinearPhysics, Physics
 from deepinv.utils import TensorList
 
 from .. import checks
-from .noise import noise_levels, why_no_norm
+from .noise import noise_levels, noise_models
 from .parts import Layout, Measurements
 from .samples import check_pair, check_radius, column, per_sample, same_normal
 from .support import Support, broadcast, check_support, reached
@@ -113,7 +113,12 @@ class Budget(ABC):
         elif self.relative_to == "noise":
             unit = self.noise_norm(y, physics)
             if not unit.any() or unit.isnan().any():
-                raise ValueError(why_no_norm(physics))
+                got = dict.fromkeys(type(noise).__name__ for noise in noise_models(physics))
+                raise ValueError(
+                    "relative_to='noise' multiplies the norm of Gaussian noise, deepinv's "
+                    "GaussianNoise of a level above 0 in all that is measured, got "
+                    f"{' and '.join(got)}: give an absolute radius, or one with relative_to='y'."
+                )
         return per_sample("radius", self.radius, flat, unit)
 
     def noise_norm(self, y: Measurements, physics: Physics) -> torch.Tensor:

@@ -68,12 +68,10 @@ class _Unfolded(BaseOptim):
         parameters: dict[str, Any] = {
             "stepsize": _numbers("stepsize", stepsize, max_iter),
             "lambda": _numbers("lambda_reg", lambda_reg, max_iter),
-            "g_param": (
-                None
-                if sigma_denoiser is None
-                else _per_iteration("sigma_denoiser", sigma_denoiser, max_iter)
-            ),
+            "g_param": None,
         }
+        if sigma_denoiser is not None:
+            parameters["g_param"] = _per_iteration("sigma_denoiser", sigma_denoiser, max_iter)
         if positive_stepsize:
             steps = parameters.pop("stepsize")
             if "stepsize" not in trainable or min(steps) <= 0:
@@ -87,7 +85,7 @@ class _Unfolded(BaseOptim):
         if not isinstance(prior, (list, tuple, nn.ModuleList)):
             prior = [prior]
         priors = [self._as_prior(p, sigma_denoiser) for p in prior]
-        _check_count("prior", priors, max_iter)
+        checks.per_iteration("prior", len(priors), max_iter)
         if "sigma_denoiser" in trainable and all(
             isinstance(p, NetworkPrior) and p.level_name is None for p in priors
         ):
@@ -101,7 +99,7 @@ class _Unfolded(BaseOptim):
             fidelities = [fidelities]
         if not all(isinstance(f, DataFidelity) for f in fidelities):
             raise TypeError(f"data_fidelity must be a deepinv DataFidelity, got {data_fidelity!r}.")
-        _check_count("data_fidelity", fidelities, max_iter)
+        checks.per_iteration("data_fidelity", len(fidelities), max_iter)
         if not callable(init):
             raise TypeError(
                 f"init must be callable as init(y, physics), got {type(init).__name__}."
@@ -280,7 +278,7 @@ def _per_iteration(
     # Through single precision, in which the host keeps what is learned
     if not all((row.float().isfinite() & (row >= 0)).all() for row in rows):
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
-    _check_count(name, rows, max_iter)
+    checks.per_iteration(name, len(rows), max_iter)
     return [row.item() if row.numel() == 1 else row.float() for row in rows]
 
 
@@ -291,10 +289,3 @@ def _numbers(name: str, value: float | Sequence[float], max_iter: int) -> list[f
     if len(numbers) < len(rows):
         raise ValueError(f"{name} must be one number or one per iteration, got {value!r}.")
     return numbers
-
-
-def _check_count(name: str, values: list, max_iter: int) -> None:
-    if len(values) not in (1, max_iter):
-        raise ValueError(
-            f"{name} must be one or one per iteration, got {len(values)} for max_iter={max_iter}."
-        )

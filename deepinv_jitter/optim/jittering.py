@@ -98,12 +98,7 @@ def jitter(
         return model
     unrolled = _unrolled(model)
     iterator = JitteredIterator(without_jitter(unrolled.fixed_point.iterator), sigma)
-    levels = iterator.jitter.noise.sigma
-    if len(levels) not in (1, unrolled.max_iter):
-        raise ValueError(
-            f"sigma must hold one level or one per iteration, got {len(levels)} levels for "
-            f"max_iter={unrolled.max_iter}."
-        )
+    checks.per_iteration("sigma", len(iterator.jitter.noise.sigma), unrolled.max_iter)
     unjitter(model)
     unrolled.fixed_point.iterator = iterator
     return model

@@ -361,8 +361,9 @@ def test_a_physics_cast_to_complex_numbers():
 
 
 NOISES = {
-    "a physics without noise": [dinv.physics.ZeroNoise(), None, [dinv.physics.ZeroNoise()] * 2],
-    "noise of level 0 in GaussianNoise": [dinv.physics.GaussianNoise(0.0)],
+    "got ZeroNoise:": [dinv.physics.ZeroNoise(), [dinv.physics.ZeroNoise()] * 2],
+    "got NoneType:": [None],
+    "of a level above 0 .* got GaussianNoise:": [dinv.physics.GaussianNoise(0.0)],
     "got PoissonNoise:": [dinv.physics.PoissonNoise()],
     "got PoissonGaussianNoise:": [dinv.physics.PoissonGaussianNoise()],
     "got UniformGaussianNoise:": [dinv.physics.UniformGaussianNoise()],

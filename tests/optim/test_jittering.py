@@ -207,7 +207,7 @@ REFUSED = {
     ),
     "negative": (host_gd, -1, ValueError, "finite and at least 0, got -1"),
     "infinite": (host_gd, float("inf"), ValueError, "finite and at least 0, got inf"),
-    "levels": (host_gd, [0.1, 0.1], ValueError, "one per iteration, got 2 levels for max_iter=3"),
+    "levels": (host_gd, [0.1, 0.1], ValueError, "one per iteration, got 2 for max_iter=3"),
     "official": (
         lambda: ALGORITHMS["HQS"].build(),
         dj.GaussianJitter(0.1, "official"),
