@@ -30,16 +30,17 @@ def modules(
     left = [*reversed(roots)]
     while left:
         thing = left.pop()
-        if isinstance(thing, (DataParallel, DistributedDataParallel)):
-            thing = thing.module  # a wrapper has state of its own
         if not isinstance(thing, HOLDERS) or id(thing) in seen:
             continue
         seen[id(thing)] = thing
         if isinstance(thing, leave):
             continue
-        if isinstance(thing, nn.Module):
+        inner: Iterable
+        if isinstance(thing, (DataParallel, DistributedDataParallel)):
+            inner = [thing.module]  # a wrapper has state of its own
+        elif isinstance(thing, nn.Module):
             yield thing
-            inner: Iterable = [*thing.children(), *vars(thing).values()]
+            inner = [*thing.children(), *vars(thing).values()]
         elif isinstance(thing, FunctionType):
             inner = _closed_over(thing)
         else:
