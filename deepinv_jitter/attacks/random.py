@@ -53,13 +53,9 @@ class RandomAttack(SearchAttack):
         checks: bool = True,
     ):
         rules.choice("law", law, LAWS)
+        steps = rules.whole("samples", samples, 1)
         super().__init__(
-            budget,
-            steps=rules.whole("samples", samples, 1),
-            start="zero",
-            objective=objective,
-            seed=seed,
-            checks=checks,
+            budget, steps=steps, start="zero", objective=objective, seed=seed, checks=checks
         )
         self.law = law
 

@@ -66,8 +66,8 @@ class _Unfolded(BaseOptim):
         init = adjoint if init is None else init
         trainable = _checked_trainables(trainable_params, sigma_denoiser)
         parameters: dict[str, Any] = {
-            "stepsize": _numbers("stepsize", stepsize, max_iter),
-            "lambda": _numbers("lambda_reg", lambda_reg, max_iter),
+            "stepsize": _per_iteration("stepsize", stepsize, max_iter, scalar=True),
+            "lambda": _per_iteration("lambda_reg", lambda_reg, max_iter, scalar=True),
             "g_param": None,
         }
         if sigma_denoiser is not None:
@@ -269,7 +269,7 @@ def _checked_trainables(names: Sequence[str], sigma_denoiser: object) -> list[st
 
 
 def _per_iteration(
-    name: str, value: float | Sequence[float | torch.Tensor], max_iter: int
+    name: str, value: float | Sequence[float | torch.Tensor], max_iter: int, scalar: bool = False
 ) -> list[float | torch.Tensor]:
     """The parameter as the host takes it: a list of one value, or of one per iteration."""
     listed = isinstance(value, (list, tuple))
@@ -279,13 +279,6 @@ def _per_iteration(
     if not all((row.float().isfinite() & (row >= 0)).all() for row in rows):
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
     checks.per_iteration(name, len(rows), max_iter)
-    return [row.item() if row.numel() == 1 else row.float() for row in rows]
-
-
-def _numbers(name: str, value: float | Sequence[float], max_iter: int) -> list[float]:
-    """The same, of numbers alone."""
-    rows = _per_iteration(name, value, max_iter)
-    numbers = [row for row in rows if not isinstance(row, torch.Tensor)]
-    if len(numbers) < len(rows):
+    if scalar and any(row.numel() != 1 for row in rows):
         raise ValueError(f"{name} must be one number or one per iteration, got {value!r}.")
-    return numbers
+    return [row.item() if row.numel() == 1 else row.float() for row in rows]
