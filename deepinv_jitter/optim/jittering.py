@@ -97,11 +97,25 @@ def jitter(
         hooks.OutputJitter(noise, unjitter(model), submodules)
         return model
     unrolled = _unrolled(model)
-    iterator = JitteredIterator(without_jitter(unrolled.fixed_point.iterator), sigma)
-    checks.per_iteration("sigma", len(iterator.jitter.noise.sigma), unrolled.max_iter)
+    iterator = jittered(unrolled, sigma)
     unjitter(model)
     unrolled.fixed_point.iterator = iterator
     return model
+
+
+def jittered(model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter) -> JitteredIterator:
+    r"""
+    The iterator that would make an unrolled model jittered; the model is left unchanged.
+
+    :param deepinv.optim.BaseOptim model: the model.
+    :param float, Iterable[float], GaussianJitter sigma: noise level or noise model.
+    :return: (:class:`JitteredIterator`) its iterator, wrapped.
+    :raises TypeError, ValueError: as :func:`jitter`.
+    """
+    _check_unrolled(model)
+    iterator = JitteredIterator(without_jitter(model.fixed_point.iterator), sigma)
+    checks.per_iteration("sigma", len(iterator.jitter.noise.sigma), model.max_iter)
+    return iterator
 
 
 def unjitter(model: nn.Module) -> nn.Module:
@@ -168,7 +182,7 @@ def no_jitter(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _unrolled(model: nn.Module) -> BaseOptim:
-    """The unrolled model that a model is or holds, checked."""
+    """The unrolled model that a model is or holds."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, BaseOptim)}
     # One inside another, for example as its denoiser, is part of that
     outer = {
@@ -193,9 +207,7 @@ def _unrolled(model: nn.Module) -> BaseOptim:
             f"jitter needs one unrolled model, but this {type(model).__name__} holds several, "
             f"{', '.join(outer)}: call jitter on each that is to be noisy."
         )
-    (unrolled,) = outer.values()
-    _check_unrolled(unrolled)
-    return unrolled
+    return next(iter(outer.values()))
 
 
 def _check_unrolled(model: BaseOptim) -> None:
