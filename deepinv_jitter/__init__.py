@@ -2,7 +2,8 @@ r"""
 Train any deepinv unrolled network so that it stays accurate and becomes robust.
 
 The rooms are deepinv's, from the ground up; imports run only downwards. Everything public is also
-at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at public boundaries.
+at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at public boundaries;
+:mod:`~deepinv_jitter.memory` what modules hold besides their parameters, and how to bring it back.
 
 :mod:`~deepinv_jitter.optim`, where the noise enters an iteration:
 
@@ -26,7 +27,6 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 
 - :mod:`~deepinv_jitter.attacks.parts`: stacked measurements side by side in one tensor.
 - :mod:`~deepinv_jitter.attacks.samples`: what each sample of a batch has of its own.
-- :mod:`~deepinv_jitter.attacks.state`: what modules remember, and how to bring it back.
 - :mod:`~deepinv_jitter.attacks.noise`: how large the noise of a physics is.
 - :mod:`~deepinv_jitter.attacks.support`: the entries that a perturbation may touch.
 - :mod:`~deepinv_jitter.attacks.budgets`: what an attack may do.

@@ -76,6 +76,61 @@ def positive(name: str, value: float, below: float = math.inf) -> float:
     return result
 
 
+def choice(name: str, value: object, options: tuple) -> None:
+    r"""
+    One of several options.
+
+    :param str name: what the error message calls it.
+    :param object value: the option.
+    :param tuple options: all there are.
+    :raises ValueError: if it is none of them.
+    """
+    if value not in options:
+        raise ValueError(f"{name} must be one of {options}, got {value!r}.")
+
+
+def instance(name: str, value: object, kind: type, label: str) -> None:
+    r"""
+    An object of some type.
+
+    :param str name: what the error message calls it.
+    :param object value: the object.
+    :param type kind: its type.
+    :param str label: what the error message calls the type.
+    :raises TypeError: if it is of another type.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {label}, got {type(value).__name__}.")
+
+
+def alike(names: str, kind: str, values: list) -> None:
+    r"""
+    Things that have a property in common.
+
+    :param str names: what the error message calls them.
+    :param str kind: what it calls the property, such as the batch size.
+    :param list values: that of each.
+    :raises ValueError: if they differ.
+    """
+    if len(set(values)) > 1:
+        raise ValueError(f"{names} must have one {kind}, got {' and '.join(map(str, values))}.")
+
+
+def per_iteration(name: str, count: int, max_iter: int) -> None:
+    r"""
+    One thing for all iterations, or one for each.
+
+    :param str name: what the error message calls it.
+    :param int count: how many there are.
+    :param int max_iter: number of iterations.
+    :raises ValueError: if there is another number of them.
+    """
+    if count not in (1, max_iter):
+        raise ValueError(
+            f"{name} must be one or one per iteration, got {count} for max_iter={max_iter}."
+        )
+
+
 def seed(name: str, value: int) -> int:
     r"""
     A seed that torch's generators accept.
@@ -138,8 +193,7 @@ def tensor(name: str, value: torch.Tensor, real: bool = False) -> None:
     :raises TypeError: if it is not a tensor of such numbers.
     :raises ValueError: if it is empty or has fewer than two dimensions.
     """
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
+    instance(name, value, torch.Tensor, "torch.Tensor")
     if not (value.is_floating_point() or (value.is_complex() and not real)):
         kind = "real" if real else "real or complex"
         advice = (
@@ -167,15 +221,8 @@ def batch(**tensors: torch.Tensor) -> None:
     for name, value in tensors.items():
         tensor(name, value)
     names = " and ".join(tensors)
-    sizes = [len(value) for value in tensors.values()]
-    if len(set(sizes)) > 1:
-        got = " and ".join(map(str, sizes))
-        raise ValueError(f"{names} must have one batch size, got {got} samples.")
-    devices = [str(value.device) for value in tensors.values()]
-    if len(set(devices)) > 1:
-        raise ValueError(
-            f"{names} must be on one device, got {' and '.join(devices)}: move one by to()."
-        )
+    alike(names, "batch size", [len(value) for value in tensors.values()])
+    alike(names, "device", [value.device for value in tensors.values()])
     for name, value in tensors.items():
         finite(name, value)
 

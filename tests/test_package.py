@@ -17,7 +17,7 @@ import deepinv_jitter as dj
 ROOT = Path(dj.__file__).parent
 #: From the ground up; a module imports from its own room and from those before it.
 ROOMS = [
-    {"checks"},
+    {"checks", "memory"},
     {"optim", "physics", "attacks"},
     {"models", "datasets"},
     {"training"},

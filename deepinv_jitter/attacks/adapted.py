@@ -11,7 +11,7 @@ from deepinv.loss.r2r import R2RModel
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .parts import modules
+from ..memory import modules
 
 #: In evaluation mode they average the network over masks or noise, under ``no_grad``.
 ADAPTERS = (SplittingLoss.SplittingModel, R2RModel)
@@ -59,15 +59,9 @@ def differentiable(model: nn.Module) -> Iterator[None]:
     """
     mode = _GradientsStayOn()
     with ExitStack() as stack:
-        for adapter in modules(model):
-            if isinstance(adapter, ADAPTERS):
-                for module, begins in (
-                    (adapter, mode.adapter_begins),
-                    (adapter.model, mode.network_begins),
-                ):
-                    for handle in (
-                        module.register_forward_pre_hook(begins),
-                        module.register_forward_hook(mode.ends, always_call=True),
-                    ):
-                        stack.callback(handle.remove)
+        for adapter in [m for m in modules(model) if isinstance(m, ADAPTERS)]:
+            begins = {adapter: mode.adapter_begins, adapter.model: mode.network_begins}
+            for module, hook in begins.items():
+                stack.callback(module.register_forward_pre_hook(hook).remove)
+                stack.callback(module.register_forward_hook(mode.ends, always_call=True).remove)
         yield

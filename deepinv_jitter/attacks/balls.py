@@ -6,7 +6,7 @@ import torch
 
 from .. import checks
 from .budgets import Budget
-from .samples import check_eps, column, inside, scaled
+from .samples import check_pair, column, inside, scaled
 
 
 class L2Ball(Budget):
@@ -53,15 +53,14 @@ class L2Ball(Budget):
 
     def project(self, delta: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         r""":math:`\delta_i \min(1, \varepsilon_i / \|\delta_i\|_2)`, see :class:`Budget`."""
+        check_pair("delta", delta, eps)
         norm = self.norm(delta)
-        check_eps(eps, delta)
         factor = torch.where(norm <= eps, 1.0, inside(eps, delta) / norm)
         return (delta * column(factor, delta)).to(delta.dtype)
 
     def steepest(self, gradient: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         r""":math:`\varepsilon_i\, g_i / \|g_i\|_2`, see :class:`Budget`."""
-        checks.tensor("gradient", gradient)
-        check_eps(eps, gradient)
+        check_pair("gradient", gradient, eps)
         _, flat = scaled(gradient)
         # The largest entry is scaled to 1: the norm is smaller where all entries are zero, only
         length = torch.linalg.vector_norm(flat, dim=1).clamp_min(1)
@@ -113,8 +112,7 @@ class LinfBall(Budget):
 
     def project(self, delta: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         r"""Each entry cut to :math:`\varepsilon_i` in modulus, see :class:`Budget`."""
-        checks.tensor("delta", delta)
-        check_eps(eps, delta)
+        check_pair("delta", delta, eps)
         size = delta.abs().to(eps.dtype)
         factor = torch.where(
             size <= column(eps, delta), 1.0, column(inside(eps, delta), delta) / size
@@ -123,8 +121,7 @@ class LinfBall(Budget):
 
     def steepest(self, gradient: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         r""":math:`\varepsilon_i \operatorname{sign}(g_{ij})`, see :class:`Budget`."""
-        checks.tensor("gradient", gradient)
-        check_eps(eps, gradient)
+        check_pair("gradient", gradient, eps)
         out = torch.sgn(gradient) * column(inside(eps, gradient), gradient)
         return out.to(gradient.dtype)
 

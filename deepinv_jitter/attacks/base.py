@@ -50,10 +50,7 @@ class Attack(nn.Module, ABC):
 
     def __init__(self, budget: Budget, objective: Objective):
         super().__init__()
-        if not isinstance(budget, Budget):
-            raise TypeError(
-                f"budget must be a Budget such as L2Ball(1.0), got {type(budget).__name__}."
-            )
+        rules.instance("budget", budget, Budget, "Budget such as L2Ball(1.0)")
         self.budget = budget
         self.objective = objective
         self._value, self._against_clean = as_function(objective)
@@ -167,9 +164,7 @@ class WorstCase(Attack):
     """
 
     def __init__(self, attacks: Sequence[Attack], *, objective: Objective = "error"):
-        if isinstance(attacks, str) or not isinstance(attacks, Iterable):
-            raise TypeError(f"attacks must be a list of attacks, got {attacks!r}.")
-        attacks = list(attacks)
+        attacks = list(attacks) if isinstance(attacks, Iterable) else [attacks]
         if not attacks:
             raise ValueError("attacks must hold at least one attack, got none.")
         for attack in attacks:
@@ -188,11 +183,11 @@ class WorstCase(Attack):
         with undisturbed(model, x, y, physics):
             judge = Problem(self, model, x, y, physics, eps)
             flags = {name: torch.zeros_like(judge.nonfinite) for name in FLAGS}
-            clean, n_grad = judge.loss(judge.zero), 0
+            clean = judge.loss(judge.zero)
             unbeaten = torch.ones_like(judge.nonfinite)
             for attack in self.attacks:
                 result = attack._solve(model, x, y, physics, eps, init, report)
-                n_grad = n_grad + result.n_grad
+                judge.n_grad = judge.n_grad + result.n_grad
                 before = judge.worst_loss
                 won = judge.loss(result.perturbation) > before
                 for name, flag in result.flags.items():
@@ -201,15 +196,9 @@ class WorstCase(Attack):
                     doubted = flags[name] | (flag & unbeaten)
                     flags[name] = torch.where(won, flag, doubted)
                 unbeaten &= ~won
-        return AttackResult(
-            delta=judge.to_measurement(judge.worst),
-            perturbation=judge.worst,
-            loss=judge.worst_loss,
-            loss_clean=clean,
-            trace=torch.stack(judge.trace),
-            n_grad=n_grad,
-            flags=flags if report else {},
-        )
+            result = AttackResult.of(judge, judge.worst, judge.worst_loss, clean)
+            result.flags = flags if report else {}
+        return result
 
     def _restarted(self, k):
         return WorstCase([a._restarted(k) for a in self.attacks], objective=self.objective)

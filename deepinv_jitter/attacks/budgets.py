@@ -10,14 +10,10 @@ from deepinv.physics import LinearPhysics, Physics
 from deepinv.utils import TensorList
 
 from .. import checks
-from .noise import noise_levels, why_no_norm
+from .noise import noise_levels, noise_models
 from .parts import Layout, Measurements
-from .samples import check_eps, check_radius, check_range, column, per_sample, same_normal
-from .support import Support, broadcast, check_support, measured, seen
-
-UNITS = (None, "y", "noise")
-
-DOMAINS = ("measurement", "image")
+from .samples import check_pair, check_radius, column, per_sample, same_normal
+from .support import Support, broadcast, check_support, reached
 
 LAWS = ("sphere", "ball", "gaussian")
 
@@ -48,10 +44,8 @@ class Budget(ABC):
         support: Support = "auto",
         domain: str = "measurement",
     ):
-        if relative_to not in UNITS:
-            raise ValueError(f"relative_to must be one of {UNITS}, got {relative_to!r}.")
-        if domain not in DOMAINS:
-            raise ValueError(f"domain must be one of {DOMAINS}, got {domain!r}.")
+        checks.choice("relative_to", relative_to, (None, "y", "noise"))
+        checks.choice("domain", domain, ("measurement", "image"))
         if domain == "image" and relative_to is not None:
             raise ValueError(
                 "relative_to compares with measurements, so an image-domain budget is absolute, "
@@ -113,20 +107,19 @@ class Budget(ABC):
             ``y``, or is relative to a noise that is not Gaussian or that is not there.
         """
         flat = Layout(y).pack(y)
-        radii = per_sample("radius", self.radius, flat) * self._unit(y, physics)
-        check_range("radius", radii, flat)
-        return radii
-
-    def _unit(self, y: Measurements, physics: Physics) -> torch.Tensor:
-        """What the radius multiplies."""
+        unit: float | torch.Tensor = 1.0
         if self.relative_to == "y":
-            return self.norm(Layout(y).pack(y))
-        if self.relative_to == "noise":
+            unit = self.norm(flat)
+        elif self.relative_to == "noise":
             unit = self.noise_norm(y, physics)
             if not unit.any() or unit.isnan().any():
-                raise ValueError(why_no_norm(physics))
-            return unit
-        return torch.ones((), device=y.device)
+                got = dict.fromkeys(type(noise).__name__ for noise in noise_models(physics))
+                raise ValueError(
+                    "relative_to='noise' multiplies the norm of Gaussian noise, deepinv's "
+                    "GaussianNoise of a level above 0 in all that is measured, got "
+                    f"{' and '.join(got)}: give an absolute radius, or one with relative_to='y'."
+                )
+        return per_sample("radius", self.radius, flat, unit)
 
     def noise_norm(self, y: Measurements, physics: Physics) -> torch.Tensor:
         r"""
@@ -194,13 +187,13 @@ class Budget(ABC):
         :return: (:class:`torch.Tensor`) ``True`` on the support, shape of the perturbation.
         :raises ValueError: if the given support does not broadcast to the perturbation.
         """
-        layout, zero = Layout(y), self.zero(y, physics)
-        in_image = self.domain == "image"
+        layout = None if self.domain == "image" else Layout(y)
+        zero = self.zero(y, physics)
         if isinstance(self._support, (torch.Tensor, TensorList)):
-            return broadcast(self._support, zero if in_image else layout.unpack(zero))
+            return broadcast(self._support, zero if layout is None else layout.unpack(zero))
         if self._support is None or not isinstance(physics, LinearPhysics):
             return torch.ones_like(zero, dtype=torch.bool)
-        return seen(zero, physics) if in_image else measured(zero, layout, physics)
+        return reached(zero, layout, physics)
 
     def random(
         self,
@@ -229,13 +222,11 @@ class Budget(ABC):
             :class:`torch.Generator`.
         :raises ValueError: if the law is unknown, or ``eps`` or ``support`` do not fit ``like``.
         """
-        checks.tensor("like", like)
-        if not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}.")
+        check_pair("like", like, eps)
+        checks.instance("generator", generator, torch.Generator, "torch.Generator")
         if generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU, got one on {generator.device}.")
-        if law not in LAWS:
-            raise ValueError(f"law must be one of {LAWS}, got {law!r}.")
+        checks.choice("law", law, LAWS)
         if support is None:
             support = torch.ones_like(like, dtype=torch.bool)
         if support.dtype != torch.bool or support.shape != like.shape:
@@ -243,7 +234,6 @@ class Budget(ABC):
                 f"support must be boolean, of shape {tuple(like.shape)}, got "
                 f"{tuple(support.shape)} of {support.dtype}."
             )
-        check_eps(eps, like)
         normal = torch.where(support, same_normal(like, generator), 0)
         if law == "gaussian":
             scale = eps / self.norm(support.to(eps.dtype)).clamp_min(1)

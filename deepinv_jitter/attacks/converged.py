@@ -65,11 +65,7 @@ class ConvergedAttack(Attack):
         tolerance: float = 0.01,
         max_steps: int = 1500,
     ):
-        if isinstance(searches, SearchAttack):
-            searches = [searches]
-        if not isinstance(searches, Iterable):
-            raise TypeError(f"searches must be attacks such as MomentumAttack, got {searches!r}.")
-        searches = list(searches)
+        searches = list(searches) if isinstance(searches, Iterable) else [searches]
         _check_searches(searches)
         first = searches[0]
         super().__init__(first.budget, first.objective)
@@ -140,15 +136,8 @@ class ConvergedAttack(Attack):
                 gain = problem.worst_loss - before
                 rising &= gain > self.tolerance * (problem.worst_loss - clean)
                 spent, steps = spent + steps, 2 * steps
-            result = AttackResult(
-                delta=problem.to_measurement(problem.worst),
-                perturbation=problem.worst,
-                loss=problem.worst_loss,
-                loss_clean=clean,
-                trace=torch.stack(problem.trace),
-                n_grad=torch.zeros_like(rising, dtype=torch.long) + problem.n_grad,
-                flags={},
-            )
+            result = AttackResult.of(problem, problem.worst, problem.worst_loss, clean)
+            result.n_grad = torch.zeros_like(rising, dtype=torch.long) + problem.n_grad
             if report:
                 flags = doubts(problem, result, first.checks, True, first.seed)
                 result.flags = flags | {"not_converged": rising}

@@ -79,6 +79,16 @@ class AttackResult:
     n_grad: int | torch.Tensor
     flags: dict[str, torch.Tensor]
 
+    @classmethod
+    def of(
+        cls, problem: Problem, delta: torch.Tensor, loss: torch.Tensor, clean: torch.Tensor
+    ) -> AttackResult:
+        """What a search has found, in one tensor, without flags."""
+        trace = torch.stack(problem.trace)
+        return cls(
+            problem.to_measurement(delta), delta, loss, clean, trace, problem.n_grad, flags={}
+        )
+
 
 def doubts(
     problem: Problem, result: AttackResult, checks: bool, uses_gradient: bool, seed: int

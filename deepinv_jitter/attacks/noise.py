@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from deepinv.physics import GaussianNoise, NoiseModel, Physics, StackedPhysics, ZeroNoise
+from deepinv.physics import GaussianNoise, NoiseModel, Physics, StackedPhysics
 from deepinv.utils import TensorList
 
 from .parts import Layout, Measurements, named_parts
@@ -27,23 +27,6 @@ def noise_levels(y: Measurements, physics: Physics) -> torch.Tensor | None:
         pairs = layout.in_parts and layout.in_pairs[i]
         levels.append((sigma / math.sqrt(2) if pairs else sigma).expand(part.shape))
     return layout.pack(TensorList(levels) if layout.in_parts else levels[0])
-
-
-def why_no_norm(physics: Physics) -> str:
-    """What to say of a physics whose noise has no norm, or a norm of zero."""
-    noises = noise_models(physics)
-    names = " and ".join(dict.fromkeys(type(noise).__name__ for noise in noises))
-    advice = "give an absolute radius, or one with relative_to='y'"
-    if all(isinstance(noise, GaussianNoise) for noise in noises):
-        why = f"noise of level 0 in {names}"
-    elif all(isinstance(noise, (ZeroNoise, type(None))) for noise in noises):
-        why = "a physics without noise"
-    else:
-        return (
-            "relative_to='noise' needs Gaussian noise, deepinv's GaussianNoise, in all that is "
-            f"measured, got {names}: {advice}."
-        )
-    return f"relative_to='noise' multiplies the norm of the noise, got {why}: {advice}."
 
 
 def noise_models(physics: Physics) -> list[NoiseModel | None]:

@@ -2,22 +2,14 @@ r"""The parts of stacked physics and of their measurements, side by side in one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from types import FunctionType
 from typing import TypeAlias
 
 import torch
 from deepinv.utils import TensorList
-from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .. import checks
 
 Measurements: TypeAlias = torch.Tensor | TensorList
-
-#: What modules are found in.
-HOLDERS = (nn.Module, dict, list, tuple, FunctionType)
 
 
 class Layout:
@@ -50,9 +42,10 @@ class Layout:
             checks.tensor(name, part)
         self.in_parts = isinstance(y, TensorList)
         if self.in_parts:
-            _check_alike("batch size", [len(part) for part in y])
-            _check_alike("device", [part.device for part in y])
-            _check_alike("precision", [part.dtype.to_real() for part in y])
+            names = " and ".join(parts)
+            checks.alike(names, "batch size", [len(part) for part in y])
+            checks.alike(names, "device", [part.device for part in y])
+            checks.alike(names, "precision", [part.dtype.to_real() for part in y])
             self.shapes = [part.shape[1:] for part in y]
             some, every = (f(p.is_complex() for p in y) for f in (any, all))
             self.in_pairs = [part.is_complex() and some != every for part in y]
@@ -94,51 +87,7 @@ def named_parts(name: str, y: Measurements) -> dict[str, torch.Tensor]:
     return {name: y}
 
 
-def modules(
-    *roots: object, leave: type[nn.Module] | tuple[type[nn.Module], ...] = ()
-) -> Iterator[nn.Module]:
-    """
-    All modules of some, once each, also those in plain lists, dictionaries and closures, where
-    deepinv keeps the parts of stacked physics and the priors of an algorithm. Those of a kind to
-    leave are left out, with all that only they hold.
-    """
-    seen: dict[int, object] = {}
-    left = [*reversed(roots)]
-    while left:
-        thing = left.pop()
-        if isinstance(thing, (DataParallel, DistributedDataParallel)):
-            thing = thing.module  # a wrapper has state of its own
-        if not isinstance(thing, HOLDERS) or id(thing) in seen:
-            continue
-        seen[id(thing)] = thing
-        if isinstance(thing, leave):
-            continue
-        if isinstance(thing, nn.Module):
-            yield thing
-            inner: Iterable = [*thing.children(), *vars(thing).values()]
-        elif isinstance(thing, FunctionType):
-            inner = _closed_over(thing)
-        else:
-            inner = thing.values() if isinstance(thing, dict) else thing
-        left += reversed([*inner])
-
-
-def _closed_over(function: FunctionType) -> list:
-    values = []
-    for cell in function.__closure__ or ():
-        with suppress(ValueError):  # of a name that has no value yet
-            values.append(cell.cell_contents)
-    return values
-
-
 def _in_pairs(part: torch.Tensor) -> torch.Tensor:
     if part.is_complex():
         return torch.view_as_real(part.resolve_conj())
     return torch.stack([part, part], -1)  # a support
-
-
-def _check_alike(kind: str, values: list) -> None:
-    if len(set(values)) > 1:
-        raise ValueError(
-            f"the parts of y must have one {kind}, got {' and '.join(map(str, values))}."
-        )

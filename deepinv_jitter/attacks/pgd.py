@@ -2,12 +2,9 @@ r"""Projected gradient ascent."""
 
 from __future__ import annotations
 
-import torch
-
 from .. import checks as rules
 from .balls import L2Ball
 from .budgets import Budget
-from .problem import Objective
 from .search import SearchAttack
 
 
@@ -56,29 +53,8 @@ class PGDAttack(SearchAttack):
     tensor([0.1000, 0.1000, 0.1000, 0.1000, 0.1000])
     """
 
-    def __init__(
-        self,
-        budget: Budget,
-        *,
-        steps: int = 20,
-        rel_step: float = 0.1,
-        start: str | None = None,
-        keep: str = "best",
-        objective: Objective = "error",
-        seed: int = 0,
-        checks: bool = True,
-        autocast: torch.dtype | None = None,
-    ):
-        super().__init__(
-            budget,
-            steps=steps,
-            start=start,
-            keep=keep,
-            objective=objective,
-            seed=seed,
-            checks=checks,
-            autocast=autocast,
-        )
+    def __init__(self, budget: Budget, *, steps: int = 20, rel_step: float = 0.1, **kwargs):
+        super().__init__(budget, steps=steps, **kwargs)
         self.rel_step = rules.positive("rel_step", rel_step)
 
     @classmethod

@@ -15,10 +15,10 @@ from deepinv.physics import Physics
 from torch import nn
 
 from .. import checks as rules
+from ..memory import evaluated, modules
 from .adapted import differentiable
-from .parts import Layout, Measurements, modules, named_parts
+from .parts import Layout, Measurements, named_parts
 from .samples import column, per_sample, where
-from .state import evaluated
 
 Objective: TypeAlias = str | torch.Tensor | Metric | Callable
 
@@ -222,8 +222,7 @@ def undisturbed(
     model: nn.Module, x: torch.Tensor | None, y: Measurements, physics: Physics
 ) -> Iterator[None]:
     """Evaluation mode, frozen parameters, no memory; afterwards all is as before."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    rules.instance("model", model, nn.Module, "torch.nn.Module")
     if torch.is_inference_mode_enabled():
         raise RuntimeError(
             "attacks need gradients, which torch.inference_mode rules out: call them "

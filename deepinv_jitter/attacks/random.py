@@ -2,8 +2,6 @@ r"""Random perturbations: the bar any other attack must clear."""
 
 from __future__ import annotations
 
-import copy
-
 import torch
 
 from .. import checks as rules
@@ -54,15 +52,10 @@ class RandomAttack(SearchAttack):
         seed: int = 0,
         checks: bool = True,
     ):
-        if law not in LAWS:
-            raise ValueError(f"law must be one of {LAWS}, got {law!r}.")
+        rules.choice("law", law, LAWS)
+        steps = rules.whole("samples", samples, 1)
         super().__init__(
-            budget,
-            steps=rules.whole("samples", samples, 1),
-            start="zero",
-            objective=objective,
-            seed=seed,
-            checks=checks,
+            budget, steps=steps, start="zero", objective=objective, seed=seed, checks=checks
         )
         self.law = law
 
@@ -77,8 +70,3 @@ class RandomAttack(SearchAttack):
             problem.loss(delta)
             delta = problem.random(generator, self.law)
         return delta
-
-    def _restarted(self, k):
-        other = copy.deepcopy(self)
-        other.seed = self.seed + k
-        return other

@@ -2,14 +2,14 @@ r"""What each sample of a batch has of its own: a radius, a scale, a draw."""
 
 from __future__ import annotations
 
-from numbers import Real
-
 import torch
 
 from .. import checks
 
 
-def per_sample(name: str, value: float | torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def per_sample(
+    name: str, value: float | torch.Tensor, y: torch.Tensor, unit: float | torch.Tensor = 1.0
+) -> torch.Tensor:
     """A checked radius as one number per sample of y, in single precision at least."""
     value = check_radius(name, value)
     if value.ndim and value.shape not in ((1,), (len(y),)):
@@ -17,8 +17,12 @@ def per_sample(name: str, value: float | torch.Tensor, y: torch.Tensor) -> torch
             f"{name} must be a number or one number per sample, shape ({len(y)},), got shape "
             f"{tuple(value.shape)}."
         )
-    radii = value.to(y.device, precision(y)).expand(len(y))
-    check_range(name, radii, y)
+    radii = value.to(y.device, precision(y)).expand(len(y)) * unit
+    # It must not overflow in the type of the perturbation
+    if not (radii <= torch.finfo(y.dtype).max).all():
+        raise ValueError(
+            f"{name} must be finite in the precision of y, {y.dtype}, got {radii.tolist()}."
+        )
     return radii
 
 
@@ -29,31 +33,22 @@ def column(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def check_radius(name: str, value: float | torch.Tensor) -> torch.Tensor:
     """The radius as a tensor, a number in double precision."""
-    kind = value.dtype if isinstance(value, torch.Tensor) else type(value)
-    no_number = kind in (bool, torch.bool) or getattr(kind, "is_complex", False)
-    if not isinstance(value, (Real, torch.Tensor)) or no_number:
+    if not isinstance(value, torch.Tensor):
+        return torch.tensor(checks.real(name, value, 0), dtype=torch.float64)
+    if value.dtype == torch.bool or value.is_complex():
         raise TypeError(f"{name} must be a real number or a tensor of such, got {value!r}.")
-    if isinstance(value, torch.Tensor) and value.ndim > 1:
+    if value.ndim > 1:
         raise ValueError(
             f"{name} must be a number or one number per sample, got shape {tuple(value.shape)}."
         )
-    if not isinstance(value, torch.Tensor):
-        value = torch.tensor(checks.real(name, value, 0), dtype=torch.float64)
-    if not bool((value.isfinite() & (value >= 0)).all()):
+    if not (value.isfinite() & (value >= 0)).all():
         raise ValueError(f"{name} must be finite and at least 0, got {value}.")
     return value
 
 
-def check_range(name: str, radii: torch.Tensor, y: torch.Tensor) -> None:
-    """A radius must not overflow in the type of the perturbation."""
-    if not (radii <= torch.finfo(y.dtype).max).all():
-        raise ValueError(
-            f"{name} must be finite in the precision of y, {y.dtype}, got {radii.tolist()}."
-        )
-
-
-def check_eps(eps: torch.Tensor, like: torch.Tensor) -> None:
-    """The shape alone: the values would be looked at once per step of an attack."""
+def check_pair(name: str, like: torch.Tensor, eps: torch.Tensor) -> None:
+    """The shapes alone: the values would be looked at once per step of an attack."""
+    checks.tensor(name, like)
     if not isinstance(eps, torch.Tensor) or eps.shape not in ((1,), (len(like),)):
         got = tuple(eps.shape) if isinstance(eps, torch.Tensor) else repr(eps)
         raise ValueError(

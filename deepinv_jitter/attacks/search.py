@@ -39,18 +39,13 @@ class SearchAttack(Attack):
         seed = rules.seed("seed", seed)
         if start is None:
             start = "random" if self._against_clean else "zero"
-        if start not in ("zero", "random"):
-            raise ValueError(f"start must be 'zero' or 'random', got {start!r}.")
+        rules.choice("start", start, ("zero", "random"))
         if start == "zero" and self._against_clean and self.uses_gradient:
             raise ValueError(
                 "objective='deviation' has no gradient at start='zero': use start='random'."
             )
-        if keep not in ("best", "last"):
-            raise ValueError(f"keep must be 'best' or 'last', got {keep!r}.")
-        if autocast not in (None, torch.bfloat16, torch.float16):
-            raise ValueError(
-                f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}."
-            )
+        rules.choice("keep", keep, ("best", "last"))
+        rules.choice("autocast", autocast, (None, torch.bfloat16, torch.float16))
         self.autocast = autocast
         self.steps = steps
         self.start = start
@@ -91,22 +86,16 @@ class SearchAttack(Attack):
             loss = problem.loss(delta) if report or self.keep == "best" else None
             if self.keep == "best":
                 delta, loss = problem.worst, problem.worst_loss
-            result = AttackResult(
-                delta=problem.to_measurement(delta),
-                perturbation=delta,
-                loss=loss,
-                loss_clean=problem.trace[0] if clean is None else clean,
-                trace=torch.stack(problem.trace),
-                n_grad=problem.n_grad,
-                flags={},
-            )
+            clean = problem.trace[0] if clean is None else clean
+            result = AttackResult.of(problem, delta, loss, clean)
             if report:
                 result.flags = doubts(problem, result, self.checks, self.uses_gradient, self.seed)
         return result
 
     def _restarted(self, k):
         other = copy.deepcopy(self)
-        other.start = "random"
+        if self.uses_gradient:
+            other.start = "random"
         other.seed = self.seed + k
         return other
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from deepinv.physics import Physics
 
-from .parts import modules
+from ..memory import Memory, modules
 from .problem import Problem
 
 
@@ -19,7 +19,7 @@ def subset(problem: Problem, rows: torch.Tensor) -> Iterator[Problem]:
 
     Nothing tells which parameters of a physics belong to the samples one by one. But the losses at
     the worst points so far are known: a physics that gives them again is that of the samples. Tried
-    are the physics as it is and the one with all buffers cut that are as long as the batch. Where
+    are the physics as it is and the one with all tensors cut that are as long as the batch. Where
     neither does, as for a model that mixes the samples of a batch, all samples go on.
 
     :param Problem problem: the problem of all samples.
@@ -48,16 +48,10 @@ def _is_known(part: Problem) -> bool:
 
 @contextmanager
 def _cut(physics: Physics, rows: torch.Tensor) -> Iterator[None]:
-    before = [
-        (module._buffers, name, buffer)
-        for module in modules(physics)
-        for name, buffer in module._buffers.items()
-        if buffer is not None and buffer.shape[:1] == rows.shape
-    ]
+    memory = Memory(modules(physics))
+    per_sample = [t for t in memory.tensors if t.shape[:1] == rows.shape]
     try:
-        for buffers, name, buffer in before:
-            buffers[name] = buffer[rows]
+        memory.restore({id(t): t[rows] for t in per_sample})
         yield
     finally:
-        for buffers, name, buffer in before:
-            buffers[name] = buffer
+        memory.restore()

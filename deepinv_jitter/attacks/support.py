@@ -50,21 +50,16 @@ def broadcast(support: Measurements, like: Measurements) -> torch.Tensor:
     return Layout(like).pack(TensorList(expanded))
 
 
-def measured(zero: torch.Tensor, layout: Layout, physics: LinearPhysics) -> torch.Tensor:
-    r"""Where :math:`AA^\top n` is not zero, for random measurements :math:`n`."""
+def reached(zero: torch.Tensor, layout: Layout | None, physics: LinearPhysics) -> torch.Tensor:
+    r"""
+    Where :math:`AA^\top n` is not zero, for random measurements :math:`n`; without a layout
+    :math:`A^\top An`, for a random image.
+    """
+    n = same_normal(zero, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        image = physics.A_adjoint(layout.unpack(_noise(zero)))
-        return layout.pack(physics.A(image)) != 0
-
-
-def seen(zero: torch.Tensor, physics: LinearPhysics) -> torch.Tensor:
-    r"""Where :math:`A^\top An` is not zero, for a random image :math:`n`."""
-    with torch.no_grad():
-        return physics.A_adjoint(physics.A(_noise(zero))) != 0
-
-
-def _noise(zero: torch.Tensor) -> torch.Tensor:
-    return same_normal(zero, torch.Generator().manual_seed(0))
+        if layout is None:
+            return physics.A_adjoint(physics.A(n)) != 0
+        return layout.pack(physics.A(physics.A_adjoint(layout.unpack(n)))) != 0
 
 
 def _shapes(parts: dict[str, torch.Tensor]) -> str:

@@ -93,10 +93,8 @@ class BrainSliceDataset(ImageDataset):
         seed: int = 0,
     ):
         super().__init__(use_dict_output=True)
-        if split not in tuple(BLOCKS):
-            raise ValueError(f"split must be one of {tuple(BLOCKS)}, got {split!r}.")
-        if plane not in PLANES:
-            raise ValueError(f"plane must be one of {PLANES}, got {plane!r}.")
+        checks.choice("split", split, tuple(BLOCKS))
+        checks.choice("plane", plane, PLANES)
         size = checks.sizes("img_size", img_size, 2)
         resolution = checks.real("resolution", resolution, 0.1, 10)
         spacing = checks.whole("spacing", spacing, 1, 1000)

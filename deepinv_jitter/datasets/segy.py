@@ -11,8 +11,6 @@ from tqdm import tqdm
 
 from .. import checks
 
-DIRECTIONS = ("inline", "crossline", "trace")
-
 # Where the code of the samples' format lies in a file, and the codes that segyio reads
 CODE, FORMATS = slice(3224, 3226), {1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 16}
 
@@ -60,8 +58,7 @@ def segy_sections(
     FileNotFoundError: path must be a SEG-Y file, got survey.sgy.
     """
     size = checks.sizes("img_size", img_size, 2)
-    if direction not in DIRECTIONS:
-        raise ValueError(f"direction must be one of {DIRECTIONS}, got {direction!r}.")
+    checks.choice("direction", direction, ("inline", "crossline", "trace"))
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"path must be a SEG-Y file, got {path}.")

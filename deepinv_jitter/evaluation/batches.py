@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from .. import checks
 from ..attacks.noise import noise_models
-from ..attacks.parts import Measurements, modules, named_parts
-from ..attacks.state import Memory
+from ..attacks.parts import Measurements, named_parts
+from ..memory import Memory, modules
 from .seeds import seed_of, seeded
 
 GENERATOR = (PhysicsGenerator, type(None))

@@ -18,7 +18,8 @@ from deepinv.utils import TensorList
 from torch import nn
 
 from ..attacks.budgets import Budget
-from ..attacks.parts import modules, named_parts
+from ..attacks.parts import named_parts
+from ..memory import modules
 from ..training import distributed as processes
 from ..training.preemption import replacing
 from .batches import Batch

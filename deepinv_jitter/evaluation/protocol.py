@@ -22,7 +22,7 @@ from ..attacks.frank_wolfe import FrankWolfeAttack
 from ..attacks.pgd import PGDAttack
 from ..attacks.problem import Objective
 from ..attacks.random import RandomAttack
-from ..attacks.state import preserved
+from ..memory import preserved
 from .batches import Source
 from .cache import describe, fingerprint
 from .metrics import WINDOW, PaperSSIM

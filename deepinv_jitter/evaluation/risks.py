@@ -18,7 +18,7 @@ from torch import nn
 from .. import checks
 from ..attacks.balls import L2Ball
 from ..attacks.samples import column
-from ..attacks.state import evaluated
+from ..memory import evaluated
 from ..optim.noise import GaussianJitter
 
 

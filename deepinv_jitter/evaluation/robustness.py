@@ -25,8 +25,7 @@ from tqdm import tqdm
 
 from .. import checks
 from ..attacks.base import Attack
-from ..attacks.parts import modules
-from ..attacks.state import evaluated, preserved
+from ..memory import evaluated, modules, preserved
 from ..optim.jittering import no_jitter
 from ..training import distributed as processes
 from .batches import Source, paired

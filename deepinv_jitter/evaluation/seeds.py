@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 import torch
 
-from ..attacks.parts import modules
+from ..memory import modules
 from ..training import generators, rng
 
 

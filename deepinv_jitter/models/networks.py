@@ -144,11 +144,6 @@ class UnrolledDnCNN(nn.Module):
         :raises TypeError: if an input is not a tensor of real numbers.
         :raises ValueError: if a shape is another, ``y`` is missing, or the network takes none.
         """
-        self._check(x, y)
-        out = self.body(x if y is None else torch.cat([x, y], dim=1))
-        return x - out if self.residual else out
-
-    def _check(self, x: torch.Tensor, y: torch.Tensor | None) -> None:
         checks.tensor("x", x, real=True)
         fits = x.ndim == 4 and x.shape[1] == self.channels
         if y is not None:
@@ -166,3 +161,5 @@ class UnrolledDnCNN(nn.Module):
                 f"the network takes x of shape (B, {self.channels}, H, W){second}, got {got[0]} "
                 f"and {got[1]}."
             )
+        out = self.body(x if y is None else torch.cat([x, y], dim=1))
+        return x - out if self.residual else out

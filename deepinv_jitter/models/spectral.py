@@ -40,8 +40,7 @@ def spectral_normalize(module: nn.Module, *, n_power_iterations: int = 1) -> nn.
     >>> bool(torch.linalg.matrix_norm(weight.flatten(1), 2) < 1.1)
     True
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}.")
+    checks.instance("module", module, nn.Module, "torch.nn.Module")
     iterations = checks.whole("n_power_iterations", n_power_iterations, 1)
     layers = [m for m in module.modules() if isinstance(m, LAYERS)]
     if not layers:

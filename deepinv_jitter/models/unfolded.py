@@ -66,14 +66,12 @@ class _Unfolded(BaseOptim):
         init = adjoint if init is None else init
         trainable = _checked_trainables(trainable_params, sigma_denoiser)
         parameters: dict[str, Any] = {
-            "stepsize": _numbers("stepsize", stepsize, max_iter),
-            "lambda": _numbers("lambda_reg", lambda_reg, max_iter),
-            "g_param": (
-                None
-                if sigma_denoiser is None
-                else _per_iteration("sigma_denoiser", sigma_denoiser, max_iter)
-            ),
+            "stepsize": _per_iteration("stepsize", stepsize, max_iter, scalar=True),
+            "lambda": _per_iteration("lambda_reg", lambda_reg, max_iter, scalar=True),
+            "g_param": None,
         }
+        if sigma_denoiser is not None:
+            parameters["g_param"] = _per_iteration("sigma_denoiser", sigma_denoiser, max_iter)
         if positive_stepsize:
             steps = parameters.pop("stepsize")
             if "stepsize" not in trainable or min(steps) <= 0:
@@ -87,8 +85,10 @@ class _Unfolded(BaseOptim):
         if not isinstance(prior, (list, tuple, nn.ModuleList)):
             prior = [prior]
         priors = [self._as_prior(p, sigma_denoiser) for p in prior]
-        _check_count("prior", priors, max_iter)
-        if "sigma_denoiser" in trainable and not any(map(_takes_level, priors)):
+        checks.per_iteration("prior", len(priors), max_iter)
+        if "sigma_denoiser" in trainable and all(
+            isinstance(p, NetworkPrior) and p.level_name is None for p in priors
+        ):
             raise ValueError(
                 "A trainable sigma_denoiser needs a network that takes it, but "
                 f"{type(priors[0].network).__name__} has no argument sigma: leave it out of "
@@ -99,7 +99,7 @@ class _Unfolded(BaseOptim):
             fidelities = [fidelities]
         if not all(isinstance(f, DataFidelity) for f in fidelities):
             raise TypeError(f"data_fidelity must be a deepinv DataFidelity, got {data_fidelity!r}.")
-        _check_count("data_fidelity", fidelities, max_iter)
+        checks.per_iteration("data_fidelity", len(fidelities), max_iter)
         if not callable(init):
             raise TypeError(
                 f"init must be callable as init(y, physics), got {type(init).__name__}."
@@ -256,10 +256,6 @@ def _either(**options: Any) -> Any:
     return other if value is None else value
 
 
-def _takes_level(prior: Prior) -> bool:
-    return not isinstance(prior, NetworkPrior) or prior.level_name is not None
-
-
 def _checked_trainables(names: Sequence[str], sigma_denoiser: object) -> list[str]:
     listed = isinstance(names, Iterable) and not isinstance(names, str)
     if not listed or not all(name in (*TRAINABLE, *SYNONYMS) for name in names):
@@ -273,7 +269,7 @@ def _checked_trainables(names: Sequence[str], sigma_denoiser: object) -> list[st
 
 
 def _per_iteration(
-    name: str, value: float | Sequence[float | torch.Tensor], max_iter: int
+    name: str, value: float | Sequence[float | torch.Tensor], max_iter: int, scalar: bool = False
 ) -> list[float | torch.Tensor]:
     """The parameter as the host takes it: a list of one value, or of one per iteration."""
     listed = isinstance(value, (list, tuple))
@@ -282,21 +278,7 @@ def _per_iteration(
     # Through single precision, in which the host keeps what is learned
     if not all((row.float().isfinite() & (row >= 0)).all() for row in rows):
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
-    _check_count(name, rows, max_iter)
-    return [row.item() if row.numel() == 1 else row.float() for row in rows]
-
-
-def _numbers(name: str, value: float | Sequence[float], max_iter: int) -> list[float]:
-    """The same, of numbers alone."""
-    rows = _per_iteration(name, value, max_iter)
-    numbers = [row for row in rows if not isinstance(row, torch.Tensor)]
-    if len(numbers) < len(rows):
+    checks.per_iteration(name, len(rows), max_iter)
+    if scalar and any(row.numel() != 1 for row in rows):
         raise ValueError(f"{name} must be one number or one per iteration, got {value!r}.")
-    return numbers
-
-
-def _check_count(name: str, values: list, max_iter: int) -> None:
-    if len(values) not in (1, max_iter):
-        raise ValueError(
-            f"{name} must be one or one per iteration, got {len(values)} for max_iter={max_iter}."
-        )
+    return [row.item() if row.numel() == 1 else row.float() for row in rows]

@@ -8,14 +8,15 @@ on with its power iteration, and a module with its own generator would draw othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from deepinv.optim.optim_iterators import OptimIterator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..memory import Memory, modules
 from .iterators import IteratorWrapper, JitteredIterator
 from .noise import Jitter
 
@@ -51,108 +52,53 @@ class CheckpointedIterator(IteratorWrapper):
         if not torch.is_grad_enabled():
             return self.iterator(*arguments, **kwargs)
         # The parameters of a physics may change from batch to batch, but not in an iteration
-        start = _Start(_modules(self.iterator, fidelity, prior), _modules(physics))
+        start = _Start(modules(self.iterator, fidelity, prior), modules(physics))
         return checkpoint(
             self.iterator,
             *arguments,
             use_reentrant=False,
-            context_fn=lambda: (start.remembered(), _Repeatable(start.restored)),
+            context_fn=lambda: (start.remembered(), start),
             **kwargs,
         )
 
 
 class _Start:
-    """What modules held at the start of a pass, except the values of their parameters."""
+    """
+    What modules held at the start of a pass, except the values of their parameters.
 
-    def __init__(self, changing: list[nn.Module], constant: list[nn.Module]):
-        self.changing = changing
-        self.contents = _contents(changing)
-        self.tensors = [
-            value
-            for _, content in self.contents
-            for value in content.values()
-            if isinstance(value, torch.Tensor)
-        ]
-        self.contents += _contents(constant)
-        self.generators = [(g, g.get_state()) for g in _generators(changing)]
+    As a context, which can be entered again as a graph can have more than one backward pass, it
+    brings that back, and afterwards what they held before.
+    """
+
+    def __init__(self, changing: Iterable[nn.Module], constant: Iterable[nn.Module]):
+        self.found = [*changing], [*constant]
+        self.then = [Memory(found) for found in self.found]
         self.copies: dict[int, torch.Tensor] = {}
 
     @contextmanager
     def remembered(self) -> Iterator[None]:
         """For the first pass: keeps copies of the tensors that it changes in place."""
-        tensors = {id(value): (value, value.detach().clone()) for value in self.tensors}
+        tensors, copies = self.then[0].tensors, self.then[0].copies()
         yield
         # Compared by value, since batch normalisation bypasses torch's count of changes; read all
         # at once, since each read makes a GPU wait
-        flags = [(value != copy).any() for value, copy in tensors.values()]
+        flags = [(tensor != copies[id(tensor)]).any() for tensor in tensors]
         flags = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist() if flags else []
-        self.copies = {
-            key: copy
-            for (key, (_, copy)), changed in zip(tensors.items(), flags, strict=True)
-            if changed
-        }
+        changed = [id(tensor) for tensor, flag in zip(tensors, flags, strict=True) if flag]
+        self.copies = {key: copies[key] for key in changed}
 
-    @contextmanager
-    def restored(self) -> Iterator[None]:
-        """For the second pass: the state of the start, and afterwards that of before."""
-        now = [(place, dict(place)) for place, _ in self.contents]
-        states = [(g, g.get_state()) for g, _ in self.generators]
+    def __enter__(self) -> None:
+        self.now = [Memory(found) for found in self.found]
         # Copies of the copies: there may be a third pass
         fresh = {key: copy.clone() for key, copy in self.copies.items()}
-        _put(
-            (place, {name: fresh.get(id(v), v) for name, v in content.items()})
-            for place, content in self.contents
-        )
-        _set(self.generators)
-        for module in self.changing:
+        for memory in self.then:
+            memory.restore(fresh)
+            memory.rewind()
+        for module in self.found[0]:
             if isinstance(module, Jitter):
                 module.replayed = True
-        try:
-            yield
-        finally:
-            _put(now)
-            _set(states)
 
-
-class _Repeatable:
-    """A context that can be entered again: a graph can have more than one backward pass."""
-
-    def __init__(self, make: Callable[[], AbstractContextManager]):
-        self.make = make
-
-    def __enter__(self):
-        self.context = self.make()
-        return self.context.__enter__()
-
-    def __exit__(self, *error):
-        return self.context.__exit__(*error)
-
-
-def _modules(*owners: nn.Module | None) -> list[nn.Module]:
-    """The modules below some, once each."""
-    given = [owner for owner in owners if owner is not None]
-    return list(dict.fromkeys(m for owner in given for m in owner.modules()))
-
-
-def _contents(modules: Iterable[nn.Module]) -> list[tuple[dict, dict]]:
-    """Where modules keep attributes and buffers, and what is there."""
-    places = [place for m in modules for place in (vars(m), m._buffers)]
-    return [(place, dict(place)) for place in places]
-
-
-def _put(contents: Iterable[tuple[dict, dict]]) -> None:
-    for place, content in contents:
-        place.clear()
-        place.update(content)
-
-
-def _set(states: Iterable[tuple[torch.Generator, torch.Tensor]]) -> None:
-    for generator, state in states:
-        generator.set_state(state)
-
-
-def _generators(modules: Iterable[nn.Module]) -> list[torch.Generator]:
-    """The random generators that modules hold, themselves or by a noise model."""
-    values = [value for module in modules for value in vars(module).values()]
-    values = [getattr(value, "generator", value) for value in values]
-    return list(dict.fromkeys(v for v in values if isinstance(v, torch.Generator)))
+    def __exit__(self, *error) -> None:
+        for memory in self.now:
+            memory.restore()
+            memory.rewind()

@@ -44,7 +44,7 @@ class OutputJitter(Jitter):
             *[module.register_forward_hook(self.add) for module in modules],
         ]
         self.train(model.training)
-        holder = next((m for m in model.modules() if not _is_container(m)), model)
+        holder = next((m for m in model.modules() if not isinstance(m, CONTAINERS)), model)
         holder.add_module(NAME, self)
 
     def forward(self, x, *args, **kwargs):
@@ -198,10 +198,6 @@ def _owners(module: nn.Module) -> list[OutputJitter]:
     hooks = module._forward_hooks.values()
     owners = [getattr(hook, "__self__", None) for hook in hooks]
     return [owner for owner in owners if isinstance(owner, OutputJitter)]
-
-
-def _is_container(module: nn.Module) -> bool:
-    return isinstance(module, CONTAINERS)
 
 
 def _random_state(device: torch.device) -> bytes:

@@ -21,6 +21,7 @@ import torch
 from deepinv.optim.optim_iterators import CPIteration, GDIteration, OptimIterator, PGDIteration
 from deepinv.physics import LinearPhysics
 
+from .. import checks
 from .fidelities import TiltedFidelity
 from .noise import GaussianJitter, Jitter
 
@@ -29,8 +30,8 @@ class IteratorWrapper(OptimIterator):
     r"""
     Base of the iterators that call another one, and stand in its place for the host.
 
-    Everything but :meth:`forward` is the wrapped iterator's: attributes, and the names in
-    ``state_dict``, so that checkpoints load with and without the wrapper.
+    A subclass writes :meth:`forward`. Everything else is the wrapped iterator's: attributes, and
+    the names in ``state_dict``, so that checkpoints load with and without the wrapper.
 
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap, left unchanged.
     :raises TypeError: if ``iterator`` is not an iterator.
@@ -39,11 +40,7 @@ class IteratorWrapper(OptimIterator):
     def __init__(self, iterator: OptimIterator):
         # Not OptimIterator.__init__, which would register steps and a cost of its own
         torch.nn.Module.__init__(self)
-        if not isinstance(iterator, OptimIterator):
-            raise TypeError(
-                "iterator must be a deepinv OptimIterator, such as GDIteration(), got "
-                f"{type(iterator).__name__}."
-            )
+        checks.instance("iterator", iterator, OptimIterator, "deepinv OptimIterator")
         self.iterator = iterator
         self.train(iterator.training)
         self._register_state_dict_hook(_drop_prefix)
@@ -65,10 +62,6 @@ class IteratorWrapper(OptimIterator):
     @has_cost.setter
     def has_cost(self, value: bool) -> None:
         self.iterator.has_cost = value
-
-    def forward(self, X: dict, *args, **kwargs) -> dict:
-        """One iteration, see :class:`deepinv.optim.OptimIterator`."""
-        return self.iterator(X, *args, **kwargs)
 
 
 class ConditionedIterator(IteratorWrapper):
@@ -158,6 +151,8 @@ class JitteredIterator(IteratorWrapper):
                 f"{type(base).__name__}: use 'std', 'norm' or 'relative'."
             )
         self.jitter = layer.train(iterator.training)
+        # Of the iterates, that which the data fidelity is a function of: the first, or a dual one
+        self.argument = -1 if isinstance(base, CPIteration) and not base.g_first else 0
 
     def forward(
         self, X: dict, cur_data_fidelity, cur_prior, cur_params, y, physics, *args, **kwargs
@@ -169,7 +164,7 @@ class JitteredIterator(IteratorWrapper):
             return x - cur_params["stepsize"] * cur_data_fidelity.grad(x, y, physics)
 
         # Drawn here, so that an iteration recomputed in the backward pass sees the same noise
-        w = self.jitter.draw(self._argument(X), k, data_step)
+        w = self.jitter.draw(X["est"][self.argument], k, data_step)
         fidelity = cur_data_fidelity if w is None else TiltedFidelity(cur_data_fidelity, w)
         X = self.iterator(X, fidelity, cur_prior, cur_params, y, physics, *args, **kwargs)
         if w is not None and not fidelity.asked:
@@ -180,12 +175,6 @@ class JitteredIterator(IteratorWrapper):
                 "jitter(model, sigma, at=...)."
             )
         return X | {"jitter_it": k + 1}
-
-    def _argument(self, X: dict) -> torch.Tensor:
-        """The variable that the data fidelity is a function of: the iterate, or a dual one."""
-        base = innermost(self)
-        dual = isinstance(base, CPIteration) and not base.g_first
-        return X["est"][-1 if dual else 0]
 
 
 def innermost(iterator: OptimIterator) -> OptimIterator:

@@ -2,7 +2,6 @@ r"""Noise put into a model, taken out of it, and silenced for a while."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -18,6 +17,7 @@ from deepinv.sampling import DDRM, BaseSampling, DiffPIR, PosteriorDiffusion
 from deepinv.unfolded import BaseDEQ, BaseUnfold
 from torch import nn
 
+from .. import checks
 from . import hooks
 from .iterators import JitteredIterator, innermost, without_jitter
 from .noise import GaussianJitter, Jitter
@@ -81,7 +81,7 @@ def jitter(
     Jitter(GaussianJitter(sigma=0.1, scale='std'))
     >>> varnet = dj.jitter(dinv.models.VarNet(num_cascades=3), 0.1, at="backbone_net.*.denoiser")
     """
-    _check_module("jitter", model)
+    checks.instance("model", model, nn.Module, "torch.nn.Module")
     if any(isinstance(m, nn.DataParallel) for m in model.modules()):
         raise TypeError(
             "jitter needs a model without DataParallel, whose copies would share one noise: use "
@@ -89,7 +89,11 @@ def jitter(
         )
     if at is not None:
         submodules, noise = hooks.named(model, at), Jitter(sigma).noise
-        _check_official(noise)
+        if noise.scale == "official":
+            raise ValueError(
+                "scale='official' reproduces the paper's GD and PGD networks, and has no meaning "
+                "for the outputs of submodules: use 'std', 'norm' or 'relative'."
+            )
         hooks.OutputJitter(noise, unjitter(model), submodules)
         return model
     unrolled = _unrolled(model)
@@ -110,12 +114,7 @@ def jittered(model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter) 
     """
     _check_unrolled(model)
     iterator = JitteredIterator(without_jitter(model.fixed_point.iterator), sigma)
-    levels = iterator.jitter.noise.sigma
-    if len(levels) not in (1, model.max_iter):
-        raise ValueError(
-            f"sigma must hold one level or one per iteration, got {len(levels)} levels for "
-            f"max_iter={model.max_iter}."
-        )
+    checks.per_iteration("sigma", len(iterator.jitter.noise.sigma), model.max_iter)
     return iterator
 
 
@@ -139,7 +138,7 @@ def unjitter(model: nn.Module) -> nn.Module:
     >>> type(dj.unjitter(dj.jitter(model, 0.1)).fixed_point.iterator).__name__
     'GDIteration'
     """
-    _check_module("unjitter", model)
+    checks.instance("model", model, nn.Module, "torch.nn.Module")
     hooks.remove(model)
     for unrolled in [m for m in model.modules() if isinstance(m, BaseOptim)]:
         unrolled.fixed_point.iterator = without_jitter(unrolled.fixed_point.iterator)
@@ -170,7 +169,7 @@ def no_jitter(module: nn.Module) -> Iterator[nn.Module]:
     ...     print(torch.equal(model(y, physics), model(y, physics)))
     True
     """
-    _check_module("no_jitter", module)
+    checks.instance("module", module, nn.Module, "torch.nn.Module")
     layers = hooks.layers(module)
     before = [layer.enabled for layer in layers]
     try:
@@ -180,19 +179,6 @@ def no_jitter(module: nn.Module) -> Iterator[nn.Module]:
     finally:
         for layer, enabled in zip(layers, before, strict=True):
             layer.enabled = enabled
-
-
-def _check_module(caller: str, module: nn.Module) -> None:
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"{caller} needs a torch.nn.Module, got {type(module).__name__}.")
-
-
-def _check_official(noise: GaussianJitter) -> None:
-    if noise.scale == "official":
-        raise ValueError(
-            "scale='official' reproduces the paper's GD and PGD networks, and has no meaning for "
-            "the outputs of submodules: use 'std', 'norm' or 'relative'."
-        )
 
 
 def _unrolled(model: nn.Module) -> BaseOptim:
@@ -225,37 +211,27 @@ def _unrolled(model: nn.Module) -> BaseOptim:
 
 
 def _check_unrolled(model: BaseOptim) -> None:
-    name, iterator = type(model).__name__, innermost(model.fixed_point.iterator)
+    iterator = innermost(model.fixed_point.iterator)
     algorithm = type(iterator).__name__.removesuffix("Iteration")
     if type(iterator) in WITHOUT_FIDELITY:
         raise TypeError(
             f"{algorithm} has no place for jitter, since its step asks the data fidelity for "
             "neither a gradient nor a proximal point: use one that does, such as PGD."
         )
-    unfolds = model.unfold or isinstance(model, BaseUnfold)
     # With these the number of steps, or a step itself, would depend on the noise in ways that no
     # equation of the method describes
     options = {
+        "unfold=False": not (model.unfold or isinstance(model, BaseUnfold)),
         "DEQ": model.DEQ or isinstance(model, BaseDEQ),
         "anderson_acceleration": model.anderson_acceleration_config is not None,
         "backtracking": model.backtracking,
         "early_stop": model.early_stop,
     }
     unwanted = [option for option, used in options.items() if used]
-    if unfolds and not unwanted:
-        return
-    got = [] if unfolds or "DEQ" in unwanted else ["unfold=False"]
-    if isinstance(model, BaseDEQ):
-        advice = "build it by unfolded_builder"
-    elif unfolds and not model.DEQ:
-        advice = "build it"
-    elif "unfold" not in inspect.signature(type(model)).parameters:
-        advice = f"build deepinv.optim.{algorithm} with unfold=True"
-    else:
-        advice = "build it with unfold=True"
     if unwanted:
-        advice += f" without {' or '.join(unwanted)}"
-    raise ValueError(
-        "jitter is for models that are trained through a fixed number of iterations, got "
-        f"{name} with {' and '.join(got + unwanted)}: {advice}."
-    )
+        raise ValueError(
+            "jitter is for models that are trained through a fixed number of iterations, got "
+            f"{type(model).__name__} with {' and '.join(unwanted)}: build its algorithm, "
+            f"{algorithm}, with unfold=True, without DEQ, acceleration, backtracking and early "
+            "stop."
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from numbers import Real
 from typing import Any
 
 import torch
@@ -56,12 +55,9 @@ class GaussianJitter:
         scale: str = "std",
         generator: torch.Generator | None = None,
     ):
-        if scale not in SCALES:
-            raise ValueError(f"scale must be one of {SCALES}, got {scale!r}.")
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(
-                f"generator must be a torch.Generator or None, got {type(generator).__name__}."
-            )
+        checks.choice("scale", scale, SCALES)
+        if generator is not None:
+            checks.instance("generator", generator, torch.Generator, "torch.Generator or None")
         self.sigma = _levels(sigma)
         self.scale = scale
         self.generator = generator
@@ -295,13 +291,11 @@ def in_backward() -> bool:
 def _levels(sigma: float | Iterable[float]) -> tuple[float, ...]:
     """The noise levels as a tuple of checked floats."""
     given = _plain(sigma)
-    several = isinstance(given, Iterable) and not isinstance(given, str)
-    levels = [_plain(level) for level in given] if several else [given]
+    several = given if isinstance(given, Iterable) else [given]
+    levels = tuple(checks.real("sigma", _plain(level), 0) for level in several)
     if not levels:
         raise ValueError("sigma must hold at least one level, got an empty sequence.")
-    if not all(isinstance(s, Real) and not isinstance(s, bool) for s in levels):
-        raise TypeError(f"sigma must be a number or one number per iteration, got {sigma!r}.")
-    return tuple(checks.real("sigma", level, 0) for level in levels)
+    return levels
 
 
 def _plain(value: Any) -> Any:

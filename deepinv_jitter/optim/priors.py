@@ -8,6 +8,8 @@ import torch
 from deepinv.optim import RED, PnP, Prior
 from torch import nn
 
+from .. import checks
+
 #: Names of the argument by which networks are told the noise level; the first is deepinv's.
 LEVELS = ("sigma", "sigma_denoiser", "noise_level")
 
@@ -37,8 +39,7 @@ class NetworkPrior(Prior):
 
     def __init__(self, network: nn.Module, reads_y: bool = False):
         super().__init__()
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")
+        checks.instance("network", network, nn.Module, "torch.nn.Module")
         self.network = network
         self.reads_y = reads_y
         level = level_argument(network)
@@ -54,7 +55,12 @@ class NetworkPrior(Prior):
         return PriorGivenY(self, y)
 
     def _apply_network(
-        self, x: torch.Tensor, level: float | torch.Tensor | None, y: torch.Tensor | None
+        self,
+        x: torch.Tensor,
+        sigma_denoiser: float | torch.Tensor | None = None,
+        *args,
+        y: torch.Tensor | None = None,
+        **kwargs,
     ) -> torch.Tensor:
         if self.reads_y and y is None:
             raise ValueError(
@@ -63,7 +69,9 @@ class NetworkPrior(Prior):
                 "iterator in a ConditionedIterator."
             )
         seen = (x, y) if self.reads_y else (x,)
-        told = {} if level is None or self.level_name is None else {self.level_name: level}
+        told = {}
+        if self.level_name is not None and sigma_denoiser is not None:
+            told[self.level_name] = sigma_denoiser
         out = self.network(*seen, **told)
         # Another shape could be broadcast silently
         if not isinstance(out, torch.Tensor) or out.shape != x.shape:
@@ -122,14 +130,7 @@ class GradientPrior(NetworkPrior):
     torch.Size([5, 2])
     """
 
-    def grad(
-        self,
-        x: torch.Tensor,
-        sigma_denoiser: float | torch.Tensor | None = None,
-        *args,
-        y: torch.Tensor | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
+    def grad(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         r"""
         :math:`f_\theta(x)`.
 
@@ -140,7 +141,7 @@ class GradientPrior(NetworkPrior):
         :raises ValueError: if the network reads the measurements and gets none, or returns another
             shape.
         """
-        return self._apply_network(x, sigma_denoiser, y)
+        return self._apply_network(x, *args, **kwargs)
 
 
 class ProximalPrior(NetworkPrior):
@@ -160,20 +161,13 @@ class ProximalPrior(NetworkPrior):
     torch.Size([1, 1, 16, 16])
     """
 
-    def prox(
-        self,
-        x: torch.Tensor,
-        sigma_denoiser: float | torch.Tensor | None = None,
-        *args,
-        y: torch.Tensor | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
+    def prox(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         r"""
         :math:`f_\theta(x)`, the proximal point of the stepped iterate ``x``.
 
         Arguments and errors are those of :meth:`GradientPrior.grad`.
         """
-        return self._apply_network(x, sigma_denoiser, y)
+        return self._apply_network(x, *args, **kwargs)
 
 
 class DenoiserPnP(PnP):

@@ -67,8 +67,7 @@ class FastMRIMaskGenerator(PhysicsGenerator):
         if center_fraction is None:
             center_fraction = 0.08 if acceleration < 8 else 0.04
         checks.positive("center_fraction", center_fraction, below=1)
-        if kind not in tuple(MASK_KINDS):
-            raise ValueError(f"kind must be one of {tuple(MASK_KINDS)}, got {kind!r}.")
+        checks.choice("kind", kind, tuple(MASK_KINDS))
         if (rng is None) == (seed is None):
             raise ValueError(
                 f"give exactly one of rng and seed, got rng={rng} and seed={seed}: "
@@ -76,8 +75,8 @@ class FastMRIMaskGenerator(PhysicsGenerator):
             )
         if seed is not None:
             rng = torch.Generator(device).manual_seed(checks.seed("seed", seed))
-        elif not isinstance(rng, torch.Generator):
-            raise TypeError(f"rng must be a torch.Generator, got {type(rng).__name__}.")
+        else:
+            checks.instance("rng", rng, torch.Generator, "torch.Generator")
         super().__init__(rng=rng, device=device)
         self.img_size = img_size
         self.acceleration = acceleration

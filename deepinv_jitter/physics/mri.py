@@ -6,7 +6,7 @@ import torch
 from deepinv.physics import MRI, NoiseModel
 
 from .. import checks
-from .parameters import OwnParameters, as_tensor, check_count, checked_noise
+from .parameters import OwnParameters, as_tensor, check_count, check_input, checked_noise
 
 
 class SingleCoilMRI(OwnParameters, MRI):
@@ -172,11 +172,7 @@ def _owned_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
 
 def _image(name: str, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The checked image or k-space, in single precision at least."""
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(
-            f"{name} must be a torch.Tensor, got {type(x).__name__}: convert them, for example by "
-            "torch.as_tensor()."
-        )
+    check_input(name, x, "mask", mask)
     height, width = size = mask.shape[-2:]
     if x.is_complex() or x.ndim != 4 or not len(x) or x.shape[1:] != (2, *size):
         raise ValueError(
@@ -184,11 +180,6 @@ def _image(name: str, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             f"{tuple(x.shape)} of {x.dtype}: {_advice(x)}."
         )
     check_count("mask", mask, x)
-    if x.device != mask.device:
-        raise ValueError(
-            f"{name} must be on the device of the mask, {mask.device}, got {x.device}: move one "
-            "by to()."
-        )
     # The transforms know no half precision, which is what autocast hands over
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

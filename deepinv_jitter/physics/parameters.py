@@ -94,6 +94,20 @@ def check_count(name: str, parameter: torch.Tensor, x: torch.Tensor) -> None:
         )
 
 
+def check_input(name: str, x: torch.Tensor, parameter: str, value: torch.Tensor) -> None:
+    """Images or measurements must be a tensor, on the device of a parameter."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(x).__name__}: convert them, for example by "
+            "torch.as_tensor()."
+        )
+    if x.device != value.device:
+        raise ValueError(
+            f"{name} must be on the device of the {parameter}, {value.device}, got {x.device}: "
+            "move one by to()."
+        )
+
+
 def as_tensor(name: str, values) -> torch.Tensor:
     """The values as they are; real numbers of numpy's in torch's default type."""
     try:

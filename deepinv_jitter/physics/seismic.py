@@ -8,7 +8,7 @@ import torch
 from deepinv.physics import NoiseModel
 
 from .. import checks
-from .parameters import OwnParameters, checked_noise
+from .parameters import OwnParameters, check_input, checked_noise
 from .wavelets import checked_wavelet, peak_gain, ricker
 
 #: Traces are multiplied by the band of their Toeplitz matrix, in blocks of so many samples. With
@@ -147,16 +147,7 @@ class SeismicConvolution(OwnParameters):
 
 def _section(x: torch.Tensor, wavelet: torch.Tensor) -> torch.Tensor:
     """The checked section, in the precision of the wavelet or better."""
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(
-            f"sections must be a torch.Tensor, got {type(x).__name__}: convert them, for example "
-            "by torch.as_tensor()."
-        )
-    if x.device != wavelet.device:
-        raise ValueError(
-            f"sections must be on the device of the wavelet, {wavelet.device}, got {x.device}: "
-            "move one by to()."
-        )
+    check_input("sections", x, "wavelet", wavelet)
     if x.ndim != 4 or x.shape[1] != 1 or not x.is_floating_point() or not x.numel():
         raise ValueError(
             f"sections must be real, of shape (B, 1, T, X), not empty, got {tuple(x.shape)} of "

@@ -11,7 +11,8 @@ from deepinv.utils.tensorlist import TensorList
 from torch import nn
 from torch.amp import GradScaler
 
-from ..attacks.parts import Measurements, modules
+from ..attacks.parts import Measurements
+from ..memory import modules
 from . import distributed
 from .host import HostTrainer
 from .snapshot import Snapshot

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..attacks.parts import modules
-from ..attacks.state import Memory
+from ..memory import Memory, modules
 from . import rng
 
 

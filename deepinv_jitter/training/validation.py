@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..attacks.parts import modules
+from ..memory import modules
 from .host import ADAPTERS
 from .parts import Part
 from .snapshot import Snapshot

@@ -12,7 +12,7 @@ from deepinv.optim import BaseOptim
 from deepinv.physics import Denoising
 
 import deepinv_jitter as dj
-from deepinv_jitter.attacks.state import evaluated
+from deepinv_jitter.memory import evaluated
 from deepinv_jitter.optim.fidelities import TiltedFidelity
 from deepinv_jitter.optim.iterators import innermost
 from deepinv_jitter.optim.jittering import jittered

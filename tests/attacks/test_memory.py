@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import deepinv_jitter as dj
-from deepinv_jitter.attacks.state import Memory, forgetful
+from deepinv_jitter.memory import Memory, forgetful
 
 
 class Remembering(nn.Module):

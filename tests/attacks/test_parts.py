@@ -7,7 +7,8 @@ from deepinv.utils import TensorList
 from torch import nn
 
 import deepinv_jitter as dj
-from deepinv_jitter.attacks.parts import Layout, modules
+from deepinv_jitter.attacks.parts import Layout
+from deepinv_jitter.memory import modules
 
 
 def gaussian(sigma):

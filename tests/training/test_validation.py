@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
-from deepinv_jitter.attacks.parts import modules
+from deepinv_jitter.memory import modules
 from deepinv_jitter.training import rng
 
 SIZE = (1, 8, 8)

@@ -1,19 +1,59 @@
-r"""What modules remember: brought back after they were used, or after every call."""
+r"""What modules hold besides their parameters: found, and brought back after they were used."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FunctionType
 
 import torch
 from deepinv.physics import Physics
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from .parts import modules
-
+#: What modules are found in.
+HOLDERS = (nn.Module, dict, list, tuple, FunctionType)
 #: What every module has.
 OWN = frozenset(vars(nn.Module()))
+
+
+def modules(
+    *roots: object, leave: type[nn.Module] | tuple[type[nn.Module], ...] = ()
+) -> Iterator[nn.Module]:
+    """
+    All modules of some, once each, also those in plain lists, dictionaries and closures, where
+    deepinv keeps the parts of stacked physics and the priors of an algorithm. Those of a kind to
+    leave are left out, with all that only they hold.
+    """
+    seen: dict[int, object] = {}
+    left = [*reversed(roots)]
+    while left:
+        thing = left.pop()
+        if not isinstance(thing, HOLDERS) or id(thing) in seen:
+            continue
+        seen[id(thing)] = thing
+        if isinstance(thing, leave):
+            continue
+        inner: Iterable
+        if isinstance(thing, (DataParallel, DistributedDataParallel)):
+            inner = [thing.module]  # a wrapper has state of its own
+        elif isinstance(thing, nn.Module):
+            yield thing
+            inner = [*thing.children(), *vars(thing).values()]
+        elif isinstance(thing, FunctionType):
+            inner = _closed_over(thing)
+        else:
+            inner = thing.values() if isinstance(thing, dict) else thing
+        left += reversed([*inner])
+
+
+def _closed_over(function: FunctionType) -> list:
+    values = []
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # of a name that has no value yet
+            values.append(cell.cell_contents)
+    return values
 
 
 class Memory:
@@ -21,8 +61,7 @@ class Memory:
     The attributes and buffers of modules, as they are now, to be brought back.
 
     Attributes that are lists, dictionaries or sets come back with what they hold; submodules that
-    were not there before go. Parameters, training modes, hooks and what replaces a submodule are
-    left alone.
+    were not there before go. Parameters, hooks and what replaces a submodule are left alone.
 
     :param Iterable[torch.nn.Module] found: the modules, each with its own attributes only.
     """
@@ -34,18 +73,22 @@ class Memory:
         buffers = [(m._buffers, dict(m._buffers.items())) for m in found]
         self.own = attributes + buffers
         self.children = [(m._modules, {*m._modules.keys()}) for m in found]
-        self.boxes = [
-            (box, copy.copy(box))
-            for _, before in attributes
-            for box in before.values()
-            if isinstance(box, (dict, list, set))
-        ]
+        held = [value for _, before in attributes for value in before.values()]
+        self.boxes = [(box, copy.copy(box)) for box in held if isinstance(box, (dict, list, set))]
+        self.modes = [(module, module.training) for module in found]
+        # A noise model, which is no module, may have one
+        generators = [getattr(value, "generator", value) for value in held]
+        self.generators = {g: g.get_state() for g in generators if isinstance(g, torch.Generator)}
 
     @property
     def tensors(self) -> list[torch.Tensor]:
         """All tensors among the attributes and buffers."""
         values = (value for _, before in self.own for value in before.values())
         return [value for value in values if isinstance(value, torch.Tensor)]
+
+    def copies(self) -> dict[int, torch.Tensor]:
+        """Copies of the tensors, one each, by the id of those, as modules may share a buffer."""
+        return {id(tensor): copied(tensor) for tensor in self.tensors}
 
     def restore(self, copies: dict[int, torch.Tensor] | None = None) -> None:
         """Bring everything back, with copies that stand for tensors by the id of those."""
@@ -61,6 +104,14 @@ class Memory:
         for box, content in self.boxes:
             box.clear()
             box.extend(content) if isinstance(box, list) else box.update(content)
+
+    def rewind(self) -> None:
+        """Bring back training modes, and the state of the generators held as attributes."""
+        for module, training in self.modes:
+            # Not module.train(), which reaches down and may be overridden
+            module.training = training
+        for generator, state in self.generators.items():
+            generator.set_state(state)
 
 
 @contextmanager
@@ -79,25 +130,13 @@ def preserved(*roots: object) -> Iterator[None]:
     :param torch.nn.Module roots: the modules; those below them, the parts of stacked physics and
         others in lists and dictionaries are found.
     """
-    found = list(modules(*roots))
-    memory, modes = Memory(found), [(module, module.training) for module in found]
-    generators = {
-        value: value.get_state()
-        for module in found
-        for value in vars(module).values()
-        if isinstance(value, torch.Generator)
-    }
+    memory = Memory(modules(*roots))
     try:
-        # One copy each, as modules may share a buffer
-        memory.restore({id(tensor): _copied(tensor) for tensor in memory.tensors})
+        memory.restore(memory.copies())
         yield
     finally:
         memory.restore()
-        # Not module.train(), which reaches down and may be overridden
-        for module, training in modes:
-            module.training = training
-        for generator, state in generators.items():
-            generator.set_state(state)
+        memory.rewind()
 
 
 @contextmanager
@@ -114,14 +153,12 @@ def forgetful(model: nn.Module) -> Iterator[None]:
     memory = Memory(modules(model, leave=Physics))
     originals = memory.tensors
     # A call may write into copies alone, new ones each time: a graph may need the last ones
-    copies = {id(tensor): _copied(tensor) for tensor in originals}
-    fresh = {key: copy._version for key, copy in copies.items()}
+    copies = memory.copies()
 
     def forget(*_) -> None:
         for tensor in originals:
-            if copies[id(tensor)]._version != fresh[id(tensor)]:
-                copies[id(tensor)] = _copied(tensor)
-                fresh[id(tensor)] = copies[id(tensor)]._version
+            if copies[id(tensor)]._version > 0:  # it was written to
+                copies[id(tensor)] = copied(tensor)
         memory.restore(copies)
 
     forget()
@@ -141,7 +178,7 @@ def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
         yield
 
 
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
+def copied(tensor: torch.Tensor) -> torch.Tensor:
     # Copies made in inference mode would not count what is written to them
     with torch.inference_mode(False):
         return tensor.detach().clone()
