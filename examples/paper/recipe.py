@@ -147,7 +147,7 @@ def screening(archive: Archive) -> list[list[str]]:
 
 def strength(archive: Archive) -> dict[str, float]:
     """
-    Excess error of the attack that trains, 3 power steps, over that of the paper's 20 steps.
+    Excess error of the attack that trains, 3 Frank-Wolfe steps, over that of the paper's 20 steps.
 
     On the first network of every training, over the test images.
     """
@@ -225,8 +225,8 @@ beyond doubt.
 
 ## Strength of the attack that trains
 
-Excess error after 3 power steps with averaged gradients, over that after the paper's 20 steps of
-projected gradient ascent, on trained networks (the first seed) and all test images.
+Excess error after 3 Frank-Wolfe steps with averaged gradients, over that after the paper's 20
+steps of projected gradient ascent, on trained networks (the first seed) and all test images.
 
 {markdown(table)}
 """

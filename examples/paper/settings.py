@@ -8,7 +8,7 @@ import deepinv_jitter as dj
 
 
 def both(sigma: float, scale: str) -> dict[str, dj.GaussianJitter]:
-    """One law for both algorithms."""
+    """One noise model for both algorithms."""
     return dict.fromkeys(("gd", "pgd"), dj.GaussianJitter(sigma, scale))
 
 

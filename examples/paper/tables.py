@@ -171,7 +171,7 @@ def render(archive: Archive, table: Table, seeds: int) -> str:
         "best, and all whose paired difference from it is undecided.",
         f"Attack radius {settings.radius:g}{unit}. The "
         f"paper's attack takes {results.problem.paper_attack['steps']} steps from zero; the strong "
-        f"one is the worst of APGD ({settings.steps} steps) and 10 power steps."
+        f"one is the worst of APGD ({settings.steps} steps) and 10 Frank-Wolfe steps."
         + (f" Doubts it raises itself: {flags}." if flags else ""),
         "The paper's columns are on its own data, for comparison of orderings only; its attack "
         "has radius 1.",
