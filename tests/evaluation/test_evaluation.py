@@ -510,7 +510,7 @@ REFUSED = [
     ({"dataloader": [(torch.nan, X)]}, ValueError, r"needs the truth x"),
     ({"dataloader": [{"x": [1]}]}, TypeError, "x must be a torch.Tensor, got list"),
     ({"dataloader": [{"x": X, "y": [1]}]}, TypeError, "y must be a torch.Tensor, got list"),
-    ({"dataloader": [(X, X[:1])]}, ValueError, "one batch size, got 2 and 1 samples"),
+    ({"dataloader": [(X, X[:1])]}, ValueError, r"one batch size, got 2 and 1\."),
     ({"epsilons": [-0.1, 1]}, ValueError, "epsilons must be .* at least 0, got -0.1"),
     ({"epsilons": [math.nan]}, ValueError, "epsilons must be finite .* got nan"),
     ({"epsilons": [True]}, TypeError, "epsilons must be a number, got True"),
