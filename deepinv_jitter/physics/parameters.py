@@ -89,8 +89,8 @@ def check_count(name: str, parameter: torch.Tensor, x: torch.Tensor) -> None:
     if len(parameter) not in (1, len(x)):
         raise ValueError(
             f"there must be one {name} for all or one for each of the {len(x)} images, got "
-            f"{len(parameter)} {name}s: give new ones, by a "
-            f"physics_generator, by update({name}={name}) or with the batches, as params."
+            f"{len(parameter)} {name}s: give new ones, by a physics_generator, "
+            f"by update({name}={name}) or with the batches, as params."
         )
 
 

@@ -195,7 +195,7 @@ def test_what_an_earlier_batch_has_set_is_not_used(given):
     own = errors([plain, plain], physics)[5:]
     assert torch.equal(errors([masked, plain], physics)[5:], own)
     physics.update(mask=MASKS)
-    with pytest.raises(ValueError, match="of the 1 images, got 5 masks: give new ones, by a physics_generator"):
+    with pytest.raises(ValueError, match="1 images, got 5 masks: .* by a physics_generator"):
         evaluate([plain], physics)
     physics = dinv.physics.Denoising(noise())
     physics.update(sigma=SIGMA)
