@@ -3,7 +3,7 @@ r"""Checks of arguments, whose messages all say the same: the rule, what came, w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import TypeVar
 
@@ -76,13 +76,13 @@ def positive(name: str, value: float, below: float = math.inf) -> float:
     return result
 
 
-def choice(name: str, value: object, options: tuple) -> None:
+def choice(name: str, value: object, options: Sequence) -> None:
     r"""
     One of several options.
 
     :param str name: what the error message calls it.
     :param object value: the option.
-    :param tuple options: all there are.
+    :param Sequence options: all there are.
     :raises ValueError: if it is none of them.
     """
     if value not in options:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .. import checks
 from . import words
 from .results import Results
 from .standings import BEST, UNDECIDED, Row, difference, records, tables, verdict
@@ -192,8 +193,7 @@ class RobustnessComparison(Views):
 
     def _reference(self, name: str | None) -> str:
         name = next(iter(self.reports)) if name is None else name
-        if name not in self.reports:
-            raise ValueError(f"compare_to must be one of {list(self.reports)}, got {name!r}.")
+        checks.choice("compare_to", name, list(self.reports))
         return name
 
     def _told(

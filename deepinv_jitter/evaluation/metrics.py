@@ -194,7 +194,4 @@ def _check_alike(**images: torch.Tensor) -> None:
     for name, image in images.items():
         checks.tensor(name, image, real=True)
     places = [f"{tuple(image.shape)} on {image.device}" for image in images.values()]
-    if len(set(places)) > 1:
-        raise ValueError(
-            f"{' and '.join(images)} must have one shape and device, got {' and '.join(places)}."
-        )
+    checks.alike(" and ".join(images), "shape and device", places)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .. import checks
 from . import words
 from .comparison import RobustnessComparison
 from .results import Condition, Results
@@ -115,8 +116,7 @@ class RobustnessReport(Results, Views):
         :raises ValueError: if the data, the conditions, the attack, the metrics or the seed differ,
             or the names are no two.
         """
-        if not isinstance(other, RobustnessReport):
-            raise TypeError(f"other must be a RobustnessReport, got {type(other).__name__}.")
+        checks.instance("other", other, RobustnessReport, "RobustnessReport")
         if len(set(names)) != 2:
             raise ValueError(f"names must be two, of this and the other, got {names!r}.")
         this, that = names

@@ -61,10 +61,7 @@ def choose_sigma(
     1.0
     """
     for name, mapping in {"accuracy": accuracy, "robustness": robustness}.items():
-        if not isinstance(mapping, Mapping):
-            raise TypeError(
-                f"{name} must be a mapping of levels to values, got {type(mapping).__name__}."
-            )
+        checks.instance(name, mapping, Mapping, "mapping of levels to values")
     if not accuracy or set(accuracy) != set(robustness):
         raise ValueError(
             "accuracy and robustness must hold the same levels, at least one, got "

@@ -13,6 +13,8 @@ from itertools import zip_longest
 from statistics import median
 from typing import NamedTuple
 
+from .. import checks
+
 #: No line of a table is longer, in characters.
 WIDTH = 100
 
@@ -166,8 +168,7 @@ def rendered(
     tables: list[Table], records: list[dict], above: list[str], below: list[str], format: str
 ) -> str:
     """Tables between lines of words; the records alone for csv."""
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {FORMATS}, got {format!r}.")
+    checks.choice("format", format, FORMATS)
     if format == "csv":
         file = io.StringIO()
         write_csv(file, records)

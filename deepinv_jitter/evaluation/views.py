@@ -132,8 +132,7 @@ class Views:
         attacked = first.attacked()
         label = attacked.label if attacked else known[-1]
         label = label if condition is None else condition
-        if label not in known:
-            raise ValueError(f"condition must be one of {known}, got {label!r}.")
+        checks.choice("condition", label, known)
         for name, report in reports.items():
             if label not in report.pictures or CLEAN not in report.pictures:
                 raise ValueError(

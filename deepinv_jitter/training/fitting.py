@@ -61,8 +61,7 @@ def fit(
     >>> dj.fit(model, physics, dj.PointDataset(20), epochs=2, batch_size=10).training
     False
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    checks.instance("model", model, nn.Module, "torch.nn.Module")
     samples: Any = data.dataset if isinstance(data, DataLoader) else data
     items = all(hasattr(samples, name) for name in ("__len__", "__getitem__"))
     if not items or isinstance(samples, (str, Mapping)) or not len(samples):

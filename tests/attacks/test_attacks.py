@@ -5,6 +5,7 @@ import warnings
 import deepinv as dinv
 import pytest
 import torch
+from attack_cases import Reconstructor
 from deepinv.loss.metric import MSE, NMSE, PSNR, SSIM
 from deepinv.utils import TensorList
 from properties import assert_global_rng_untouched
@@ -87,17 +88,6 @@ def build(problem, batch=3, dtype=torch.float32):
 def error(model, x, y, physics):
     with torch.no_grad():
         return (model(y, physics) - x).abs().square().flatten(1).sum(1)
-
-
-class Reconstructor(nn.Module):
-    """A function as a reconstruction network."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, y, physics):
-        return self.function(y)
 
 
 class Linear(nn.Module):

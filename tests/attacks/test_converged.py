@@ -3,6 +3,7 @@
 import deepinv as dinv
 import pytest
 import torch
+from attack_cases import Reconstructor
 from torch import nn
 
 import deepinv_jitter as dj
@@ -11,15 +12,6 @@ from deepinv_jitter.attacks.subset import subset
 
 BALL = dj.L2Ball(1.0)
 DENOISING = dinv.physics.Denoising()
-
-
-class Reconstructor(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, y, physics):
-        return self.function(y)
 
 
 def converged(steps=5, max_steps=160, ball=BALL, checks=False, **kwargs):
