@@ -27,7 +27,8 @@ class CheckpointedIterator(IteratorWrapper):
 
     Peak memory then hardly grows with the number of iterations, for about a third more time. The
     recomputation starts from the buffers (such as those of batch and spectral normalisation),
-    attributes and random generators that the forward pass started from, and changes none of them.
+    attributes and random generators that the forward pass started from, and changes none of them:
+    of buffers and of tensors among the attributes a copy is kept for each iteration.
 
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap.
     :raises TypeError: if ``iterator`` is not an iterator, or jittered: noise must be drawn outside
@@ -77,20 +78,19 @@ class _Start:
 
     @contextmanager
     def remembered(self) -> Iterator[None]:
-        """For the first pass: keeps copies of the tensors that it changes in place."""
-        tensors, copies = self.then[0].tensors, self.then[0].copies()
+        """For the first pass: keeps copies of the tensors, which it may change in place."""
+        # Of all: which ones it changes batch normalisation hides from torch's count of changes, and
+        # to compare them would make a GPU wait in every iteration
+        self.copies = self.then[0].copies()
         yield
-        # Compared by value, since batch normalisation bypasses torch's count of changes; read all
-        # at once, since each read makes a GPU wait
-        flags = [(tensor != copies[id(tensor)]).any() for tensor in tensors]
-        flags = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist() if flags else []
-        changed = [id(tensor) for tensor, flag in zip(tensors, flags, strict=True) if flag]
-        self.copies = {key: copies[key] for key in changed}
 
     def __enter__(self) -> None:
         self.now = [Memory(found) for found in self.found]
         # Copies of the copies: there may be a third pass
-        fresh = {key: copy.clone() for key, copy in self.copies.items()}
+        fresh = {
+            id(tensor): self.copies[id(tensor)].clone().requires_grad_(tensor.requires_grad)
+            for tensor in self.then[0].tensors
+        }
         for memory in self.then:
             memory.restore(fresh)
             memory.rewind()
