@@ -127,14 +127,17 @@ class ConvergedAttack(Attack):
             for search, start in starts:
                 problem.loss(search.search(problem, start))
             rising = torch.ones_like(problem.nonfinite)
+            rows = torch.arange(len(rising), device=rising.device)
             steps, spent = first.steps, sum(search.steps for search, _ in starts)
-            while rising.any() and spent + steps <= self.max_steps:
+            while len(rows) and spent + steps <= self.max_steps:
                 before = problem.worst_loss
-                with subset(problem, rising) as part:
+                with subset(problem, rows) as part:
                     search = first.continued(steps)
                     part.loss(search.search(part, part.worst))
                 gain = problem.worst_loss - before
                 rising &= gain > self.tolerance * (problem.worst_loss - clean)
+                # The one look at what was found, for which a GPU waits
+                rows = rising.nonzero().flatten()
                 spent, steps = spent + steps, 2 * steps
             result = AttackResult.of(problem, problem.worst, problem.worst_loss, clean)
             result.n_grad = torch.zeros_like(rising, dtype=torch.long) + problem.n_grad

@@ -72,7 +72,7 @@ class Problem:
         self.nonfinite = torch.zeros_like(self.eps, dtype=torch.bool)
 
     def take(self, rows: torch.Tensor) -> Problem:
-        """The problem of some samples, ``True`` in ``rows``, with what was found for them."""
+        """The problem of the samples of these numbers, with what was found for them."""
         part = copy.copy(self)
         for name in ("y", "eps", "zero", "support", "target", *FOUND):
             value = getattr(self, name)
@@ -82,11 +82,11 @@ class Problem:
 
     def put(self, rows: torch.Tensor, part: Problem) -> None:
         """Take over what was found for some samples; the trace of the others stays level."""
-        self.trace += [self.worst_loss.masked_scatter(rows, t) for t in part.trace]
-        self.n_grad = self.n_grad + rows * part.n_grad
+        self.trace += [self.worst_loss.index_copy(0, rows, t) for t in part.trace]
+        before = torch.zeros_like(self.eps, dtype=torch.long) + self.n_grad
+        self.n_grad = before.index_add(0, rows, torch.full_like(rows, part.n_grad))
         for name in FOUND:
-            value = getattr(self, name).clone()
-            value[rows] = getattr(part, name)
+            value = getattr(self, name).index_copy(0, rows, getattr(part, name))
             setattr(self, name, value)
 
     def to_measurement(self, delta: torch.Tensor) -> torch.Tensor:

@@ -23,11 +23,11 @@ def subset(problem: Problem, rows: torch.Tensor) -> Iterator[Problem]:
     neither does, as for a model that mixes the samples of a batch, all samples go on.
 
     :param Problem problem: the problem of all samples.
-    :param torch.Tensor rows: ``True`` for the samples, shape `(B,)`.
+    :param torch.Tensor rows: the numbers of the samples.
     """
-    if not rows.all():
+    if len(rows) < len(problem.eps):
         part = problem.take(rows)
-        for as_it_is in (nullcontext(), _cut(problem.physics, rows)):
+        for as_it_is in (nullcontext(), _cut(problem.physics, rows, len(problem.eps))):
             with as_it_is:
                 if _is_known(part):
                     yield part
@@ -47,9 +47,9 @@ def _is_known(part: Problem) -> bool:
 
 
 @contextmanager
-def _cut(physics: Physics, rows: torch.Tensor) -> Iterator[None]:
+def _cut(physics: Physics, rows: torch.Tensor, count: int) -> Iterator[None]:
     memory = Memory(modules(physics))
-    per_sample = [t for t in memory.tensors if t.shape[:1] == rows.shape]
+    per_sample = [t for t in memory.tensors if t.shape[:1] == (count,)]
     try:
         memory.restore({id(t): t[rows] for t in per_sample})
         yield
