@@ -41,16 +41,18 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     :return: (:class:`torch.optim.swa_utils.AveragedModel`) of its :class:`Weights`.
     """
 
-    def average(averages: Any, values: Any, n: Any) -> None:
+    def average(averages: Any, values: Any, _: Any) -> None:
         if not (averages[0].is_floating_point() or averages[0].is_complex()):
             for old, new in zip(averages, values, strict=True):
                 old.copy_(new)
             return
         # At first over few steps: else the weights of the start would count for long
-        now = min(decay, (1 + n.item()) / (10 + n.item()))
-        get_ema_multi_avg_fn(now)(averages, values, n)
+        steps = mean.n_averaged.item()  # which torch counts on the CPU, and hands over on the GPU
+        now = min(decay, (1 + steps) / (10 + steps))
+        get_ema_multi_avg_fn(now)(averages, values, steps)
 
-    return AveragedModel(Weights(model), multi_avg_fn=average, use_buffers=True)
+    mean = AveragedModel(Weights(model), multi_avg_fn=average, use_buffers=True)
+    return mean
 
 
 class Averaging(Part):
