@@ -165,7 +165,7 @@ def sizes(name: str, values: Iterable[int], count: int | None = None) -> tuple[i
 
 def reals(name: str, values: object) -> torch.Tensor:
     r"""
-    Real numbers, in double precision.
+    Real numbers, in double precision where the device has it.
 
     :param str name: what the error message calls them.
     :param object values: a number, or an array or sequence of such.
@@ -173,14 +173,30 @@ def reals(name: str, values: object) -> torch.Tensor:
     :raises TypeError: if they are not real numbers.
     """
     try:
-        kind = torch.as_tensor(values).dtype
-        if kind == torch.bool or kind.is_complex:
-            raise TypeError(kind)
-        return torch.as_tensor(values, dtype=torch.float64)
+        # as_tensor moves tensors to torch's default device
+        given = values if isinstance(values, torch.Tensor) else torch.as_tensor(values)
+        if given.dtype == torch.bool or given.is_complex():
+            raise TypeError(given.dtype)
+        kind = widest(given.device)
+        return torch.as_tensor(values, dtype=kind, device=given.device)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(
             f"{name} must be a real number or an array of such, got {values!r}."
         ) from error
+
+
+def widest(device: torch.device) -> torch.dtype:
+    r"""
+    The most precise real type of a device: GPUs of Apple and some of Intel have no double
+    precision.
+
+    :param torch.device device: the device.
+    :return: (:class:`torch.dtype`) ``torch.float64``, or ``torch.float32``.
+    """
+    try:
+        return torch.empty(0, dtype=torch.float64, device=device).dtype
+    except (TypeError, RuntimeError):
+        return torch.float32
 
 
 def tensor(name: str, value: torch.Tensor, real: bool = False) -> None:
@@ -223,27 +239,29 @@ def batch(**tensors: torch.Tensor) -> None:
     names = " and ".join(tensors)
     alike(names, "batch size", [len(value) for value in tensors.values()])
     alike(names, "device", [value.device for value in tensors.values()])
-    for name, value in tensors.items():
-        finite(name, value)
+    finite(**tensors)
 
 
-def finite(name: str, value: torch.Tensor) -> None:
+def finite(**tensors: torch.Tensor) -> None:
     r"""
-    A tensor without NaN and infinity. On a GPU this waits for the work queued before.
+    Tensors without NaN and infinity. A GPU is waited for once, for the work queued before.
 
-    :param str name: what the error message calls it.
-    :param torch.Tensor value: the tensor, shape `(B, ...)`.
-    :raises ValueError: if a value is not finite, or the tensor is on the meta device.
+    :param torch.Tensor tensors: by name, each of shape `(B, ...)`, all on one device.
+    :raises ValueError: if a value is not finite, or the tensors are on the meta device.
     """
-    if value.is_meta:
-        raise ValueError(f"{name} must hold values, got a tensor on the meta device.")
-    good = value.isfinite()
-    if not good.all():
-        bad = (~good).flatten(1).any(1).nonzero().flatten().tolist()
+    try:
+        good = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    except NotImplementedError as error:
         raise ValueError(
-            f"{name} must be finite, got NaN or infinity in {len(bad)} of {len(value)} samples, "
-            f"first in sample {bad[0]}."
-        )
+            f"{' and '.join(tensors)} must hold values, got tensors on the meta device."
+        ) from error
+    for name, value in tensors.items():
+        if not good.pop(0):
+            bad = (~value.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+            raise ValueError(
+                f"{name} must be finite, got NaN or infinity in {len(bad)} of {len(value)} "
+                f"samples, first in sample {bad[0]}."
+            )
 
 
 def _within(name: str, value: N, low: float, high: float) -> N:

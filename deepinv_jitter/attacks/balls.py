@@ -73,7 +73,7 @@ class L2Ball(Budget):
     ) -> torch.Tensor:
         # The volume of a ball grows with the power of its dimension
         freedom = entries * (2 if sphere.is_complex() else 1)
-        depth = torch.rand(1, generator=generator).to(entries.device)
+        depth = torch.rand(1, generator=generator, device=generator.device).to(entries.device)
         return column(depth ** (1 / freedom), sphere)
 
 
@@ -128,5 +128,7 @@ class LinfBall(Budget):
     def _depth(
         self, sphere: torch.Tensor, entries: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
-        depth = torch.rand(sphere.shape[1:], generator=generator).to(sphere.device)
+        depth = torch.rand(sphere.shape[1:], generator=generator, device=generator.device).to(
+            sphere.device
+        )
         return depth.sqrt() if sphere.is_complex() else depth

@@ -112,7 +112,7 @@ class Budget(ABC):
             unit = self.norm(flat)
         elif self.relative_to == "noise":
             unit = self.noise_norm(y, physics)
-            if not unit.any() or unit.isnan().any():
+            if not (unit.any() & ~unit.isnan().any()):
                 got = dict.fromkeys(type(noise).__name__ for noise in noise_models(physics))
                 raise ValueError(
                     "relative_to='noise' multiplies the norm of Gaussian noise, deepinv's "

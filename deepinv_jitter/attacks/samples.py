@@ -11,15 +11,23 @@ def per_sample(
     name: str, value: float | torch.Tensor, y: torch.Tensor, unit: float | torch.Tensor = 1.0
 ) -> torch.Tensor:
     """A checked radius as one number per sample of y, in single precision at least."""
-    value = check_radius(name, value)
-    if value.ndim and value.shape not in ((1,), (len(y),)):
-        raise ValueError(
-            f"{name} must be a number or one number per sample, shape ({len(y)},), got shape "
-            f"{tuple(value.shape)}."
-        )
-    radii = value.to(y.device, precision(y)).expand(len(y)) * unit
-    # It must not overflow in the type of the perturbation
-    if not (radii <= torch.finfo(y.dtype).max).all():
+    value = check_radius(name, value, look=False)
+    dtype, largest = precision(y), torch.finfo(y.dtype).max
+    if isinstance(value, torch.Tensor):
+        if value.ndim and value.shape not in ((1,), (len(y),)):
+            raise ValueError(
+                f"{name} must be a number or one number per sample, shape ({len(y)},), got shape "
+                f"{tuple(value.shape)}."
+            )
+        value = value.to(y.device, dtype)
+    radius = value * unit
+    radii = torch.zeros(len(y), dtype=dtype, device=y.device) + radius
+    # It must not overflow in the type of the perturbation. For a look at its values a GPU waits: at
+    # a tensor once, at a plain number not at all
+    tensor = isinstance(radius, torch.Tensor)
+    fits = ((radii >= 0) & (radii <= largest)).all() if tensor else radius <= largest
+    if not fits:
+        check_radius(name, value)
         raise ValueError(
             f"{name} must be finite in the precision of y, {y.dtype}, got {radii.tolist()}."
         )
@@ -31,17 +39,17 @@ def column(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return value.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def check_radius(name: str, value: float | torch.Tensor) -> torch.Tensor:
-    """The radius as a tensor, a number in double precision."""
+def check_radius(name: str, value: float | torch.Tensor, look: bool = True) -> float | torch.Tensor:
+    """The checked radius; the values of a tensor are looked at, or its type and shape alone."""
     if not isinstance(value, torch.Tensor):
-        return torch.tensor(checks.real(name, value, 0), dtype=torch.float64)
+        return checks.real(name, value, 0)
     if value.dtype == torch.bool or value.is_complex():
         raise TypeError(f"{name} must be a real number or a tensor of such, got {value!r}.")
     if value.ndim > 1:
         raise ValueError(
             f"{name} must be a number or one number per sample, got shape {tuple(value.shape)}."
         )
-    if not (value.isfinite() & (value >= 0)).all():
+    if look and not (value.isfinite() & (value >= 0)).all():
         raise ValueError(f"{name} must be finite and at least 0, got {value}.")
     return value
 
@@ -82,7 +90,7 @@ def inside(eps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def same_normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Standard normal numbers, the same for every sample, device and precision."""
     dtype = torch.complex64 if like.is_complex() else torch.float32
-    draw = torch.randn(like.shape[1:], generator=generator, dtype=dtype)
+    draw = torch.randn(like.shape[1:], generator=generator, dtype=dtype, device=generator.device)
     return draw.to(like).expand_as(like)
 
 

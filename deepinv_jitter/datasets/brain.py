@@ -109,7 +109,7 @@ class BrainSliceDataset(ImageDataset):
         slices, p = volume.movedim(axis, 0).mT, positions[axis]
         area = (slices > 0).sum((1, 2))
         keep = (area >= SMALLEST_AREA * area.max()) & (p % spacing == 0)
-        keep &= torch.isin(p % PERIOD, torch.tensor(BLOCKS[split]))
+        keep &= torch.isin(p % PERIOD, torch.tensor(BLOCKS[split], device="cpu"))
         if plane == "sagittal":
             keep &= p >= 0
         if not keep.any():
@@ -147,7 +147,9 @@ def _brain() -> tuple[torch.Tensor, list[torch.Tensor]]:
     template = load_mni152_template(resolution=1)
     volume = torch.from_numpy(template.get_fdata(dtype=np.float32))
     origin = template.affine[:3, 3]
-    positions = [round(o) + torch.arange(n) for o, n in zip(origin, volume.shape, strict=True)]
+    positions = [
+        round(o) + torch.arange(n, device="cpu") for o, n in zip(origin, volume.shape, strict=True)
+    ]
     brain = volume.nonzero()
     low, high = brain.amin(0).tolist(), (brain.amax(0) + 1).tolist()
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))

@@ -53,4 +53,4 @@ class PointDataset(ImageDataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         from_zero(index, self.length)
-        return {"x": torch.tensor(self.center, dtype=torch.float32)}
+        return {"x": torch.tensor(self.center, dtype=torch.float32, device="cpu")}

@@ -137,7 +137,7 @@ def _joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
         known = dict(chain.from_iterable(part.items() for part in parts))
         scored = [name for name in known if name in metrics]
         for k, size in enumerate(sizes):
-            every = torch.ones(size, dtype=torch.bool)
+            every = torch.ones(size, dtype=torch.bool, device="cpu")
             lacking = {f"{name}{UNDEFINED}": every for name in scored if name not in parts[k]}
             parts[k] = parts[k] | lacking
             known |= lacking

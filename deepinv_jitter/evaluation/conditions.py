@@ -10,6 +10,7 @@ from deepinv.physics import LinearPhysics
 from torch import nn
 from tqdm import tqdm
 
+from .. import checks
 from ..attacks.parts import Layout
 from ..attacks.samples import where
 from .batches import Batch
@@ -69,7 +70,7 @@ class Bench:
         else:
             columns, x_net = self.worst(condition.eps, done, point)
         told = {
-            name: (v if v.dtype == torch.bool else v.double()).cpu()
+            name: v.cpu() if v.dtype == torch.bool else v.cpu().double()
             for name, v in columns.items()
             if not name.endswith(UNDEFINED) or v.any()
         }
@@ -105,8 +106,9 @@ class Bench:
             rounds.append(self.scores.of(x_net, self.x) | self.context(self.x, delta))
         columns = {name: torch.stack([r[name] for r in rounds]) for name in rounds[0]}
         worst = {WORST_DRAW: columns[self.scores.harm].amax(0)}
+        double = checks.widest(radii.device)
         for name, v in columns.items():
-            columns[name] = v.any(0) if v.dtype == torch.bool else v.double().mean(0)
+            columns[name] = v.any(0) if v.dtype == torch.bool else v.to(double).mean(0)
         return columns | worst | self.units(eps, radii), images[0]
 
     def worst(
@@ -142,7 +144,7 @@ class Bench:
         # One number, or one per sample, as samples may leave a search early
         columns["gradients"] = torch.zeros_like(harm) + gradients
         drawn = done[Condition(RANDOM, eps).label][WORST_DRAW]
-        columns["random_beats_attack"] = drawn.to(harm.device) > harm
+        columns["random_beats_attack"] = drawn.to(harm) > harm
         flags = {k: v for k, v in point.items() if getattr(v, "dtype", None) == torch.bool}
         return columns | flags, point["x_net"]
 
@@ -153,7 +155,7 @@ class Bench:
         """
 
         def norm(v: torch.Tensor) -> torch.Tensor:
-            return v.abs().double().flatten(1).norm(dim=1)
+            return v.abs().to(checks.widest(v.device)).flatten(1).norm(dim=1)
 
         sizes, references = [_ratio(norm(delta), norm(self.flat))], []
         if alike(self.x_clean, x):
@@ -199,7 +201,7 @@ class Bench:
         budget = self.protocol.attack.budget
         norm_y = budget.norm(self.flat) if budget.domain == "measurement" else nan
         noise = budget.noise_norm(self.y, self.physics)
-        given = torch.full_like(radii, eps, dtype=torch.float64)
+        given = torch.full_like(radii, eps, dtype=checks.widest(radii.device))
         values = (given, radii, _ratio(radii, norm_y), _ratio(radii, noise))
         return dict(zip(UNITS, values, strict=True))
 

@@ -138,13 +138,13 @@ class Results:
         :param str name: name of a metric.
         :return: (:class:`torch.Tensor`) boolean, shape `(N,)`.
         """
-        none = torch.zeros(len(self.digests), dtype=torch.bool)
+        none = torch.zeros(len(self.digests), dtype=torch.bool, device="cpu")
         return ~self.values[label].get(f"{name}{UNDEFINED}", none)
 
     def scores(self, label: str, name: str) -> torch.Tensor:
         """The values of a metric where it is defined; a single NaN if that is nowhere."""
         values = self.values[label][name][self.defined(label, name)]
-        return values if len(values) else torch.tensor([math.nan])
+        return values if len(values) else values.new_tensor([math.nan])
 
     def estimate(self, label: str, name: str) -> dict[str, float]:
         """The mean of a metric where it is defined, and both ends of its 95 % interval."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from deepinv.utils.signals import complex_abs
 
+from .. import checks
 from ..attacks.problem import as_function
 from .protocol import Protocol, peak_of
 from .results import ERROR, OBJECTIVE, UNDEFINED, Columns
@@ -87,7 +88,7 @@ class Scores:
 
 
 def squared_error(x_net: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return (x_net - x).abs().double().square().flatten(1).sum(1)
+    return (x_net - x).abs().to(checks.widest(x.device)).square().flatten(1).sum(1)
 
 
 def alike(a: torch.Tensor, b: torch.Tensor) -> bool:

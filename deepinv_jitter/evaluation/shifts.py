@@ -45,12 +45,12 @@ class Shift(ABC):
             the shape or the precision of ``x``.
         """
         checks.tensor("x", x, real=True)
-        checks.finite("x", x)
+        checks.finite(x=x)
         start = checks.whole("start", start, 0)
         # A string is hashed, so neighbouring seeds and numbers give unrelated streams
         draws = [Random(f"{self.seed}, {start + i}") for i in range(len(x))]
         edited = torch.stack([s + self.detail(s, r) for s, r in zip(x, draws, strict=True)])
-        checks.finite(f"x + d of {self!r}, in {x.dtype},", edited.detach())
+        checks.finite(**{f"x + d of {self!r}, in {x.dtype},": edited.detach()})
         changed = edited != x
         return edited, changed if x.ndim == 2 else changed.any(1, keepdim=True)
 
@@ -163,7 +163,7 @@ class HorizontalLayer(Shift):
         if self.position is None:
             t, first = random.randrange(samples), random.randrange(places)
         d = torch.zeros_like(x)
-        height = torch.tensor(self.height, dtype=torch.float64).to(x)
+        height = torch.tensor(self.height, dtype=torch.float64, device="cpu").to(x)
         d[:, t, first : first + self.length] = height
         return d
 
@@ -224,8 +224,10 @@ class Lesion(Shift):
                 f"got {self.position}."
             )
         # Whole numbers, squared and summed without rounding: the disc is symmetric
-        rows = torch.arange(height, dtype=torch.float64, device=x.device) - row
-        columns = torch.arange(width, dtype=torch.float64, device=x.device) - column
+        rows, columns = (
+            torch.arange(n, dtype=checks.widest(x.device), device=x.device) - center
+            for n, center in ((height, row), (width, column))
+        )
         distance = (rows[:, None] ** 2 + columns**2).sqrt()
         ramp = (2 - 2 * distance / self.radius).clamp(0, 1)
         d = (self.contrast * torch.sin(math.pi / 2 * ramp) ** 2).to(x)

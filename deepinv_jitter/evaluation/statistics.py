@@ -23,11 +23,12 @@ def bootstrap_interval(values: torch.Tensor) -> tuple[float, float]:
     count = len(values)
     if count < 2 or not values.isfinite().all():
         return math.nan, math.nan
-    picks = torch.randint(count, (RESAMPLES, count), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    picks = torch.randint(count, (RESAMPLES, count), generator=generator, device="cpu")
     means = values.double()[picks].mean(1)
     # The share of resamples beyond each end, smaller for few samples
     tail = float(ndtr(-stdtrit(count - 1, 0.975) * math.sqrt(count / (count - 1))))
-    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype))
+    low, high = means.quantile(means.new_tensor([tail, 1 - tail]))
     return low.item(), high.item()
 
 

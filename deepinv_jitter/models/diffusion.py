@@ -103,7 +103,7 @@ class ConditionalDDPM(Reconstructor):
         condition = physics.A_adjoint(y)
         diffusion = self.diffusion(condition)
         rng = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(condition.shape[1:], generator=rng).to(condition)
+        noise = torch.randn(condition.shape[1:], generator=rng, device="cpu").to(condition)
         start = diffusion.sigma_t(T_START) * diffusion.scale_t(T_START)
         x = (start * noise).expand_as(condition)
         times = self.solver.timesteps.to(condition.device)

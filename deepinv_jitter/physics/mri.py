@@ -59,7 +59,7 @@ class SingleCoilMRI(OwnParameters, MRI):
             )
         if mask is None:
             img_size = checks.sizes("img_size", (320, 320) if img_size is None else img_size)
-            mask = torch.ones(img_size[-2:])
+            mask = torch.ones(img_size[-2:], device="cpu")
         else:
             mask = as_tensor("mask", mask)
             img_size = checks.sizes("img_size", mask.shape if img_size is None else img_size)

@@ -118,7 +118,8 @@ def as_tensor(name: str, values) -> torch.Tensor:
             tensor = torch.from_numpy(values)
             floating = tensor.is_floating_point()
             return tensor.to(torch.get_default_dtype()) if floating else tensor
-        return torch.as_tensor(values)
+        # as_tensor would move tensors to torch's default device
+        return values if isinstance(values, torch.Tensor) else torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         advice = "give its numbers"
         if isinstance(values, Mapping):

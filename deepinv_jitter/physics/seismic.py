@@ -2,7 +2,7 @@ r"""Seismic deconvolution: the convolution of a section with a wavelet along tim
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from deepinv.physics import NoiseModel
@@ -82,7 +82,7 @@ class SeismicConvolution(OwnParameters):
             img_size=img_size, noise_model=checked_noise(noise_model), device=device, **kwargs
         )
         self.normalize = normalize
-        wavelet = ricker() if wavelet is None else wavelet
+        wavelet = ricker(device="cpu") if wavelet is None else wavelet
         self.register_buffer("wavelet", self._applied(wavelet).to(device))
 
     def A(self, x: torch.Tensor, wavelet: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
@@ -183,6 +183,7 @@ def _convolve(taps: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     band = _toeplitz(taps, block + 2 * half, x.dtype)[half : half + block]
     overhang = -samples % block
     x = torch.nn.functional.pad(x, (0, 0, half, half + overhang))
-    with torch.autocast(x.device.type, enabled=False):
+    # autocast does not know the meta device
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         blocks = band @ x.unfold(-2, block + 2 * half, block).mT
     return blocks.flatten(-3, -2)[..., :samples, :]

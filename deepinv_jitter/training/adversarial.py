@@ -22,7 +22,7 @@ class Attacked(Perturbation):
         self.deltas, self.monitor = deltas, monitor
 
     def __call__(self, trainer, x, y, physics) -> Measurements:
-        if not finite(y) or not (x is None or finite(x)):
+        if not finite(x, y):
             # with a loss that is not finite either, on which all processes agree
             return y
         self.monitor.note(trainer, x, y, physics)

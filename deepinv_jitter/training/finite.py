@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -96,10 +97,11 @@ class NoEmptySteps(GradScaler):
             super().update(new_scale)
 
 
-def finite(y: Measurements) -> bool:
-    """Whether all values are finite, in all parts of the measurements."""
-    parts = y if isinstance(y, TensorList) else [y]
-    return all(bool(part.isfinite().all()) for part in parts)
+def finite(*batch: Measurements | None) -> bool:
+    """Whether all values are finite, in all parts of what there is, in one look."""
+    parts = chain.from_iterable(y if isinstance(y, TensorList) else [y] for y in batch)
+    flags = [part.isfinite().all() for part in parts if part is not None]
+    return bool(torch.stack(flags).all())
 
 
 def where_not_finite(x: torch.Tensor | None, y: Measurements) -> str:

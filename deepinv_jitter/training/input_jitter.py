@@ -175,12 +175,12 @@ def pairs(y: torch.Tensor | TensorList, physics: Physics) -> list[tuple[torch.Te
 
 
 def _energy(y: torch.Tensor) -> float:
-    return y.detach().abs().double().square().flatten(1).sum(1).mean().item()
+    return y.detach().abs().to(checks.widest(y.device)).square().flatten(1).sum(1).mean().item()
 
 
 def _entries(y: torch.Tensor, physics: Physics) -> torch.Tensor:
     """How many entries of each sample are measured."""
-    return L2Ball(0.0).support(y, physics).flatten(1).sum(1).double()
+    return L2Ball(0.0).support(y, physics).flatten(1).sum(1).to(checks.widest(y.device))
 
 
 def _noise_energy(y: torch.Tensor, physics: Physics) -> float:
@@ -192,7 +192,7 @@ def _noise_energy(y: torch.Tensor, physics: Physics) -> float:
             f"but the physics has {name}: give sigma, the standard deviation."
         )
     # The same for every entry of a sample; of complex noise the energy of both its parts
-    sigma = levels.detach().flatten(1)[:, 0].double()
+    sigma = levels.detach().flatten(1)[:, 0].to(checks.widest(y.device))
     return (sigma.square() * _entries(y, physics)).mean().item()
 
 

@@ -58,7 +58,7 @@ def diverge(generators: Iterable[Generator], process: int) -> None:
         return
     for generator in generators:
         own.seed(generator, _other(own.drawn(generator), process))
-    torch.manual_seed(_other(int(torch.randint(2**62, ())), process))
+    torch.manual_seed(_other(int(torch.randint(2**62, (), device="cpu")), process))
     np.random.seed(_other(np.random.randint(2**31), process) % 2**32)
     random.seed(_other(random.getrandbits(62), process))
 

@@ -1,0 +1,323 @@
+"""
+Devices: a GPU is not waited for in any loop, on the meta device and on one that is pretended.
+
+``examples/benchmarks/copies.py`` pretends a device with values, which counts copies, knows no
+double precision and lets no tensor of the CPU pass for one of its own.
+"""
+
+import functools
+import sys
+from pathlib import Path
+
+import deepinv as dinv
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import deepinv_jitter as dj
+from deepinv_jitter import checks
+
+FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+
+import copies  # noqa: E402
+from copies import ATTACKS, BALL, CASES, TRAINERS  # noqa: E402
+
+SCALES = ("std", "norm", "relative", "official")
+CASE = CASES["sections"]
+
+
+@pytest.fixture
+def far():
+    """The pretended device."""
+    with copies.pretended() as device:
+        yield device
+
+
+def to_cpu(thing):
+    """What a function gave, on the CPU."""
+    return torch.utils._pytree.tree_map(
+        lambda t: t.cpu() if isinstance(t, torch.Tensor) else t, thing
+    )
+
+
+def test_the_pretended_device_counts_and_refuses_as_a_gpu(far):
+    x = torch.ones(3, 2, device="meta")
+    assert far.count(lambda: (2 * x).sum().item()) == (1, 0)
+    assert far.count(lambda: bool((x > 0).all())) == (1, 0)
+    assert far.count(lambda: x[x > 0]) == (1, 0)
+    assert far.count(lambda: (x > 0).nonzero()) == (1, 0)
+    assert far.count(lambda: torch.allclose(x, x)) == (1, 0)
+    assert far.count(lambda: torch.ones(2).to("meta").cpu()) == (1, 1)
+    assert far.count(lambda: torch.where(x > 0, x, 0) @ x.mT + torch.tensor(1.0)) == (0, 0)
+    assert (2 * x).cpu().tolist() == [[2, 2]] * 3
+    with pytest.raises(RuntimeError, match="on meta and on the CPU"):
+        x + torch.ones(3, 2)
+    with pytest.raises(RuntimeError, match="generator on the CPU"):
+        torch.randn(2, generator=torch.Generator(), device="meta")
+    with pytest.raises(TypeError, match="no double precision"):
+        x.double()
+
+
+# No copies in a loop
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_pass_copies_nothing(scale, checkpoint, case, far):
+    model = copies.model_of(CASES[case], checkpoint=checkpoint)
+    dj.jitter(model, dj.GaussianJitter(0.1, scale))
+    assert copies.of_pass(far, CASES[case], model) == (0, 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nor_does_one_recomputed_with_buffers_that_change(case, far):
+    model = copies.normalized(CASES[case], jitter=0.1, max_iter=3, checkpoint=True)
+    assert copies.of_pass(far, CASES[case], model) == (0, 0)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("case", CASES)
+def test_shapes_can_be_tried_on_the_meta_device_itself(case, scale):
+    _, y, physics = copies.problem(CASES[case])
+    model = copies.model_of(CASES[case], checkpoint=True)
+    dj.jitter(model, dj.GaussianJitter(0.1, scale))
+    x_net = model(y, physics)
+    x_net.sum().backward()
+    assert x_net.is_meta and x_net.shape == CASES[case].truth().shape
+    with pytest.raises(ValueError, match="x and y must hold values, got .* the meta device"):
+        dj.PGDAttack(BALL)(model, x_net.detach(), y, physics)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_look_at_their_input_alone(name, case, far):
+    few, more = (copies.of_attack(far, CASES[case], ATTACKS[name](n)) for n in (2, 7))
+    assert few == more
+    # The values of x and y, and of radius and noise where they are no plain number; the entries
+    # that may be perturbed follow from numbers of the CPU
+    assert more == ((4, 2) if "noise" in name else (1, 1))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_random_draws_come_from_the_cpu_one_by_one(case, far):
+    """The same numbers on every device."""
+    for n in (2, 7):
+        attack = dj.RandomAttack(BALL, samples=n, checks=False)
+        assert copies.of_attack(far, CASES[case], attack) == (1, 1 + n)
+
+
+@pytest.mark.parametrize("radius, looks", [([1.0] * 4, 1), ([1.0, 1.0, 0.0, 0.0], 2)])
+def test_the_converged_attack_looks_once_a_round(radius, looks, far):
+    """Which samples go on; and once more if the others have left, whether the model lets them."""
+    assert copies.of_round(far, CASE, radius) == (looks, 0)
+
+
+#: Copies of a step, beside those of deepinv's own trainer.
+MORE = {
+    "deepinv.Trainer": (0, 0),
+    "JitterTrainer": (1, 0),  # whether the gradient is finite
+    "JitterTrainer, ema": (1, 1),  # torch's number of steps
+    "InputJitterTrainer": (1, 1),  # which entries are measured
+    "AttackTrainer": (3, 1),  # whether x and y are finite, and the attack's own look
+    "AttackTrainer, persistent": (5, 2),  # the perturbations, and a look at them
+}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_step_of_a_trainer(name, far):
+    host = copies.of_step(far, CASE, "deepinv.Trainer")
+    own = copies.of_step(far, CASE, name)
+    assert (own[0] - host[0], own[1] - host[1]) == MORE[name]
+
+
+# The same numbers on another device
+
+
+SAME = {
+    "all flags": dj.PGDAttack(BALL, steps=2, start="random"),
+    "APGD": dj.APGDAttack(dj.LinfBall(0.1, relative_to="y"), steps=5, checks=False),
+    "converged": dj.ConvergedAttack(dj.MomentumAttack(BALL, steps=2, checks=False), max_steps=20),
+    "worst case": dj.WorstCase(
+        [dj.FrankWolfeAttack(BALL, checks=False), dj.RandomAttack(BALL, samples=3, checks=False)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name, case", [*((name, "sections") for name in SAME), ("APGD", "MRI")])
+def test_attacks_find_the_same(name, case):
+    attack, case = SAME[name], CASES[case]
+    x, physics, model = case.truth(), case.physics(), case.model(max_iter=2)
+    # Some samples leave the converged attack at once
+    eps = None if name == "APGD" else torch.tensor([1.0, 0.0, 0.5, 0.0])
+    here = attack.run(model, x, physics.A(x), physics, eps=eps)
+    with copies.pretended():
+        model, physics, x = model.to("meta"), physics.to("meta"), x.to("meta")
+        eps = None if eps is None else eps.to("meta")
+        there = to_cpu(vars(attack.run(model, x, physics.A(x), physics, eps=eps)))
+    for field, value in vars(here).items():
+        torch.testing.assert_close(there[field], value, rtol=1e-4, atol=1e-5)
+
+
+def evaluation(where, **options):
+    """To be called."""
+    data = [{"x": CASE.truth()}]
+    physics = CASE.physics()
+    physics.noise_model = dinv.physics.GaussianNoise(0.05)
+    arguments = {
+        "epsilons": [0.5],
+        "attacks": dj.PGDAttack(dj.L2Ball(1.0, relative_to="noise"), steps=2),
+        "draws": 2,
+        "shifts": [dj.HorizontalLayer(0.1, length=4), dj.Lesion(2, 0.5)],
+        "metrics": [dinv.metric.NMSE()],
+        "verbose": False,
+    }
+    model = CASE.model(max_iter=2).to(where)
+    return functools.partial(
+        dj.evaluate_robustness, model, data, physics.to(where), **arguments | options
+    )
+
+
+def test_an_evaluation_runs_without_double_precision(far):
+    """And its values come to the CPU; they differ, as noise is drawn on the device."""
+    report = evaluation("meta")()
+    columns = [column for columns in report.values.values() for column in columns.values()]
+    assert columns and all(column.device.type == "cpu" for column in columns)
+    assert {column.dtype for column in columns} <= {torch.float64, torch.bool}
+    assert "worst case" in report.table()
+
+
+def test_single_numbers_are_in_the_widest_precision_there_is(far):
+    assert checks.widest(torch.device("cpu")) == torch.float64
+    assert checks.widest(torch.device("meta")) == torch.float32
+    x, y, physics = copies.problem(CASE)
+    level = dj.input_jitter_sigma(0.1, y, physics)
+    here = CASE.physics()
+    here.noise_model = dinv.physics.GaussianNoise(0.05)
+    assert level == pytest.approx(dj.input_jitter_sigma(0.1, y.cpu(), here), rel=1e-4)
+    assert dj.Bias(torch.ones(2, device="meta")).value == [1, 1]
+    risk = dj.average_case_risk(copies.model_of(CASE), x, y, physics, sigma_e=0.1, samples=2)
+    assert risk.mean > 0
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_trainings_move_the_weights_without_double_precision(name, far):
+    trainer = copies.trainer_of(name, CASE, 2)
+    before = [p.detach().cpu() for p in trainer.model.parameters()]
+    trainer.train()
+    after = [p.detach().cpu() for p in trainer.model.parameters()]
+    assert all(p.isfinite().all() for p in after)
+    assert any(not torch.equal(p, q) for p, q in zip(before, after, strict=True))
+
+
+# Where tensors are made, and generators
+
+
+def everything():
+    """What draws or makes tensors, on the CPU."""
+    masks = dj.FastMRIMaskGenerator((16, 12), acceleration=2, center_fraction=0.1, seed=0)
+    yield masks.step(4)["mask"]
+    yield dj.SingleCoilMRI(img_size=(16, 12)).mask
+    yield dj.SeismicConvolution().wavelet
+    yield dj.ReflectivityDataset(2, img_size=(16, 12))[0]["x"]
+    yield dj.PointDataset(2)[1]["x"]
+    y, eps = torch.ones(4, 2, device="cpu"), torch.ones(4, device="cpu")
+    for ball in (dj.L2Ball(1.0), dj.LinfBall(1.0)):
+        yield ball.radii(y, None)
+        for law in ("sphere", "ball", "gaussian"):
+            yield ball.random(y, eps, torch.Generator().manual_seed(0), law)
+    yield dj.GaussianJitter(0.1, generator=torch.Generator().manual_seed(0))(y)
+
+
+def test_the_default_device_changes_nothing_on_the_cpu(far):
+    with torch.device("meta"):
+        elsewhere = [*everything()]
+    for a, b in zip(elsewhere, everything(), strict=True):
+        assert a.device.type == "cpu" and torch.equal(a, b)
+
+
+def test_nor_in_an_evaluation():
+    call = evaluation("cpu")
+    here = call()
+    with torch.device("meta"):
+        elsewhere = call()
+        table = elsewhere.table()
+    assert table.splitlines()[0] == here.table().splitlines()[0]
+    torch.testing.assert_close(elsewhere.values, here.values, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("scale", ["std", "relative"])
+def test_a_generator_may_be_on_another_device_than_the_noise(scale, far):
+    """The noise is the same; without double precision, too."""
+    x = torch.randn(2, 3)
+    noise = (
+        dj.GaussianJitter(0.1, scale, torch.Generator().manual_seed(0))(x.to(device)).cpu()
+        for device in ("cpu", "meta")
+    )
+    torch.testing.assert_close(*noise)
+
+
+def test_so_may_that_of_input_jittering(far):
+    trainer = functools.partial(
+        dj.InputJitterTrainer, train_dataloader=DataLoader([0.0]), device="meta", verbose=False
+    )
+    x, y, physics = copies.problem(CASE)
+    model = copies.model_of(CASE)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    perturbed = [
+        trainer(
+            model, physics, torch.optim.Adam(model.parameters()), sigma=0.1, generator=g
+        ).perturb(x, y, physics)
+        for g in generators
+    ]
+    assert torch.equal(perturbed[0].cpu(), perturbed[1].cpu())
+    assert not torch.equal(perturbed[0].cpu(), y.cpu())
+
+
+# Files
+
+
+@pytest.fixture
+def of_a_gpu(monkeypatch):
+    """Files that are written say that their tensors come from a GPU, which is not here."""
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+
+
+def training(folder, **options):
+    model = CASE.model(max_iter=2)
+    data = dinv.datasets.TensorDataset(x=CASE.truth(), use_dict_output=True)
+    return dj.JitterTrainer(
+        model,
+        CASE.physics(),
+        torch.optim.Adam(model.parameters()),
+        DataLoader(data, batch_size=2),
+        online_measurements=True,
+        device="cpu",
+        save_path=str(folder),
+        verbose=False,
+        ema=0.9,
+        **options,
+    )
+
+
+def test_checkpoints_of_a_gpu_go_on_on_the_cpu(tmp_path, of_a_gpu):
+    torch.manual_seed(0)
+    whole = training(tmp_path / "whole", epochs=2).train()
+    torch.manual_seed(0)
+    training(tmp_path / "first", epochs=1).train()
+    path = dj.latest_checkpoint(tmp_path / "first")
+    with pytest.raises(RuntimeError, match="on a CUDA device"):
+        torch.load(path)
+    resumed = training(tmp_path / "second", epochs=2, ckpt_pretrained=path).train()
+    for p, q in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_so_do_states_of_evaluations(tmp_path, of_a_gpu):
+    state = tmp_path / "state.pt"
+    first = evaluation("cpu", state=state)()
+    with pytest.raises(RuntimeError, match="on a CUDA device"):
+        torch.load(state)
+    again = evaluation("cpu", state=state)()
+    torch.testing.assert_close(first.values, again.values, equal_nan=True)
