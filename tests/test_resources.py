@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 import deepinv_jitter as dj
 
@@ -35,9 +35,9 @@ TRAINERS = {
 }
 
 
-def build(kind, tmp_path=None, workers=0, **kwargs):
+def build(kind, tmp_path=None, workers=0, model=None, **kwargs):
     trainer, options = TRAINERS[kind]
-    model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=2, jitter=0.1)
+    model = model or dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=2, jitter=0.1)
     train, test = (
         DataLoader(
             dj.IndexedDataset(dj.PointDataset(n)), batch_size=10, num_workers=workers, shuffle=True
@@ -133,6 +133,38 @@ def test_data_files_are_closed_once_read(tmp_path):
     assert not left(before)
     assert len(list(DataLoader(slices, batch_size=2, num_workers=1))) == 2
     assert not left(before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_larger_than_memory_are_read_sample_by_sample(workers, tmp_path):
+    """A file of 16 GiB, of zeros that take no space on the disk; some of it is trained on."""
+    shape = (2**17, 1, 128, 128)
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        for name in ("x_train", "y_train"):
+            file.create_dataset(name, shape, np.float32, chunks=(1, *shape[1:]), fillvalue=0)
+    data = dinv.datasets.HDF5Dataset(tmp_path / "data.h5", train=True, use_dict_output=True)
+    order = RandomSampler(data, num_samples=40)
+    resident = []
+
+    class Resident(dinv.metric.MSE):
+        def metric(self, *args, **kwargs):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
+            return super().metric(*args, **kwargs)
+
+    held()  # skips where there is no /proc
+    build(
+        "jitter",
+        workers=workers,
+        model=dj.UnfoldedGD(torch.nn.Conv2d(1, 1, 3, padding=1), max_iter=1),
+        train_dataloader=DataLoader(data, 10, sampler=order, num_workers=workers),
+        eval_dataloader=None,
+        epochs=1,
+        online_measurements=False,
+        metrics=Resident(),
+        compute_train_metrics=True,
+    ).train()
+    assert len(resident) == 4 and max(resident) - resident[0] < 2**30
 
 
 def tensors():
