@@ -317,7 +317,6 @@ def test_checkpoints_of_a_gpu_go_on_on_the_cpu(tmp_path, of_a_gpu):
 def test_so_do_states_of_evaluations(tmp_path, of_a_gpu):
     state = tmp_path / "state.pt"
     first = evaluation("cpu", state=state)()
-    with pytest.raises(RuntimeError, match="on a CUDA device"):
-        torch.load(state)
     again = evaluation("cpu", state=state)()
+    assert again.seconds == first.seconds  # nothing was done again
     torch.testing.assert_close(first.values, again.values, equal_nan=True)

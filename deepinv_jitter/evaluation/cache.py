@@ -3,11 +3,12 @@ r"""What an interrupted evaluation goes on from, and how it knows that it may.""
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from numbers import Real
 from pathlib import Path
@@ -28,20 +29,31 @@ from .shifts import Shift
 
 
 class Cache:
-    """The results so far, in memory and, if there is a path, in a file."""
+    """
+    The results so far, in memory and, if there is a path, in a file.
+
+    The file holds one record after another, a first one and one for each batch that is done, which
+    are never written again. The batch at hand has a file beside it, which is replaced after every
+    condition: so what is written then does not grow with the number of samples.
+    """
 
     def __init__(self, path: str | os.PathLike | None, description: dict[str, str]):
         self.path = None if path is None else Path(path)
         self.content: dict[str, Any] = {"description": description, "seconds": 0.0}
         self.content |= {"metrics": {}, "batches": {}, "point": {}}
         self.start()
-        if self.path is not None and not self.path.parent.is_dir():
+        if self.path is None:
+            return
+        if not self.path.parent.is_dir():
             raise ValueError(f"state must be a file in a folder that exists, got {str(path)!r}.")
-        if self.path is None or not self.path.exists():
+        self.draft = self.path.with_name(f"{self.path.name}.batch")
+        if not self.path.exists():
+            self.draft.unlink(missing_ok=True)
+            with replacing(self.path) as draft:
+                _append(draft, {"description": description})
             return
         try:
-            self.content = torch.load(self.path, map_location="cpu", weights_only=True)
-            before = self.content["description"]
+            before = self._read()
         except Exception as error:
             raise ValueError(
                 f"state must be a file that evaluate_robustness wrote, got {str(path)!r}: delete "
@@ -51,9 +63,26 @@ class Cache:
         if differ:
             raise self.refusal(f"differs in {', '.join(differ)}")
 
+    def _read(self) -> dict[str, str]:
+        """Take over what the files hold, and tell which evaluation it is of."""
+        (end, first), *others = _records(self.path)
+        description = first["description"]
+        end = others[-1][0] if others else end
+        os.truncate(self.path, end)  # a record that was cut off
+        if self.draft.exists():
+            others += _records(self.draft)
+        for _, record in others:
+            self.content["batches"][record["index"]] = record["batch"]
+            self.content["metrics"] |= record["metrics"]
+            self.content |= {name: record[name] for name in ("point", "seconds")}
+        return description
+
     def open(self, index: int, digests: list[str]) -> dict:
         """What is known of a batch: its digests, results and pictures."""
         batches = self.content["batches"]
+        if index not in batches and self.path is not None and self.draft.exists():
+            self._keep()  # a batch that was done when the process was killed
+        self.index = index
         if index not in batches:
             batches[index] = {"digests": digests, "results": {}, "pictures": {}}
             self.content["point"] = {}
@@ -65,13 +94,24 @@ class Cache:
         """Time that went by until now was spent on other networks, or on data."""
         self.started = time.monotonic()
 
-    def save(self) -> None:
-        """Write what is known, and count the time since the last time or the start."""
+    def save(self, done: bool) -> None:
+        """Write what is known of the batch, and count the time since the last time or the start."""
         self.content["seconds"] += time.monotonic() - self.started
         self.start()
         if self.path is not None:
-            with replacing(self.path) as draft:
-                torch.save(self.content, draft)
+            record = {"index": self.index, "batch": self.content["batches"][self.index]}
+            record |= {name: self.content[name] for name in ("metrics", "point", "seconds")}
+            with replacing(self.draft) as draft:
+                _append(draft, record)
+            if done:
+                self._keep()
+
+    def _keep(self) -> None:
+        """Add the record of a batch that is done to those before it."""
+        assert self.path is not None
+        with self.path.open("ab") as file:
+            file.write(self.draft.read_bytes())
+        self.draft.unlink()
 
     def complete(self, number: int, distributed: bool) -> dict[str, Any]:
         """What a report holds of so many batches, with those that other processes did."""
@@ -95,6 +135,25 @@ class Cache:
             f"state must be of this very evaluation, but {str(self.path)!r} {reason}: use the "
             "same arguments and data to resume, or another file."
         )
+
+
+def _append(path: Path, record: dict) -> None:
+    """Add a record to a file."""
+    data = io.BytesIO()
+    torch.save(record, data)
+    with path.open("ab") as file:
+        file.write(data.tell().to_bytes(8, "big") + data.getbuffer())
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict]]:
+    """The records of a file and where they end, without one that was cut off."""
+    with path.open("rb") as file:
+        while size := int.from_bytes(file.read(8), "big"):
+            data = file.read(size)
+            if len(data) < size:
+                break
+            record = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            yield file.tell(), record
 
 
 def files(

@@ -239,7 +239,7 @@ def complete(
         clean = done[protocol.conditions[0].label]
         content["metrics"] |= protocol.best_values(bench.scores.metrics, clean)
         content["point"] = point
-        cache.save()
+        cache.save(done=condition is todo[-1])
         bar.update()
 
 

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 import deepinv_jitter as dj
 from deepinv_jitter.attacks import Attack, FrankWolfeAttack, PGDAttack, RandomAttack, WorstCase
 from deepinv_jitter.attacks.balls import L2Ball, LinfBall
+from deepinv_jitter.evaluation import cache
 from deepinv_jitter.evaluation.robustness import evaluate_robustness
 from deepinv_jitter.evaluation.shifts import Bias, Lesion
 
@@ -414,8 +415,23 @@ def test_a_finished_state_costs_nothing(tmp_path):
 def test_a_state_is_plain_data(tmp_path):
     model, x, physics, epsilons, _ = points()
     evaluate(model, [x], physics, epsilons, state=tmp_path / "s")
-    content = torch.load(tmp_path / "s", weights_only=True)
-    assert content["description"]["seed"] == "0"
+    # By weights_only
+    (_, first), (end, batch) = cache._records(tmp_path / "s")
+    assert first["description"]["seed"] == "0" and batch["index"] == 0
+    assert [*tmp_path.iterdir()] == [tmp_path / "s"] and end == (tmp_path / "s").stat().st_size
+
+
+@pytest.mark.parametrize("cut", [1, 100])
+def test_a_state_that_was_cut_off_goes_on_with_the_batches_that_are_whole(cut, tmp_path):
+    """Each batch is written to the end of the file once, whatever there is before it."""
+    model, x, physics, epsilons, _ = points()
+    whole, path = (tmp_path / name for name in ("whole", "s"))
+    first = evaluate(model, [x, x], physics, epsilons, state=whole)
+    (start, _), (middle, _), (end, _) = cache._records(whole)
+    assert end - middle == middle - start
+    path.write_bytes(whole.read_bytes()[:-cut])
+    assert_same_values(first, evaluate(model, [x, x], physics, epsilons, state=path))
+    assert [place for place, _ in cache._records(path)] == [start, middle, end]
 
 
 OTHER = {
