@@ -132,6 +132,15 @@ def test_a_step_of_a_trainer(name, far):
     assert (own[0] - host[0], own[1] - host[1]) == MORE[name]
 
 
+@pytest.mark.slow
+def test_the_table_of_the_documentation(far):
+    page = (FOLDER.parents[1] / "docs" / "performance.md").read_text()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    told = {line[0]: line[1:3] for line in lines}
+    for what, *counts in copies.rows(far, CASE):
+        assert told[what] == [str(n) for n in counts]
+
+
 # The same numbers on another device
 
 

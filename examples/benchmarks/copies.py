@@ -166,7 +166,10 @@ ATTACKS: dict[str, Callable[[int], dj.Attack]] = {
     ),
 }
 TRAINERS: dict[str, tuple[type[dinv.Trainer], dict]] = {
-    "deepinv.Trainer": (dinv.Trainer, {"compute_train_metrics": False}),
+    "deepinv.Trainer": (
+        dinv.Trainer,
+        {"compute_train_metrics": False, "non_blocking_transfers": False},
+    ),
     "JitterTrainer": (dj.JitterTrainer, {}),
     "JitterTrainer, ema": (dj.JitterTrainer, {"ema": 0.99}),
     "InputJitterTrainer": (dj.InputJitterTrainer, {"sigma": 0.1}),

@@ -561,3 +561,30 @@ def test_a_checkpoint_of_an_earlier_version(tmp_path, checkpoint):
     with pytest.warns(UserWarning, match="of an earlier version, .* they begin anew"):
         trainer.train()
     assert trainer.loss_history["SupLoss"][:2] == content["loss"]["SupLoss"]
+
+
+@pytest.mark.parametrize("shares", [2, 4])
+def test_gradients_add_up_over_the_shares_of_a_data_set(shares):
+    """The documented way to batches that do not fit into memory."""
+
+    def weights(loaders, lr):
+        torch.manual_seed(0)
+        model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=2)
+        dj.JitterTrainer(
+            model,
+            [dinv.physics.Denoising()] * len(loaders),
+            torch.optim.SGD(model.parameters(), lr=lr),
+            loaders,
+            epochs=2,
+            device="cpu",
+            save_path=None,
+            verbose=False,
+        ).train()
+        return list(model.parameters())
+
+    data = Points()
+    parts = [torch.utils.data.Subset(data, range(i, 12, shares)) for i in range(shares)]
+    together = weights([DataLoader(data, 12)], 0.1)
+    added = weights([DataLoader(part, 12) for part in parts], 0.1 / shares)
+    for p, q in zip(together, added, strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
