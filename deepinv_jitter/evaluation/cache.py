@@ -49,11 +49,9 @@ class Cache:
         self.draft = self.path.with_name(f"{self.path.name}.batch")
         if not self.path.exists():
             self.draft.unlink(missing_ok=True)
-            with replacing(self.path) as draft:
-                _append(draft, {"description": description})
             return
         try:
-            before = self._read()
+            before = self._read(self.path)
         except Exception as error:
             raise ValueError(
                 f"state must be a file that evaluate_robustness wrote, got {str(path)!r}: delete "
@@ -63,12 +61,12 @@ class Cache:
         if differ:
             raise self.refusal(f"differs in {', '.join(differ)}")
 
-    def _read(self) -> dict[str, str]:
+    def _read(self, path: Path) -> dict[str, str]:
         """Take over what the files hold, and tell which evaluation it is of."""
-        (end, first), *others = _records(self.path)
+        (end, first), *others = _records(path)
         description = first["description"]
         end = others[-1][0] if others else end
-        os.truncate(self.path, end)  # a record that was cut off
+        os.truncate(path, end)  # a record that was cut off
         if self.draft.exists():
             others += _records(self.draft)
         for _, record in others:
@@ -101,6 +99,9 @@ class Cache:
         if self.path is not None:
             record = {"index": self.index, "batch": self.content["batches"][self.index]}
             record |= {name: self.content[name] for name in ("metrics", "point", "seconds")}
+            if not self.path.exists():
+                with replacing(self.path) as draft:
+                    _append(draft, {"description": self.content["description"]})
             with replacing(self.draft) as draft:
                 _append(draft, record)
             if done:
