@@ -132,10 +132,10 @@ def evaluate_robustness(
         kept for :meth:`RobustnessComparison.images`; of points, all. Default: 4.
     :param str, os.PathLike, None state: file that keeps the results of every batch, beside one with
         the ending ``.batch`` for the conditions of the batch at hand. A call with the same
-        arguments goes on from there and gives, on the same machine, bit for bit what an uninterrupted one
-        gives. For several networks it is a folder, made if there is none, with a file for each, its
-        name and ``.pt``: a call with other networks joins those that were measured before. Default:
-        ``None``, nothing is kept.
+        arguments goes on from there and gives, on the same machine, bit for bit what an
+        uninterrupted one gives. For several networks it is a folder, made if there is none, with a
+        file for each, its name and ``.pt``: a call with other networks joins those that were
+        measured before. Default: ``None``, nothing is kept.
     :param int seed: seed of measurements, parameters, random perturbations and the order of the
         loader. Default: 0.
     :param torch.device, str, None device: where batches are moved to; model and physics must be
