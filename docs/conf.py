@@ -57,8 +57,7 @@ intersphinx_timeout = 10
 # The chapters of the gallery in the order in which to read them. Every folder of the examples with
 # a README.rst is one; files that do not begin with demo_ are command lines and stay out of it.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-CHAPTERS = ["points", "seismic", "mri", "robustness"]
-CHAPTERS += ["models", "training", "deblurring", "paper"]
+CHAPTERS = ["problems", "models", "training", "robustness", "paper"]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
