@@ -76,10 +76,7 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = project
-# Pages without pages below them have nothing to navigate in
-ALONE = ["index", "method", "schemes", "attacks", "data", "long_runs", "adding"]
-ALONE += ["changelog"]
-html_sidebars = dict.fromkeys(ALONE, [])
+html_sidebars = {"index": []}  # nothing to navigate in
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_theme_options = {

@@ -7,12 +7,13 @@ error (MSE), with SPGD jittering, and with our recipe, noise on the measurements
 at the end (:class:`deepinv_jitter.RobustTrainer`). All are attacked on the same slices and
 measurements: perturbations of k-space, on measured entries only, that do as much harm as their size
 allows. The report compares them with random perturbations of the same size, says where an attack
-should not be trusted, and tells with intervals which network is better.
+should not be trusted, and tells with intervals which network is better: a
+:class:`deepinv_jitter.RobustnessComparison` of one :class:`deepinv_jitter.RobustnessReport` each.
 
 Why one needs it: of these three the recipe alone holds under attack, at the price of 1.5 dB without
 one. The jittered network is better than MSE when there is much more noise, and worse under the few
-steps of the attack below; under the converged attack, ``attacks="standard"``, which takes some 20
-seconds for a slice, both fall to 8 dB. One network per training is an example, not a finding.
+steps of the attack below; under the converged attack, :class:`deepinv_jitter.ConvergedAttack`,
+which takes some 20 seconds for a slice, both fall to 8 dB. One network per training is an example, not a finding.
 
 The networks come with the package, see :func:`deepinv_jitter.demo_network`.
 """
