@@ -5,8 +5,8 @@ Noise in a loop of your own
 No unrolled model of deepinv's is needed: a loop written by hand becomes a jittered one by a layer,
 :class:`deepinv_jitter.Jitter`, which is used like :class:`torch.nn.Dropout`. It adds noise in
 ``train()`` and is silent in ``eval()``; whatever looks for jitter, the trainers, the resume, the
-reports, finds it. The loop here fills in photographs of which two thirds of the pixels are missing, by
-gradient descent with momentum and a network of its own in every step.
+reports, finds it. The loop here fills in photographs of which two thirds of the pixels are missing,
+by gradient descent with momentum and a network of its own in every step.
 """
 
 # %%
@@ -25,7 +25,7 @@ import deepinv_jitter as dj
 
 
 class Loop(nn.Module):
-    def __init__(self, steps=6, sigma=0.0):
+    def __init__(self, steps=5, sigma=0.0):
         super().__init__()
         self.denoisers = nn.ModuleList(
             dinv.models.DnCNN(3, 3, depth=4, nf=24, pretrained=None) for _ in range(steps)
@@ -75,7 +75,7 @@ def camera(size, seed):
 
 def trained(sigma):
     torch.manual_seed(0)
-    return dj.fit(Loop(sigma=sigma), camera((48, 48), seed=0), data, epochs=12, lr=2e-3)
+    return dj.fit(Loop(sigma=sigma), camera((48, 48), seed=0), data, epochs=8, lr=2e-3)
 
 
 models = {"MSE": trained(0.0), "jittered": trained(0.1)}

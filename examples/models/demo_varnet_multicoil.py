@@ -4,8 +4,8 @@ Multi-coil MRI: jitter deepinv's VarNet
 
 deepinv's :class:`~deepinv.models.VarNet` is a loop with no iterator inside. ``at`` names the
 submodules whose outputs get the noise, here the denoiser of every cascade; nothing else of the
-network changes. It is trained on brain slices seen by four coils, 6x accelerated, once with the mean
-squared error (MSE) and once with the noise.
+network changes. It is trained on brain slices seen by four coils, 6x accelerated, once with the
+mean squared error (MSE) and once with the noise.
 """
 
 # %%
@@ -69,8 +69,8 @@ models = {"MSE": trained(0), "jittered": trained(0.02)}
 # %%
 # Clean, noisy and attacked
 # -------------------------
-# Perturbations of all coils together, on the sampled lines of k-space alone. Random ones of twice the
-# norm of the noise are the measure for the worst of that norm.
+# Perturbations of all coils together, on the sampled lines of k-space alone. Random ones of twice
+# the norm of the noise are the measure for the worst of that norm.
 
 physics, masks = acquisition(seed=1)
 x = torch.stack([sample["x"] for sample in test])

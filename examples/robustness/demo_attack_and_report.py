@@ -13,7 +13,8 @@ should not be trusted, and tells with intervals which network is better: a
 Why one needs it: of these three the recipe alone holds under attack, at the price of 1.5 dB without
 one. The jittered network is better than MSE when there is much more noise, and worse under the few
 steps of the attack below; under the converged attack, :class:`deepinv_jitter.ConvergedAttack`,
-which takes some 20 seconds for a slice, both fall to 8 dB. One network per training is an example, not a finding.
+which takes some 20 seconds for a slice, both fall to 8 dB. One network per training is an example,
+not a finding.
 
 The networks come with the package, see :func:`deepinv_jitter.demo_network`.
 """

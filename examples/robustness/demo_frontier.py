@@ -2,10 +2,10 @@ r"""
 What robustness costs: choosing a scheme
 ========================================
 
-Every scheme has a knob, and every turn of it trades accuracy on clean measurements for accuracy under
-attack. So schemes are compared as curves, not as points: one network for each setting, accuracy to
-the right, robustness upwards. What is up and to the right of another is better at both; along the
-outer edge, the frontier, you choose.
+Every scheme has a knob, and every turn of it trades accuracy on clean measurements for accuracy
+under attack. So schemes are compared as curves, not as points: one network for each setting,
+accuracy to the right, robustness upwards. What is up and to the right of another is better at both;
+along the outer edge, the frontier, you choose.
 """
 
 # %%

@@ -3,10 +3,10 @@ Fine-tune a checkpoint
 ======================
 
 You have an unrolled network that was trained with the mean squared error (MSE), and want it more
-robust without starting again. Two epochs more, from the same checkpoint, three ways: as before, with
-the one line that adds noise to its gradient steps, and with attacks on its measurements. Then all
-are judged on slices they never saw: clean, with four times as much noise as in training, and under
-attack.
+robust without starting again. Two epochs more, from the same checkpoint, three ways: as before,
+with the one line that adds noise to its gradient steps, and with attacks on its measurements. Then
+all are judged on slices they never saw: clean, with four times as much noise as in training, and
+under attack.
 """
 
 # %%
@@ -59,8 +59,8 @@ models = {
 # %%
 # What it was good for
 # --------------------
-# The worst case has the norm of the noise that is in the measurements anyway. Ten steps find most of
-# it, not all: a number to publish needs ``attacks="standard"``.
+# The worst case has the norm of the noise that is in the measurements anyway. Ten steps find most
+# of it, not all: a number to publish needs ``attacks="standard"``.
 
 physics, masks = acquisition(seed=1)
 x = torch.stack([sample["x"] for sample in test])
