@@ -37,7 +37,6 @@ def scanner(seed):
         img_width=SIZE,
         circle=False,
         normalize=True,  # to norm 1, so that a step size of 1 is safe
-        verbose=False,
         noise_model=dinv.physics.GaussianNoise(0.03, rng=torch.Generator().manual_seed(seed)),
     )
 

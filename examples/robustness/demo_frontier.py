@@ -19,8 +19,8 @@ import torch
 
 import deepinv_jitter as dj
 
-SIZE = (40, 40)
-train = dj.ReflectivityDataset(96, img_size=SIZE, seed=1)
+SIZE = (32, 32)
+train = dj.ReflectivityDataset(64, img_size=SIZE, seed=1)
 test = torch.utils.data.DataLoader(dj.ReflectivityDataset(12, img_size=SIZE, seed=2), 12)
 
 
@@ -32,8 +32,8 @@ def survey(seed):
 def trained(jitter=None, **options):
     torch.manual_seed(0)
     network = dj.UnrolledDnCNN(1, depth=4, width=16, residual=True)
-    model = dj.UnfoldedPGD(network, max_iter=4, jitter=jitter)
-    return dj.fit(model, survey(seed=0), train, epochs=15, lr=5e-3, **options)
+    model = dj.UnfoldedPGD(network, max_iter=3, jitter=jitter)
+    return dj.fit(model, survey(seed=0), train, epochs=20, lr=8e-3, batch_size=8, **options)
 
 
 # %%
@@ -65,7 +65,7 @@ comparison = dj.evaluate_robustness(
     models,
     test,
     survey(seed=1),
-    attacks=dj.APGDAttack(dj.L2Ball(1.0, relative_to="noise"), steps=20),
+    attacks=dj.FrankWolfeAttack(dj.L2Ball(1.0, relative_to="noise"), steps=10),
     epsilons=1.0,
     draws=1,
     verbose=False,
