@@ -75,10 +75,10 @@ def camera(size, seed):
 
 def trained(sigma):
     torch.manual_seed(0)
-    return dj.fit(Loop(sigma=sigma), camera((48, 48), seed=0), data, epochs=8, lr=2e-3)
+    return dj.fit(Loop(sigma=sigma), camera((48, 48), seed=0), data, epochs=16, lr=2e-3)
 
 
-models = {"MSE": trained(0.0), "jittered": trained(0.1)}
+models = {"MSE": trained(0.0), "jittered": trained(0.02)}
 
 # %%
 # Clean and under attack

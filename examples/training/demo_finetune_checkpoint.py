@@ -59,8 +59,8 @@ models = {
 # %%
 # What it was good for
 # --------------------
-# The worst case has the norm of the noise that is in the measurements anyway. Ten steps find most
-# of it, not all: a number to publish needs ``attacks="standard"``.
+# The worst case has the norm of the noise that is in the measurements anyway. Ten steps are a
+# lower bound: a number to publish needs ``attacks="standard"``.
 
 physics, masks = acquisition(seed=1)
 x = torch.stack([sample["x"] for sample in test])
