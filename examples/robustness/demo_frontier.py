@@ -81,6 +81,8 @@ def accuracy(name):
 # %%
 # The frontier
 # ------------
+# Trainings as short as these end where chance has it, to some tenths of a decibel: read how a curve
+# runs, not where a single point lies. A frontier to decide by has several seeds for every point.
 
 figure, ax = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
 for (curve, nets), marker in zip(curves.items(), "osD"):
