@@ -48,6 +48,7 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 
 - :mod:`~deepinv_jitter.models.unfolded`: the unrolled networks of SGD and SPGD jittering.
 - :mod:`~deepinv_jitter.models.networks`: the paper's networks :math:`f_\theta`.
+- :mod:`~deepinv_jitter.models.demo`: small trained networks that come with the package.
 - :mod:`~deepinv_jitter.models.spectral`: spectral normalisation, a baseline.
 - :mod:`~deepinv_jitter.models.diffusion`: a baseline, a conditional DDPM with DDIM steps.
 
@@ -161,6 +162,7 @@ from .models import (
     UnfoldedGD,
     UnfoldedPGD,
     UnrolledDnCNN,
+    demo_network,
     spectral_normalize,
 )
 from .optim import (
@@ -245,6 +247,7 @@ __all__ = [
     "average_case_risk",
     "choose_sigma",
     "contrast_recovery",
+    "demo_network",
     "error_outside",
     "evaluate_robustness",
     "fastmri_slices",

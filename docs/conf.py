@@ -1,9 +1,11 @@
 """How the documentation is built: ``python -m sphinx -W --keep-going docs docs/_build``."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
+from docutils import nodes
 from sphinx_gallery.sorting import ExplicitOrder
 
 import deepinv_jitter
@@ -57,8 +59,7 @@ intersphinx_timeout = 10
 # The chapters of the gallery in the order in which to read them. Every folder of the examples with
 # a README.rst is one; files that do not begin with demo_ are command lines and stay out of it.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-CHAPTERS = ["points", "seismic", "mri", "robustness"]
-CHAPTERS += ["models", "training", "deblurring", "paper"]
+CHAPTERS = ["problems", "models", "training", "robustness", "paper"]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
@@ -77,13 +78,20 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = project
-# Pages without pages below them have nothing to navigate in
-ALONE = ["index", "method", "schemes", "attacks", "data", "long_runs", "adding"]
-ALONE += ["changelog"]
-html_sidebars = dict.fromkeys(ALONE, [])
+html_logo = html_favicon = "_static/logo.svg"
+# The address of the site, once it has one: with it, links that are posted show a picture
+html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")
+html_context = {
+    "description": "Robust training of unrolled networks, as a plug-in to DeepInverse: SGD "
+    "jittering, adversarial training, attacks, and reports of robustness.",
+    "card_alt": "The logo of deepinv_jitter: a descent with jittered steps",
+    "html_baseurl": html_baseurl,
+}
+html_sidebars = {"index": []}  # nothing to navigate in
 html_static_path = ["_static"]
 html_css_files = ["style.css"]
 html_theme_options = {
+    "logo": {"text": project, "alt_text": f"{project}: home"},
     "navbar_align": "left",
     "header_links_before_dropdown": 7,
     "show_toc_level": 2,
@@ -94,3 +102,15 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+
+
+def describe_thumbnails(app, doctree):
+    """Sphinx-Gallery leaves thumbnails without an alternative text: say what they show."""
+    for image in doctree.findall(nodes.image):
+        name = re.search(r"sphx_glr_(?:demo_)?(\w+)_thumb", image["uri"])
+        if name and not image.get("alt"):
+            image["alt"] = f"The last picture of the demo {name[1].replace('_', ' ')}"
+
+
+def setup(app):
+    app.connect("doctree-read", describe_thumbnails)

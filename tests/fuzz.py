@@ -868,6 +868,16 @@ def normalised(d):
     return lambda: dj.spectral_normalize(network, n_power_iterations=count), check
 
 
+def demo(d):
+    name = d.spoilt("seismic_mse", "seismic", *NUMBERS)
+
+    def check(network):
+        assert not network.training
+        finite(*network.parameters())
+
+    return lambda: dj.demo_network(name), check
+
+
 def selection(d):
     levels = [d.spoilt(0.0, *(n for n in NUMBERS if n.__hash__)), d.uniform(0.1, 1)]
     values = [
@@ -923,6 +933,7 @@ TABLE = {
     "evaluate_robustness": evaluation,
     "input_jitter_sigma": level,
     "spectral_normalize": normalised,
+    "demo_network": demo,
     "trainers": training,
     "fit": fitted,
 }

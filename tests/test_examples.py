@@ -13,9 +13,12 @@ import matplotlib
 import pytest
 import torch
 
+import deepinv_jitter as dj
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DEMOS = sorted(EXAMPLES.rglob("demo_*.py"))
 CHAPTERS = sorted({demo.parent for demo in DEMOS})
+WEIGHTS = Path(dj.__file__).parent / "models" / "weights"
 TASKS = runpy.run_path(str(EXAMPLES / "weights" / "train.py"))["TASKS"]
 
 
@@ -25,6 +28,8 @@ def test_a_demo_is_short_and_ends_in_a_picture(demo):
     assert len(text.splitlines()) <= 150
     assert text.rstrip().endswith("plt.show()")
     assert text.count("torch.load(") == text.count("weights_only=True")
+    outside = not re.search(r"__file__|sys\.argv|examples/.*\.pt", text)
+    assert outside, "a demo is downloaded alone: its weights come from dj.demo_network"
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.name)
@@ -34,20 +39,31 @@ def test_a_chapter_has_a_heading(chapter):
 
 
 def test_weights_are_those_of_the_script():
-    files = {path.name for path in (EXAMPLES / "weights").glob("*.pt")}
+    files = {path.name for path in WEIGHTS.glob("*.pt")}
     assert files == {f"{name}.pt" for name in TASKS}
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_weights_fit_their_network_and_have_a_log(name):
-    task, path = TASKS[name](), EXAMPLES / "weights" / f"{name}.pt"
-    assert path.stat().st_size < 1e6
+    task, path = TASKS[name](), WEIGHTS / f"{name}.pt"
     weights = torch.load(path, weights_only=True)
     task.model.load_state_dict(weights)
+    model = dj.demo_network(name)
+    assert type(model) is type(task.model) and not model.training
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     assert all(value.isfinite().all() for value in weights.values())
     with open(path.with_suffix(".csv")) as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == [str(k + 1) for k in range(task.epochs)]
+
+
+def test_weights_are_small_enough_for_a_package():
+    assert sum(path.stat().st_size for path in WEIGHTS.glob("*.pt")) < 1e6
+
+
+def test_an_unknown_demo_network_is_refused_by_name():
+    with pytest.raises(ValueError, match="name must be one of .*mri_gd.*got 'mri'"):
+        dj.demo_network("mri")
 
 
 @pytest.mark.slow

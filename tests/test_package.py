@@ -135,6 +135,15 @@ def test_what_few_need_is_imported_where_it_is_needed():
     assert not {"matplotlib", "nilearn", "segyio"} & set(done.stdout.split())
 
 
+def test_the_version_is_the_same_wherever_it_is_written():
+    citation = (ROOT.parent / "CITATION.cff").read_text()
+    assert re.search(r"^version: (.+)$", citation, re.MULTILINE)[1] == dj.__version__
+    citing = (ROOT.parent / "docs" / "citing.md").read_text()
+    assert re.search(r"version = \{(.+)\}", citing)[1] == dj.__version__
+    changelog = (ROOT.parent / "docs" / "changelog.md").read_text()
+    assert re.search(r"^## (\S+)", changelog, re.MULTILINE)[1] == dj.__version__
+
+
 def test_import_is_silent():
     import importlib
 

@@ -1,5 +1,6 @@
 r"""Networks: the paper's unrolled ones, what they are made of, and its baselines."""
 
+from .demo import demo_network
 from .diffusion import ConditionalDDPM
 from .networks import PointMLP, UnrolledDnCNN
 from .spectral import spectral_normalize
@@ -11,5 +12,6 @@ __all__ = [
     "UnfoldedGD",
     "UnfoldedPGD",
     "UnrolledDnCNN",
+    "demo_network",
     "spectral_normalize",
 ]

@@ -1,6 +1,6 @@
 r"""
-How far attacks get on the committed networks, and what that costs: a fixed number of steps against
-the search that goes on until it has converged.
+How far attacks get on the package's demo networks, and what that costs: a fixed number of steps
+against the search that goes on until it has converged.
 
 ``python examples/benchmarks/convergence.py`` prints the tables of the page on attacks, in about ten
 minutes on one core; ``--reference`` adds what four searches of 1000 steps each find, the worst for
@@ -12,7 +12,6 @@ and 2 for sections.
 import argparse
 import sys
 import time
-from pathlib import Path
 
 import deepinv as dinv
 import torch
@@ -20,7 +19,6 @@ import torch
 import deepinv_jitter as dj
 from deepinv_jitter.evaluation.tables import markdown
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
 NETWORKS = (
     "mri_pgd",
     "mri_pgd_jittered",
@@ -37,16 +35,6 @@ COLUMNS = (
     "of the most excess error found",
     "converged",
 )
-
-
-def network(name: str) -> torch.nn.Module:
-    kind = dj.UnfoldedGD if "_gd" in name else dj.UnfoldedPGD
-    body = dj.UnrolledDnCNN(
-        1 if "seismic" in name else 2, depth=4, width=32, residual="_gd" not in name
-    )
-    model = kind(body, max_iter=5)
-    model.load_state_dict(torch.load(WEIGHTS / f"{name}.pt", weights_only=True))
-    return model.eval()
 
 
 def data(name: str, samples: int, size: int):
@@ -88,7 +76,7 @@ def attacks(ball: dj.L2Ball, reference: bool) -> dict[str, dj.Attack]:
 
 def measured(name: str, samples: int, size: int, reference: bool) -> dict[str, dict]:
     """For each attack decibels, excess error, gradients, whether it has converged, and seconds."""
-    model = network(name)
+    model = dj.demo_network(name)
     x, y, physics, radius, peak = data(name, samples, size)
 
     def decibels(loss: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,8 @@ measured part of k-space than in training, and on coronal slices, an orientation
 training data.
 
 The default size takes a few minutes on two CPU cores. Networks of this kind need longer than that
-to train from nothing, so each training goes on from a checkpoint in ``examples/weights``, trained
-in the same way, with or without jittering, by ``examples/weights/train.py``.
+to train from nothing, so each training goes on from a network that comes with the package,
+trained in the same way, with or without jittering, by ``examples/weights/train.py``.
 """
 
 # %%
@@ -41,11 +41,9 @@ parser.add_argument("--data", help="folder of fastMRI single-coil .h5 files")
 parser.add_argument("--out", type=Path, default=Path("results"))
 args = parser.parse_args()
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
 NOISE = 0.05  # standard deviation of the measurement noise, images are in [0, 1]
 MORE_NOISE = (0.05, 0.1)  # added to it on the measured entries, average-case robustness
 JITTER = dj.GaussianJitter(0.05, "relative")  # to the largest magnitude of an iterate
-ITERATIONS = 5
 
 start_time = time.perf_counter()
 args.out.mkdir(parents=True, exist_ok=True)
@@ -115,11 +113,6 @@ columns = {
 # that differs. One argument makes a model a jittered one.
 
 
-def build(model, jitter=None):
-    network = dj.UnrolledDnCNN(2, depth=4, width=32, residual=model is dj.UnfoldedPGD)
-    return model(network, stepsize=1.0, max_iter=ITERATIONS, jitter=jitter).to(args.device)
-
-
 def trained(model):
     torch.manual_seed(0)
     physics, masks = acquisition(seed=0)
@@ -128,10 +121,10 @@ def trained(model):
 
 
 methods = {
-    "GD, MSE": (dj.UnfoldedGD, None, "mri_gd"),
-    "GD, SGD jittering": (dj.UnfoldedGD, JITTER, "mri_gd_jittered"),
-    "PGD, MSE": (dj.UnfoldedPGD, None, "mri_pgd"),
-    "PGD, SPGD jittering": (dj.UnfoldedPGD, JITTER, "mri_pgd_jittered"),
+    "GD, MSE": ("mri_gd", None),
+    "GD, SGD jittering": ("mri_gd_jittered", JITTER),
+    "PGD, MSE": ("mri_pgd", None),
+    "PGD, SPGD jittering": ("mri_pgd_jittered", JITTER),
 }
 
 
@@ -140,12 +133,9 @@ def slug(name):
 
 
 models = {}
-for name, (model, jitter, start) in methods.items():
+for name, (start, jitter) in methods.items():
     print(f"\n{name}")
-    weights = torch.load(WEIGHTS / f"{start}.pt", weights_only=True)
-    models[name] = build(model, jitter)
-    models[name].load_state_dict(weights)
-    models[name] = trained(models[name])
+    models[name] = trained(dj.demo_network(start, jitter=jitter).to(args.device))
     torch.save(models[name].state_dict(), args.out / f"{slug(name)}.pt")
 
 # %%

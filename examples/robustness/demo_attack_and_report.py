@@ -7,22 +7,21 @@ error (MSE), with SPGD jittering, and with our recipe, noise on the measurements
 at the end (:class:`deepinv_jitter.RobustTrainer`). All are attacked on the same slices and
 measurements: perturbations of k-space, on measured entries only, that do as much harm as their size
 allows. The report compares them with random perturbations of the same size, says where an attack
-should not be trusted, and tells with intervals which network is better.
+should not be trusted, and tells with intervals which network is better: a
+:class:`deepinv_jitter.RobustnessComparison` of one :class:`deepinv_jitter.RobustnessReport` each.
 
 Why one needs it: of these three the recipe alone holds under attack, at the price of 1.5 dB without
 one. The jittered network is better than MSE when there is much more noise, and worse under the few
-steps of the attack below; under the converged attack, ``attacks="standard"``, which takes some 20
-seconds for a slice, both fall to 8 dB. One network per training is an example, not a finding.
+steps of the attack below; under the converged attack, :class:`deepinv_jitter.ConvergedAttack`,
+which takes some 20 seconds for a slice, both fall to 8 dB. One network per training is an example,
+not a finding.
 
-The networks were trained by ``examples/weights/train.py``; their logs lie beside the weights.
+The networks come with the package, see :func:`deepinv_jitter.demo_network`.
 """
 
 # %%
 # The networks and the measurements
 # ---------------------------------
-
-import sys
-from pathlib import Path
 
 import deepinv as dinv
 import matplotlib.pyplot as plt
@@ -30,23 +29,13 @@ import torch
 
 import deepinv_jitter as dj
 
-WEIGHTS = Path(sys.argv[0]).parent.parent / "weights"
-size = (96, 96)
-
-
-def load(name):
-    network = dj.UnrolledDnCNN(2, depth=4, width=32, residual=True)
-    model = dj.UnfoldedPGD(network, max_iter=5)
-    model.load_state_dict(torch.load(WEIGHTS / f"{name}.pt", weights_only=True))
-    return model.eval()
-
-
 models = {
-    "MSE": load("mri_pgd"),
-    "SPGD jittering": load("mri_pgd_jittered"),
-    "noise, then attacks": load("mri_pgd_robust"),
+    "MSE": dj.demo_network("mri_pgd"),
+    "SPGD jittering": dj.demo_network("mri_pgd_jittered"),
+    "noise, then attacks": dj.demo_network("mri_pgd_robust"),
 }
 
+size = (96, 96)
 data = dj.BrainSliceDataset("test", img_size=size, resolution=2)
 x = torch.stack([data[int(i)]["x"] for i in torch.linspace(0, len(data) - 1, 6)])
 noise = dinv.physics.GaussianNoise(0.05, rng=torch.Generator().manual_seed(1))

@@ -1,8 +1,8 @@
 r"""
-Trains the small networks that the demos start from, and keeps the log of each beside it.
+Trains the networks of ``dj.demo_network``, and keeps the log of each beside its weights.
 
-``python examples/weights/train.py mri_pgd`` writes ``mri_pgd.pt``, the weights, and
-``mri_pgd.csv``, the loss and the PSNR on test data after every epoch. All randomness is seeded;
+``python examples/weights/train.py mri_pgd`` writes into the package ``mri_pgd.pt``, the weights,
+and ``mri_pgd.csv``, the loss and the PSNR on test data after every epoch. All randomness is seeded;
 another processor or another version of torch may round differently. A training takes a quarter of
 an hour on one core, the one with attacks half an hour.
 """
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import deepinv_jitter as dj
 
-HERE = Path(__file__).parent
+WEIGHTS = Path(dj.__file__).parent / "models" / "weights"
 
 
 @dataclass(kw_only=True)
@@ -129,7 +129,7 @@ def train(name: str, out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("names", nargs="+", choices=TASKS)
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args()
     for name in args.names:
         train(name, args.out)

@@ -7,8 +7,8 @@ network is trained with the mean squared error (MSE), one with SPGD jittering, w
 every gradient step in training and none in evaluation. Both are then judged on slices they never
 saw: clean, and with more noise than in training.
 
-Each starts where ``examples/weights/train.py`` left it after a quarter of an hour of the same
-training. The command line ``examples/mri/compare.py`` does more: gradient descent, another
+Each starts from a network of :func:`deepinv_jitter.demo_network`, after a quarter of an hour of the
+same training. The command line ``examples/mri/compare.py`` does more: gradient descent, another
 orientation, other sizes, fastMRI files, a GPU.
 """
 
@@ -18,16 +18,12 @@ orientation, other sizes, fastMRI files, a GPU.
 # Axial slices of the MNI152 brain, train and test at least 5 mm apart; masks of the fastMRI
 # challenge, a new one for every image.
 
-import sys
-from pathlib import Path
-
 import deepinv as dinv
 import matplotlib.pyplot as plt
 import torch
 
 import deepinv_jitter as dj
 
-WEIGHTS = Path(sys.argv[0]).parent.parent / "weights"
 SIZE = (96, 96)
 train = dj.BrainSliceDataset("train", img_size=SIZE, resolution=2, contrast=True)
 test = dj.BrainSliceDataset("test", img_size=SIZE, resolution=2, spacing=3)
@@ -47,9 +43,7 @@ def acquisition(seed):
 
 def trained(start, jitter=None):
     torch.manual_seed(0)
-    network = dj.UnrolledDnCNN(2, depth=4, width=32, residual=True)
-    model = dj.UnfoldedPGD(network, max_iter=5, jitter=jitter)
-    model.load_state_dict(torch.load(WEIGHTS / f"{start}.pt", weights_only=True))
+    model = dj.demo_network(start, jitter=jitter)
     physics, masks = acquisition(seed=0)
     return dj.fit(model, physics, train, epochs=2, lr=5e-4, physics_generator=masks)
 

@@ -9,8 +9,8 @@ jittering, are compared on sections they never saw, clean and under attack, with
 deconvolution as the reference. (It knows how the sections are made, and is the better one here, as
 it was in all our experiments of this size.)
 
-The networks are small and were trained for a quarter of an hour each by
-``examples/weights/train.py``; their logs lie beside the weights.
+The networks are small and were trained for a quarter of an hour each; they come with the package,
+see :func:`deepinv_jitter.demo_network`.
 """
 
 # %%
@@ -18,16 +18,11 @@ The networks are small and were trained for a quarter of an hour each by
 # -------------------------
 # Layered-earth sections, time downwards, traces across; a Ricker wavelet of unit norm, and noise.
 
-import sys
-from pathlib import Path
-
 import deepinv as dinv
 import matplotlib.pyplot as plt
 import torch
 
 import deepinv_jitter as dj
-
-WEIGHTS = Path(sys.argv[0]).parent.parent / "weights"
 
 sections = dj.ReflectivityDataset(6, img_size=(96, 96), seed=3)
 x = torch.stack([section["x"] for section in sections])
@@ -40,15 +35,10 @@ y = physics(x)
 # ------------
 # Five iterations of eq. (12) of the paper. In training, ``jitter`` adds noise to each of them.
 
-
-def load(name):
-    network = dj.UnrolledDnCNN(1, depth=4, width=32, residual=True)
-    model = dj.UnfoldedPGD(network, max_iter=5)
-    model.load_state_dict(torch.load(WEIGHTS / f"{name}.pt", weights_only=True))
-    return model.eval()
-
-
-models = {"MSE": load("seismic_mse"), "SPGD jittering": load("seismic_jittered")}
+models = {
+    "MSE": dj.demo_network("seismic_mse"),
+    "SPGD jittering": dj.demo_network("seismic_jittered"),
+}
 
 # %%
 # The reference: :math:`\ell_1` deconvolution, with the best weight of a few on other sections.

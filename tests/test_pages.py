@@ -1,0 +1,85 @@
+"""The pages of the documentation: their code runs as it stands, on problems that are small.
+
+The page on data has a test of its own, with files, and so has the README.
+"""
+
+import re
+import textwrap
+from pathlib import Path
+
+import deepinv as dinv
+import matplotlib
+import pytest
+import torch
+
+import deepinv_jitter as dj
+
+DOCS = Path(__file__).parent.parent / "docs"
+BLOCK = re.compile(r"^ *```python\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+BRAIN = {"size = (96, 96)": "size = (24, 24)", "resolution=2": "resolution=8"}
+#: What a page has large, and what is small enough for a test
+SMALL = {
+    "attacks.md": {
+        "epsilons=[0.25, 0.5, 1.0])": "epsilons=[0.5], attacks='quick')",
+        'state="results"': 'state="results", attacks="quick"',
+    },
+    "index.md": {"img_size=(48, 48)": "img_size=(16, 16)", "steps=10": "steps=2"},
+    "radius.md": BRAIN,
+    "reporting.md": {"epsilons=[0.25, 0.5, 1.0]": "epsilons=[0.5], attacks='quick'"},
+    "schemes.md": {"epochs=50": "epochs=1"},
+    "troubleshooting.md": {},
+    "tutorial.md": BRAIN,
+}
+#: Elsewhere: with files, in many processes, or with settings that hold for the whole process
+ELSEWHERE = {"data.md", "long_runs.md"}
+
+
+def blocks(page):
+    return [textwrap.dedent(code) for code in BLOCK.findall((DOCS / page).read_text())]
+
+
+@pytest.fixture
+def given():
+    """What a page takes for the reader's own."""
+    torch.manual_seed(0)
+    size = (24, 24)
+    slices = dj.BrainSliceDataset("test", img_size=size, resolution=8, spacing=6)
+    x = torch.stack([sample["x"] for sample in slices])[:3]
+    noise = dinv.physics.GaussianNoise(0.05)
+    mask = dj.FastMRIMaskGenerator(size, acceleration=4, seed=0).step(1)["mask"]
+    physics = dj.SingleCoilMRI(mask, img_size=size, noise_model=noise)
+    y = physics(x)
+    measured = dinv.datasets.TensorDataset(x=x, y=y, use_dict_output=True)
+    loader = torch.utils.data.DataLoader(measured, batch_size=3)
+    model, a, b = (dj.demo_network(n) for n in ("mri_pgd", "mri_pgd", "mri_pgd_robust"))
+    dj.jitter(model, 0.05)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    return {
+        "__name__": "page", "dinv": dinv, "dj": dj, "torch": torch, "x": x, "y": y, "a": a, "b": b,
+        "model": model, "networks": {"MSE": a, "robust": b}, "optimizer": optimizer,
+        "physics": physics, "loader": loader, "dataloader": loader,
+    }  # fmt: skip
+
+
+def test_every_page_with_code_is_run():
+    with_code = {path.name for path in DOCS.glob("*.md") if blocks(path.name)}
+    assert with_code == SMALL.keys() | ELSEWHERE
+
+
+def test_code_that_runs_elsewhere_is_python():
+    for page in ELSEWHERE:
+        for code in blocks(page):
+            compile(code, page, "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*(non_blocking|progress bar)")
+@pytest.mark.parametrize("page", SMALL)
+def test_the_code_of_a_page_runs(page, given, tmp_path, monkeypatch):
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks(page))
+    for large, small in SMALL[page].items():
+        assert large in code
+        code = code.replace(large, small)
+    exec(compile(code, page, "exec"), given)
