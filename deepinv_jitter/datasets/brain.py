@@ -13,16 +13,10 @@ from .. import checks
 from .indexed import from_zero, sample_rng
 
 PLANES = ("sagittal", "coronal", "axial")
-
-
 # Of every 40 mm along an axis, those of each split, 5 mm apart within a period and across periods
 PERIOD = 40
-
-
 BLOCKS = {"train": range(0, 25), "test": range(29, 36)}
-
-
-SMALLEST_AREA = 0.3
+SMALLEST_AREA = 0.3  # of that of the largest slice of a plane
 
 
 class BrainSliceDataset(ImageDataset):
@@ -37,9 +31,9 @@ class BrainSliceDataset(ImageDataset):
 
     The split is by position :math:`p` in mm of MNI space, a whole number: :math:`p \bmod 40` in 0
     to 24 trains, in 29 to 35 tests, the rest is left out. So the sets of one plane are at least 5
-    mm apart, though slices of different planes cross. Left out are also sagittal slices with
-    :math:`p < 0`, the mirror images of the others, and slices with less than 30 % of the brain area
-    of the largest in their plane.
+    mm apart, though slices of different planes cross. Sagittal slices with :math:`p < 0`, the
+    mirror images of the others, are left out as well, and so are slices with less than 30 % of the
+    brain area of the largest in their plane.
 
     Pictures are upright and in radiological view: front or top of the head up, the patient's right
     on the left; sagittal slices face left. They are centred on the brain, 181 x 145 mm axial, 155

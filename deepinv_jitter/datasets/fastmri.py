@@ -35,13 +35,13 @@ def fastmri_slices(
     Slices of a folder of fastMRI volumes (Zbontar et al., arXiv:1811.08839).
 
     The images are those in the files, ``reconstruction_esc`` or ``reconstruction_rss``, each
-    brought to [0, 1] by its own minimum and maximum and then centre-cropped; where an image is
+    scaled to [0, 1] by its own minimum and maximum and then centre-cropped; where an image is
     smaller than ``img_size`` it is padded with zeros, and a warning says so. All files are looked
     at before any is read: one that is broken or not a volume is an error, so that a data set never
     lacks volumes without a word. fastMRI's test and challenge files hold no images.
 
-    :param str, pathlib.Path root: folder of ``.h5`` files, from https://fastmri.med.nyu.edu. Not
-        searched are the folders in it.
+    :param str, pathlib.Path root: folder of ``.h5`` files, from https://fastmri.med.nyu.edu. The
+        folders in it are not searched.
     :param str, pathlib.Path, None save_path: file in which to keep the slices, overwritten if it
         exists, once all have been read; :class:`deepinv.datasets.SimpleFastMRISliceDataset` loads
         it again with ``root_dir``, ``file_name`` and ``use_dict_output=True``. Default: ``None``,
@@ -164,7 +164,7 @@ def _readable(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         kind: type[Exception] = ValueError
         rule = "be a fastMRI volume"
-        advice = "load it down again, or take it out of the folder"
+        advice = "download it again, or take it out of the folder"
         if isinstance(error, IsADirectoryError):
             advice = "it is a folder, take it out"
         elif isinstance(error, PermissionError):

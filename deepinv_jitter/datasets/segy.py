@@ -121,7 +121,7 @@ def _opened(path: Path, ignore_geometry: bool):
     except (RuntimeError, OSError, IndexError) as error:
         raise ValueError(
             f"path must be a SEG-Y file with whole traces of one length, {path} is none ({error}): "
-            "load it down or write it again."
+            "download it or write it again."
         ) from error
 
 

@@ -22,7 +22,7 @@ from ..attacks.budgets import Budget
 from ..attacks.parts import named_parts
 from ..memory import modules
 from ..training import distributed as processes
-from ..training.preemption import replacing
+from ..training.preemption import replacing, writing
 from .batches import Batch
 from .results import UNDEFINED, Columns
 from .shifts import Shift
@@ -110,7 +110,7 @@ class Cache:
     def _keep(self) -> None:
         """Add the record of a batch that is done to those before it."""
         assert self.path is not None
-        with self.path.open("ab") as file:
+        with writing(self.path), self.path.open("ab") as file:
             file.write(self.draft.read_bytes())
         self.draft.unlink()
 

@@ -45,20 +45,28 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     # Of this process, so that two of them never write into one draft
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        yield draft
-        # For writing, as Windows asks for it: a power cut could leave an empty file otherwise
-        with open(draft, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        with writing(path):
+            yield draft
+            # For writing, as Windows asks for it: a power cut could leave an empty file otherwise
+            with open(draft, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A file that is written in a way that keeps what was there before; errors that say so."""
+    try:
+        yield
     # torch.save tells of a full disk by a RuntimeError
     except (OSError, RuntimeError) as error:
         raise OSError(
             f"{str(path)!r} could not be written, what was there before is kept: free the disk or "
             f"choose a folder that is writable ({error})."
         ) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
 
 
 class Interrupted(SystemExit, KeyboardInterrupt):

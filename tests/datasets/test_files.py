@@ -218,7 +218,7 @@ def spoiled(name, value):
     return spoil
 
 
-UNREADABLE = r"every .h5 file must be a fastMRI volume, .*c.h5 cannot be read \(.+\): load"
+UNREADABLE = r"every .h5 file must be a fastMRI volume, .*c.h5 cannot be read \(.+\): download"
 
 WRONG_K = r"kspace must be complex, of shape \(slices, H, W\) .*c.h5 holds "
 
@@ -516,7 +516,7 @@ def segy_refused(folder):
             folder / "short.sgy",
             one,
             ValueError,
-            r"must be a SEG-Y file with whole traces .* is none \(.*\): load it down or",
+            r"must be a SEG-Y file with whole traces .* is none \(.*\): download it or",
         ),
         "no traces": (folder / "headers.sgy", one, ValueError, "must be .*whole traces"),
         "array": (

@@ -401,7 +401,8 @@ def test_a_full_disk_keeps_what_was_there(tmp_path):
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".tar", ".tar"]
 
 
-def test_a_full_disk_keeps_the_state_of_an_evaluation(tmp_path):
+@pytest.mark.parametrize("size, file", [(5000, "state.batch"), (20_000, "state")])
+def test_a_full_disk_keeps_the_state_of_an_evaluation(tmp_path, size, file):
     model = dj.UnfoldedGD(dj.PointMLP(), max_iter=2)
     physics = build(tmp_path, 1).physics
 
@@ -409,7 +410,7 @@ def test_a_full_disk_keeps_the_state_of_an_evaluation(tmp_path):
         with disk_of(size):
             return dj.evaluate_robustness(
                 model,
-                [torch.ones(4, 2)] * 2,
+                [torch.ones(4, 2)] * 3,
                 physics,
                 epsilons=[0.1],
                 attacks="quick",
@@ -417,11 +418,10 @@ def test_a_full_disk_keeps_the_state_of_an_evaluation(tmp_path):
                 verbose=False,
             )
 
-    with pytest.raises(OSError, match="state' could not be written, what was there before"):
-        evaluate(5000)
-    torch.load(tmp_path / "state", weights_only=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["state"]
-    evaluate(10**6)
+    with pytest.raises(OSError, match=f"{file}' could not be written, what was there before"):
+        evaluate(size)
+    assert {path.name for path in tmp_path.iterdir()} <= {"state", "state.batch"}
+    assert len(evaluate(10**6).digests) == 12
 
 
 def test_a_draft_that_fails_leaves_no_trace(tmp_path):
