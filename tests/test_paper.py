@@ -24,11 +24,12 @@ import tables
 import verdicts
 
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results"
+SEEDS = 3
 #: Files beside the runs that are no runs.
 OTHERS = ("speed", "attack_strength")
 RECORD = {
     "schema", "run", "preset", "settings", "data", "versions", "device", "seconds", "parameters",
-    "stepsize", "samples", "conditions", "risks",
+    "stepsize", "samples", "conditions", "elsewhere", "risks",
 }  # fmt: skip
 
 
@@ -48,6 +49,8 @@ def check_record(record):
     for condition in record["conditions"].values():
         for values in condition["metrics"].values():
             assert len(values) == count and all(map(math.isfinite, values))
+    for values in record["elsewhere"].values():
+        assert values and all(map(math.isfinite, values))
 
 
 @pytest.mark.slow
@@ -66,9 +69,20 @@ def test_every_table_and_figure(tmp_path, monkeypatch):
     first = pages(folder)
     monkeypatch.setattr(runs, "fit", None)
     monkeypatch.setattr(runs.dj, "evaluate_robustness", None)
-    for target in ("table1", "table2", "table3", "table4", "table5", "table6", "claims", "sigma"):
+    for target in [*tables.TABLES, "table6", "claims", "sigma", "budgets"]:
         command(tmp_path, target)
     assert pages(folder) == first
+
+
+@pytest.mark.slow
+def test_pages_of_chosen_cases(tmp_path):
+    """A page holds the chosen cases alone, and what is about others is left out."""
+    for chosen, left_out in (("points-gd", "table1"), ("mri-pgd", "table2")):
+        command(tmp_path / chosen, "all", "--cases", chosen)
+        folder = tmp_path / chosen / "smoke"
+        found = {"-".join(path.name.split("-")[:2]) for path in folder.glob("runs/*-*.json")}
+        assert found - {"mri-reference"} == {chosen}
+        assert (folder / "recipe.md").exists() and not (folder / f"{left_out}.md").exists()
 
 
 def test_a_run_that_was_killed_goes_on_from_its_weights(tmp_path, monkeypatch):
@@ -155,17 +169,33 @@ def test_interval_covers_what_it_promises():
     assert covered >= 0.94 * 500
 
 
+def test_p_values_are_students():
+    values = np.random.default_rng(0).normal(1, size=12)
+    assert intervals.crossed([values]).p == pytest.approx(ttest_1samp(values, 0).pvalue)
+
+
 @pytest.mark.parametrize(
-    ("mean", "half", "expected"),
+    ("ps", "decided"),
     [
-        (1.0, 0.5, "holds"),
-        (-1.0, 0.5, "does not hold"),
-        (0.2, 0.5, "undecided at this budget"),
-        (1.0, math.nan, "undecided at this budget"),
+        # against 0.05 over 3, over 2 and over 1
+        ([0.03, 0.016, 0.024], [True, True, True]),
+        ([0.04, 0.016, 0.026], [False, True, False]),
+        ([0.001, 0.017, 0.02], [True, True, True]),
+        ([0.017, 0.02, 0.03], [False, False, False]),
+        ([0.001, math.nan], [True, False]),
+        ([], []),
     ],
 )
-def test_verdicts(mean, half, expected):
-    assert verdicts.verdict(intervals.Interval(mean, half)) == expected
+def test_holm(ps, decided):
+    assert intervals.holm([intervals.Interval(1.0, 0.5, p) for p in ps]) == decided
+
+
+@pytest.mark.parametrize(
+    ("mean", "decided", "expected"),
+    [(1.0, True, "holds"), (-1.0, True, "does not hold"), (1.0, False, "undecided at this budget")],
+)
+def test_verdicts(mean, decided, expected):
+    assert verdicts.verdict(intervals.Interval(mean, 0.5), decided) == expected
 
 
 def test_the_papers_orderings_are_those_we_hold_against_the_runs():
@@ -210,15 +240,16 @@ def test_seeds_are_checked(capsys):
 
 def test_published_records():
     """The files in docs/results have the schema, and their tables render to what is there."""
-    if not (PUBLISHED / "cpu" / "claims.md").exists():
-        pytest.skip("no published results in this checkout")
-    archive = runs.Archive(PUBLISHED, "cpu", verbose=False)
-    for path in archive.folder.glob("runs/*-*.json"):
+    folder = PUBLISHED / "cpu"
+    published = [t for n, t in tables.TABLES.items() if (folder / f"{n}.md").exists()]
+    cases = [(table.problem, table.algorithm) for table in published]
+    archive = runs.Archive(PUBLISHED, "cpu", cases=cases, verbose=False)
+    for path in folder.glob("runs/*-*.json"):
         check_record(json.loads(path.read_text()))
-    for name, table in tables.TABLES.items():
-        text = (archive.folder / f"{name}.md").read_text()
-        assert tables.render(archive, table, 3) == text, name
-    assert verdicts.render(archive, 3) == (archive.folder / "claims.md").read_text()
+    for table in published:
+        text = (folder / f"{table.name}.md").read_text()
+        assert tables.render(archive, table, SEEDS) == text, table.name
+    assert verdicts.render(archive, SEEDS) == (folder / "claims.md").read_text()
 
 
 def test_mri_takes_a_folder_of_fastmri_files(tmp_path):

@@ -13,7 +13,7 @@ from intervals import crossed
 from methods import METHODS
 from runs import Archive, Run, error
 from style import DRAWN, STYLE, caption
-from tables import TABLES, Results
+from tables import TABLES, Results, tables_of
 
 import deepinv_jitter as dj
 
@@ -84,8 +84,10 @@ def figure1(archive: Archive, seeds: int, path: Path) -> None:
 
 def figure4(archive: Archive, seeds: int, path: Path) -> None:
     """Accuracy against generalisation and robustness, relative to MSE training."""
-    tables = (TABLES["table1"], TABLES["table2"])
-    figure, axes = plt.subplots(2, 2, figsize=(7.6, 6.6), layout="constrained")
+    tables = [table for table in tables_of(archive) if table.number in (1, 2)]
+    figure, axes = plt.subplots(
+        len(tables), 2, figsize=(7.6, 3.3 * len(tables)), layout="constrained", squeeze=False
+    )
     for row, table in zip(axes, tables, strict=True):
         results = Results(archive, table, seeds)
         panels = {results.shift: "out of distribution", "strong attack": "under attack"}
@@ -174,11 +176,14 @@ def figure6(archive: Archive, seeds: int, path: Path) -> None:
     plt.close(figure)
 
 
+#: The figures of reconstructions, each with the table whose networks they are of.
+PICTURED = {"figure2": "table1", "figure3": "table2", "figure5": "table4", "figure7": "table3"}
+
+
 def draw(name: str, archive: Archive, seeds: int, path: Path) -> None:
     """Draw a figure of the paper by its name."""
-    pictured = {"figure2": "table1", "figure3": "table2", "figure5": "table4", "figure7": "table3"}
-    if name in pictured:
-        table = TABLES[pictured[name]]
+    if name in PICTURED:
+        table = TABLES[PICTURED[name]]
         reconstructions.draw(archive, table, int(name[-1]), path)
     else:
         {"figure1": figure1, "figure4": figure4, "figure6": figure6}[name](archive, seeds, path)

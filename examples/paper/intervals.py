@@ -12,10 +12,14 @@ from scipy.stats import t as student
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the half width of its 95 % interval (NaN where nothing can be said)."""
+    """
+    A mean with the half width of its 95 % interval, and the two-sided p-value of its being zero
+    (NaN where nothing can be said).
+    """
 
     mean: float
     half: float
+    p: float = math.nan
 
     @property
     def low(self) -> float:
@@ -50,17 +54,36 @@ def crossed(values) -> Interval:
     if not parts or not math.isfinite(total):
         return Interval(float(values.mean()), math.nan)
     if total == 0:
-        return Interval(float(values.mean()), 0.0)
+        return Interval(float(values.mean()), 0.0, float(values.mean() == 0))
     freedom = total**2 / sum(
         v**2 / (len(means) - 1) for v, means in zip(variances, parts, strict=True)
     )
-    half = student.ppf(0.975, freedom) * math.sqrt(total)
-    return Interval(float(values.mean()), float(half))
+    mean, error = values.mean(), math.sqrt(total)
+    half, p = student.ppf(0.975, freedom) * error, 2 * student.sf(abs(mean) / error, freedom)
+    return Interval(float(mean), float(half), float(p))
 
 
 def paired(a, b) -> Interval:
     """Of the differences of two methods on the same images, seed by seed; both as in `crossed`."""
     return crossed(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
+
+
+def holm(intervals: Sequence[Interval], level: float = 0.05) -> list[bool]:
+    """
+    Which of several means differ from zero, if none of all may be said to in error (Holm, 1979).
+
+    The smallest p-value is held against the level over the number of means, the next one against
+    the level over that number less one, and so on up to the first that fails.
+    """
+    order = sorted(
+        range(len(intervals)), key=lambda i: (math.isnan(intervals[i].p), intervals[i].p)
+    )
+    decided = [False] * len(intervals)
+    for rank, i in enumerate(order):
+        if not intervals[i].p <= level / (len(intervals) - rank):
+            break
+        decided[i] = True
+    return decided
 
 
 def log_ratio(a: Sequence[float], b: Sequence[float]) -> Interval:

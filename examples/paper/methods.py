@@ -13,6 +13,8 @@ from problems import Problem
 import deepinv_jitter as dj
 
 ALGORITHMS = ("gd", "pgd")
+#: Problem and algorithm of all that is trained.
+CASES = (("points", "gd"), ("seismic", "gd"), ("seismic", "pgd"), ("mri", "gd"), ("mri", "pgd"))
 
 
 def unrolled(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
@@ -56,6 +58,7 @@ class Method:
     trainer: Callable = plain
     epochs: float = 1.0  # of those of the preset
     lr: float = 1.0  # of that of the preset
+    noise: tuple[str, ...] = ()  # what it takes of the preset: "jitter", "input"
     # Where an algorithm has its own
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -66,8 +69,10 @@ class Method:
 METHODS = {
     "mse": Method("MSE training"),
     "at": Method("AT", trainer=attacked),
-    "input": Method("Input jittering", trainer=noisy),
-    "jitter": Method("SGD jittering", model=jittered, labels={"pgd": "SPGD jittering"}),
+    "input": Method("Input jittering", trainer=noisy, noise=("input",)),
+    "jitter": Method(
+        "SGD jittering", model=jittered, labels={"pgd": "SPGD jittering"}, noise=("jitter",)
+    ),
     "sn": Method("Spectral normalisation", model=normalised),
     # A step of the U-Net takes about 6 of the unrolled network's: half the epochs are about AT
     "ddpm": Method("DDPM", model=diffusion, trainer=denoising, epochs=0.5, lr=0.25),
@@ -82,28 +87,30 @@ def quick(problem: Problem, steps: int = 3) -> dj.Attack:
     return dj.FrankWolfeAttack(problem.settings.ball, steps=steps, keep="last")
 
 
-def persistent(problem: Problem) -> Callable:
-    return partial(dj.AttackTrainer, attack=quick(problem, steps=1), persistent=True)
-
-
-def shared(share: float, problem: Problem) -> Callable:
-    return partial(dj.AttackTrainer, attack=quick(problem), share=share)
-
-
-def robust(share: float | None, problem: Problem) -> Callable:
+def mixed(share: float, steps: int, problem: Problem) -> Callable:
     return partial(
-        dj.RobustTrainer, attack=quick(problem), share=share, sigma=problem.settings.input_sigma
+        dj.RobustTrainer,
+        attack=quick(problem, steps),
+        share=share,
+        sigma=problem.settings.input_sigma,
     )
 
 
+def late(problem: Problem) -> Callable:
+    """Noise for 60 % of the epochs, then attacks."""
+    start = problem.settings.epochs - max(1, int(0.4 * problem.settings.epochs))
+    return mixed(lambda epoch: float(epoch >= start), 3, problem)
+
+
+INPUT, BOTH = ("input",), ("input", "jitter")
 METHODS |= {
-    "persistent": Method("Persistent attack", trainer=persistent),
-    "half": Method("Attack on 1/2 of the batches", trainer=partial(shared, 1 / 2)),
-    "third-noise": Method("Attack on 1/3, noise on the others", trainer=partial(robust, 1 / 3)),
-    "recipe": Method("Noise, then attack", trainer=partial(robust, None)),
-    "recipe-jitter": Method(
-        "Noise, then attack, SGD jittering", model=jittered, trainer=partial(robust, None)
+    "noise-jitter": Method("Input and SGD jittering", model=jittered, trainer=noisy, noise=BOTH),
+    "sixth": Method("Noise, 1/6 attacked", trainer=partial(mixed, 1 / 6, 1), noise=INPUT),
+    "half": Method("Noise, 1/2 attacked", trainer=partial(mixed, 1 / 2, 1), noise=INPUT),
+    "half-strong": Method(
+        "Noise, 1/2 attacked by 3 steps", trainer=partial(mixed, 1 / 2, 3), noise=INPUT
     ),
+    "late": Method("Noise first, then AT", trainer=late, noise=INPUT),
 }
 
 
@@ -148,6 +155,16 @@ def build(problem: Problem, algorithm: str, method: str, step: str = "learned"):
     return METHODS[method].model(problem, algorithm, **options)
 
 
+def schedule(optimizer: torch.optim.Optimizer, epochs: int, warmup: float):
+    """A learning rate that rises for a share of the epochs, then falls as a cosine, to zero."""
+    if warmup == 0:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    (group,) = optimizer.param_groups
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, group["lr"], total_steps=epochs + 1, pct_start=warmup, cycle_momentum=False
+    )
+
+
 def fit(
     problem: Problem,
     algorithm: str,
@@ -155,7 +172,7 @@ def fit(
     *,
     seed: int,
     step: str = "learned",
-    budget: int = 1,
+    budget: float = 1,
     device: str = "cpu",
     verbose: bool = True,
     folder: Path | None = None,
@@ -181,7 +198,8 @@ def fit(
         optimizer,
         loader,
         epochs=epochs,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
+        scheduler=schedule(optimizer, epochs, settings.warmup),
+        ema=settings.ema,
         online_measurements=not measured,
         physics_generator=None if measured else problem.masks(seed + 1000, device),
         grad_clip=1.0,

@@ -2,7 +2,9 @@ r"""The paper's three problems, each composed of the library's pieces, with its 
 
 from __future__ import annotations
 
+import cmath
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,13 +14,18 @@ import deepinv as dinv
 import settings
 import torch
 from references import Adjoint, sparse, total_variation
+from scipy.signal import hilbert
 from settings import Settings
-from torch.utils.data import DataLoader
+from skimage.data import shepp_logan_phantom
+from torch.utils.data import DataLoader, RandomSampler
 
 import deepinv_jitter as dj
 
 #: Of the random vectors e and g in the risks of the toy problem: sigma^2 = E||.||^2.
 RISK_LEVELS = [0.01, 0.03, 0.1, 0.3]
+
+
+Elsewhere = tuple[torch.Tensor, dict, dinv.physics.LinearPhysics]
 
 
 class Problem(ABC):
@@ -64,6 +71,11 @@ class Problem(ABC):
         """The out-of-distribution edits; the first is the tables'."""
 
     @property
+    def elsewhere(self) -> dict[str, Elsewhere]:
+        """Data that nothing was tuned on: truths, parameters of the physics, and the physics."""
+        return {}
+
+    @property
     @abstractmethod
     def references(self) -> dict[str, Callable[[], torch.nn.Module]]:
         """Methods without training, as functions that make them."""
@@ -88,13 +100,14 @@ class Problem(ABC):
             "positive_stepsize": True,
             "init": self.init,
         }
-        network = prior(self.network(algorithm), reads_y=self.reads_y)
-        return unfolded(network, **arguments | options)
+        count = self.settings.iterations if self.settings.own_networks else 1
+        networks = [prior(self.network(algorithm), reads_y=self.reads_y) for _ in range(count)]
+        return unfolded(networks if count > 1 else networks[0], **arguments | options)
 
-    def noise(self, seed: int, device: str) -> dinv.physics.GaussianNoise:
+    def noise(self, seed: int, device: str, factor: float = 1.0) -> dinv.physics.GaussianNoise:
         """The measurement noise."""
         rng = torch.Generator(device).manual_seed(seed)
-        return dinv.physics.GaussianNoise(self.settings.noise, rng=rng)
+        return dinv.physics.GaussianNoise(factor * self.settings.noise, rng=rng)
 
     def masks(
         self, seed: int, device: str = "cpu"
@@ -108,7 +121,8 @@ class Problem(ABC):
             dinv.datasets.TensorDataset(x=self.truths["train"], use_dict_output=True)
         )
         order = torch.Generator().manual_seed(seed)
-        return DataLoader(truths, self.settings.batch, shuffle=True, generator=order)
+        sampler = RandomSampler(truths, num_samples=self.settings.draws, generator=order)
+        return DataLoader(truths, self.settings.batch, sampler=sampler, generator=order)
 
     @cached_property
     def truths(self) -> dict[str, torch.Tensor]:
@@ -153,6 +167,8 @@ class Problem(ABC):
     def attack(self) -> dj.Attack:
         """The strong attack of the evaluation."""
         ball, steps = self.settings.ball, self.settings.steps
+        if steps is None:
+            return dj.ConvergedAttack.standard(ball, checks=False)
         power = dj.FrankWolfeAttack(ball, steps=10, momentum=0.0, checks=False)
         return dj.WorstCase([dj.APGDAttack(ball, steps=steps), power])
 
@@ -233,7 +249,8 @@ class Seismic(Problem):
         super().__init__(preset, data)
         # The layers, and the wavelet with them, shrink with the section
         self.scale = 1.0 if preset == "paper" else 0.5
-        self.wavelet = dj.ricker() if preset == "paper" else dj.ricker(25, a=2.0)
+        self.width = 4.0 * self.scale
+        self.wavelet = dj.ricker(51 if preset == "paper" else 25, a=self.width)
         gain = dj.SeismicConvolution(self.wavelet, normalize=False).compute_sqnorm(
             torch.ones(1, 1, *self.settings.size), verbose=False
         )
@@ -246,22 +263,42 @@ class Seismic(Problem):
 
     def samples(self, split):
         count = self.settings.train if split == "train" else self.settings.test
-        seed = ("train", "validation", "test").index(split)
+        return self.sections(count, seed=("train", "validation", "test").index(split))
+
+    def sections(self, count: int, seed: int, thickness: float = 12.0) -> torch.Tensor:
         sections = dj.ReflectivityDataset(
             count,
             img_size=self.settings.size,
             seed=seed,
-            thickness=12 * self.scale,
+            thickness=thickness * self.scale,
             fold=8 * self.scale,
             throw=24 * self.scale,
         )
         x = torch.stack([section["x"] for section in map(sections.__getitem__, range(count))])
         return x / self.physics(0).A(x).abs().amax((1, 2, 3), keepdim=True)
 
-    def physics(self, seed, device="cpu"):
+    def physics(self, seed, device="cpu", wavelet=None, noise=1.0):
         return dj.SeismicConvolution(
-            self.wavelet, normalize=False, noise_model=self.noise(seed, device), device=device
+            self.wavelet if wavelet is None else wavelet,
+            normalize=False,
+            noise_model=self.noise(seed, device, noise),
+            device=device,
         )
+
+    @property
+    def elsewhere(self):
+        x, points = self.truths["test"], len(self.wavelet)
+        # The width a of the wavelet is inverse to its frequency
+        wavelets = {
+            f"frequency {factor:+.0%}": dj.ricker(points, a=self.width / (1 + factor))
+            for factor in (-0.2, 0.2)
+        }
+        wavelets |= {f"phase {d} degrees": rotated(self.wavelet, d) for d in (30, 90)}
+        others = {name: (x, {}, self.physics(4, wavelet=w)) for name, w in wavelets.items()}
+        for factor in (0.5, 2):
+            others[f"noise x {factor:g}"] = x, {}, self.physics(4, noise=factor)
+        thick = self.sections(len(x), seed=4, thickness=24)
+        return others | {"layers twice as thick": (thick, {}, self.physics(4))}
 
     def network(self, algorithm):
         return dj.UnrolledDnCNN(
@@ -309,11 +346,12 @@ class MRI(Problem):
             contrast=split == "train",
             copies=-(-count // 20) if split == "train" else 1,
         )
-        # Of the held-out slices every third is for validation: both see all parts of the brain
+        # Of the held-out slabs, around -46, -8 and 32 mm, the middle one is for validation
+        middle = (slices.positions + 8).abs() < 4
         kept = {
             "train": range(len(slices)),
-            "validation": range(1, len(slices), 3),
-            "test": [i for i in range(len(slices)) if i % 3 != 1],
+            "validation": middle.nonzero().flatten().tolist(),
+            "test": (~middle).nonzero().flatten().tolist(),
         }[split]
         return torch.stack([slices[i]["x"] for i in spread(kept, count)])
 
@@ -324,13 +362,37 @@ class MRI(Problem):
         low, high = int(low * len(slices)), int(high * len(slices))
         return torch.stack([slices[i]["x"] for i in spread(range(low, high), count)])
 
-    def physics(self, seed, device="cpu"):
-        size, noise = self.settings.size, self.noise(seed, device)
+    def physics(self, seed, device="cpu", noise=1.0):
+        size, noise = self.settings.size, self.noise(seed, device, noise)
         return dj.SingleCoilMRI(img_size=size, noise_model=noise, device=device)
 
-    def masks(self, seed, device="cpu"):
+    def masks(self, seed, device="cpu", acceleration=4):
         size = self.settings.size
-        return dj.FastMRIMaskGenerator(size, acceleration=4, seed=seed, device=device)
+        return dj.FastMRIMaskGenerator(size, acceleration=acceleration, seed=seed, device=device)
+
+    @property
+    def elsewhere(self):
+        size, x = self.settings.size, self.truths["test"]
+        others = {}
+        for plane in ("coronal", "sagittal"):
+            brain = dj.BrainSliceDataset(
+                "test", img_size=size, resolution=192 / max(size), plane=plane
+            )
+            picks = spread(range(len(brain)), self.settings.test)
+            others[plane] = torch.stack([brain[i]["x"] for i in picks])
+        phantom = torch.from_numpy(shepp_logan_phantom()).float()[None, None]
+        phantom = torch.nn.functional.interpolate(phantom, size, mode="area")
+        others["Shepp-Logan phantom"] = torch.cat([phantom, 0 * phantom], 1).repeat(len(x), 1, 1, 1)
+        masks = {
+            f"{rate}x acceleration": self.masks(4, acceleration=rate).step(len(x))
+            for rate in (2, 6, 8)
+        }
+        usual, physics = self.masks(4).step, self.physics(4)
+        return (
+            {name: (other, usual(len(other)), physics) for name, other in others.items()}
+            | {name: (x, params, physics) for name, params in masks.items()}
+            | {f"noise x {f:g}": (x, usual(len(x)), self.physics(4, noise=f)) for f in (0.5, 2)}
+        )
 
     def network(self, algorithm):
         return dj.UnrolledDnCNN(
@@ -365,6 +427,12 @@ class MRI(Problem):
 
 
 PROBLEMS: dict[str, type[Problem]] = {p.name: p for p in (Points, Seismic, MRI)}
+
+
+def rotated(wavelet: torch.Tensor, degrees: float) -> torch.Tensor:
+    """A wavelet of another phase, by its analytic signal."""
+    turned = hilbert(wavelet.double().numpy()) * cmath.exp(1j * math.radians(degrees))
+    return torch.from_numpy(turned.real).to(wavelet)
 
 
 def spread(indices: Sequence[int], count: int) -> list[int]:

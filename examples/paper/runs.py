@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import deepinv
+import deepinv as dinv
 import torch
-from methods import build, fit, stepsizes
+from methods import CASES, METHODS, build, fit, stepsizes
 from problems import PROBLEMS, Problem
 
 import deepinv_jitter as dj
 from deepinv_jitter.training.preemption import replacing
 
-SCHEMA = 1
+SCHEMA = 2
 DRAWS = 8  # random perturbations of each sample and radius
 #: What the evaluation of every model on the same data starts from.
 EVALUATION_SEED = 7
@@ -33,7 +33,7 @@ class Run:
     seed: int = 0
     sigma: float | None = None  # of input, SGD and SPGD jittering, instead of the preset's
     step: str = "learned"  # the step size: "learned", "fixed" or "normalised"
-    budget: int = 1  # times the epochs of the preset
+    budget: float = 1  # times the epochs of the preset
     split: str = "test"  # what it is evaluated on
 
     @property
@@ -41,7 +41,7 @@ class Run:
         """The name of its files."""
         options = [] if self.sigma is None else [f"sigma{self.sigma:g}"]
         options += [] if self.step == "learned" else [self.step]
-        options += [] if self.budget == 1 else [f"x{self.budget}"]
+        options += [] if self.budget == 1 else [f"x{self.budget:g}"]
         options += [] if self.split == "test" else [self.split]
         method = "".join(c if c.isalnum() else "_" for c in self.method)
         return "-".join([self.problem, self.algorithm, method, *options, str(self.seed)])
@@ -50,14 +50,24 @@ class Run:
 class Archive:
     """
     The runs of a preset in a folder. What is asked for and is not there is trained or evaluated.
+    Pages show those of its cases.
 
     Both files of a run are written in one step, the weights before the evaluation: a run that was
     interrupted starts at what is missing. What is half done has a folder of its own until then:
     checkpoints of the training, or the state of the evaluation.
     """
 
-    def __init__(self, folder: Path, preset: str, *, data=None, device="cpu", verbose=True):
-        self.folder, self.preset = folder / preset, preset
+    def __init__(
+        self,
+        folder: Path,
+        preset: str,
+        *,
+        cases: Iterable[tuple[str, str]] = CASES,
+        data=None,
+        device="cpu",
+        verbose=True,
+    ):
+        self.folder, self.preset, self.cases = folder / preset, preset, tuple(cases)
         self.data, self.device, self.verbose = data, device, verbose
         self._problems: dict[str, Problem] = {}
         for name in ("runs", "weights"):
@@ -67,6 +77,15 @@ class Archive:
         if name not in self._problems:
             self._problems[name] = PROBLEMS[name](self.preset, self.data)
         return self._problems[name]
+
+    @property
+    def problems(self) -> list[str]:
+        return list(dict.fromkeys(problem for problem, _ in self.cases))
+
+    @property
+    def images(self) -> list[tuple[str, str]]:
+        """The cases whose samples are images."""
+        return [case for case in self.cases if case[0] != "points"]
 
     def record(self, run: Run) -> dict:
         """
@@ -116,6 +135,11 @@ class Archive:
     def description(self, run: Run) -> dict:
         """What the results of a run depend on beside its name, as JSON holds it."""
         settings = asdict(self.problem(run.problem).at_noise(run.sigma).settings)
+        # A method does not depend on the noise of the others
+        used = METHODS[run.method].noise if run.method in METHODS else ()
+        laws = settings.pop("jitter")
+        settings["jitter"] = laws[run.algorithm] if "jitter" in used else None
+        settings["input_sigma"] = settings["input_sigma"] if "input" in used else None
         return json.loads(json.dumps({"settings": plain(settings), "data": self.data}))
 
     def _check(self, path: Path, kept: dict, run: Run) -> None:
@@ -194,7 +218,7 @@ class Archive:
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
-                "deepinv": deepinv.__version__,
+                "deepinv": dinv.__version__,
                 "deepinv_jitter": dj.__version__,
             },
             "device": device_name(self.device),
@@ -203,8 +227,20 @@ class Archive:
             "stepsize": stepsizes(model),
             "samples": report.digests,
             "conditions": conditions,
+            "elsewhere": self._elsewhere(problem, model) if run.split == "test" else {},
             "risks": problem.risks(model.cpu()),
         }
+
+    def _elsewhere(self, problem: Problem, model: torch.nn.Module) -> dict[str, list[float]]:
+        """PSNR of every sample of the data that nothing was tuned on."""
+        psnr, model = dinv.metric.PSNR(complex_abs=problem.complex), model.cpu()
+        found = {}
+        for name, (x, params, physics) in problem.elsewhere.items():
+            y = physics(x, **params)
+            with torch.no_grad():
+                values = psnr(model(y, physics), x)
+            found[name] = [float(f"{v:.6g}") for v in values.tolist()]
+        return found
 
 
 def error(record: dict, condition: str) -> float:

@@ -32,9 +32,13 @@ class Settings:
     relative_to: str | None  # the unit of the radius: None is absolute
     radii: tuple[float, ...]  # all that are evaluated
     train_attack: str  # "power" is 3 full steps, "paper" the paper's own attack
-    steps: int  # of APGD in the evaluation
+    steps: int | None = None  # of APGD in the evaluation; None goes on until it has converged
     solver_steps: int = 100  # iterations of the classical reference
     repeat: int = 1  # passes over the training set in one epoch of the trainer
+    draws: int | None = None  # training samples drawn for an epoch; None takes each once
+    warmup: float = 0.0  # share of the epochs in which the learning rate rises
+    own_networks: bool = False  # one network for each iteration instead of one for all
+    ema: float | None = None  # decay of the average over the weights that is kept
 
     @property
     def ball(self) -> dj.L2Ball:
@@ -77,14 +81,15 @@ SEISMIC = {
 MRI = {
     "smoke": Settings(
         size=(32, 32), train=4, test=2, iterations=2, width=8, depth=3, batch=2, epochs=1,
-        lr=3e-3, noise=0.05, input_sigma=0.05, jitter=both(0.05, "relative"),
+        draws=2, lr=3e-3, warmup=0.2, own_networks=True, ema=0.9, noise=0.05,
+        input_sigma=0.05, jitter=both(0.05, "relative"),
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
         solver_steps=3),
     "cpu": Settings(
-        size=(64, 64), train=225, test=12, iterations=5, width=16, depth=4, batch=4, epochs=13,
-        lr=4e-3, noise=0.05, input_sigma=0.05, jitter=both(0.05, "relative"),
-        radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=20,
-        solver_steps=60),
+        size=(64, 64), train=12000, test=12, iterations=5, width=16, depth=4, batch=2, epochs=20,
+        draws=200, lr=2e-3, warmup=0.2, own_networks=True, ema=0.998, noise=0.05,
+        input_sigma=0.05, jitter=both(0.05, "relative"), radius=0.5, relative_to="noise",
+        radii=(0.5,), train_attack="power", solver_steps=60),
     "paper": Settings(
         size=(320, 320), train=1000, test=100, iterations=10, width=64, depth=8, batch=4,
         epochs=130, lr=1e-4, noise=0.05, input_sigma=0.05,

@@ -19,7 +19,7 @@ ROUNDS = {"smoke": 1, "cpu": 15, "paper": 15}
 def measured(archive: Archive) -> dict:
     """Seconds of single training steps, for each problem, algorithm and method, in turns."""
     seconds: dict[str, list[float]] = {}
-    for name in PROBLEMS:
+    for name in archive.problems:
         problem = archive.problem(name)
         for algorithm in ALGORITHMS:
             steps = {m: training_step(problem, algorithm, m, archive.device) for m in METHODS_TIMED}
@@ -31,7 +31,7 @@ def measured(archive: Archive) -> dict:
                     step()
                     taken = time.perf_counter() - start
                     seconds.setdefault(f"{name}-{algorithm}-{method}", []).append(taken)
-    batch = {name: archive.problem(name).settings.batch for name in PROBLEMS}
+    batch = {name: archive.problem(name).settings.batch for name in archive.problems}
     return {"seconds": seconds, "batch": batch, "device": device_name(archive.device)}
 
 
@@ -61,13 +61,14 @@ def training_step(problem: Problem, algorithm: str, method: str, device: str):
 def rows_of(record: dict) -> list[list[str]]:
     """Items per second and steps of MSE training, beside the paper's."""
     head = ["algorithm", "method"]
-    for name in PROBLEMS:
+    for name in record["batch"]:
         head += [name, "/ MSE", "paper", "/ MSE"]
     rows = [head]
     for algorithm in ALGORITHMS:
         for method in METHODS_TIMED:
             row = [algorithm.upper(), METHODS[method].label_for(algorithm)]
-            for i, name in enumerate(PROBLEMS):
+            for name in record["batch"]:
+                i = list(PROBLEMS).index(name)
                 own = record["seconds"][f"{name}-{algorithm}-{method}"]
                 mse = record["seconds"][f"{name}-{algorithm}-mse"]
                 ratio = median(a / b for a, b in zip(own, mse, strict=True))
@@ -85,7 +86,7 @@ def render(archive: Archive) -> str:
     record = archive.kept(path, lambda: measured(archive))
     rounds = len(next(iter(record["seconds"].values())))
     attack = {"power": "3 Frank-Wolfe steps", "paper": "the paper's attack"}
-    attacks = {attack[archive.problem(n).settings.train_attack] for n in PROBLEMS}
+    attacks = {attack[archive.problem(n).settings.train_attack] for n in archive.problems}
     return (
         "# Table 6: Training speed\n\nItems per second, and the time of a training step in steps "
         f"of MSE training.\n\n{markdown(rows_of(record))}\n\n"

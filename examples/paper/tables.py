@@ -2,8 +2,10 @@ r"""The paper's tables, made from the runs alone, beside the paper's own numbers
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import paper
 from intervals import Interval, crossed, paired
 from methods import METHODS
@@ -52,6 +54,11 @@ TABLES = {
         ),
     )
 }
+
+
+def tables_of(archive: Archive) -> list[Table]:
+    """Those of its cases."""
+    return [t for t in TABLES.values() if (t.problem, t.algorithm) in archive.cases]
 
 
 class Results:
@@ -157,22 +164,41 @@ def differences_of(results: Results) -> list[list[Cell]]:
     return rows
 
 
+def spread_of(results: Results) -> list[list[Cell]]:
+    """What another training of the same method gives: over the seeds, means over the images."""
+    rows = [["mean PSNR of a training", "clean, worst", "clean, std", "attacked, worst",
+             "attacked, best", "attacked, std"]]  # fmt: skip
+    for method in results.records:
+        clean, attacked = (
+            np.mean(results.values(method, column, "PSNR"), axis=1)
+            for column in ("in distribution", "strong attack")
+        )
+        deviations = (f"{v.std(ddof=1):.2f}" if len(v) > 1 else "" for v in (clean, attacked))
+        row = [results.table.label(method), f"{clean.min():.2f}", next(deviations)]
+        row += [f"{attacked.min():.2f}", f"{attacked.max():.2f}", next(deviations)]
+        rows.append(row)
+    return rows
+
+
 def render(archive: Archive, table: Table, seeds: int) -> str:
     """The page of a table."""
     results = Results(archive, table, seeds)
     first = results.records["mse"][0]
     settings = results.problem.settings
     unit = {None: "", "noise": " times the norm of the measurement noise"}[settings.relative_to]
-    flags = flagged(results)
     devices = sorted({r["device"] for rs in results.all.values() for r in rs})
+    strong = (
+        f"is the worst of APGD ({settings.steps} steps) and 10 Frank-Wolfe steps"
+        if settings.steps
+        else "is `evaluate_robustness`'s standard: it goes on until it has converged"
+    )
     notes = [
         f"PSNR in dB / SSIM (deepinv's, peak 1), means over {seeds} training seeds and "
         f"{len(first['samples'])} test images with 95 % intervals of the PSNR over both. Bold: the "
         "best, and all whose paired difference from it is undecided.",
         f"Attack radius {settings.radius:g}{unit}. The "
         f"paper's attack takes {results.problem.paper_attack['steps']} steps from zero; the strong "
-        f"one is the worst of APGD ({settings.steps} steps) and 10 Frank-Wolfe steps."
-        + (f" Doubts it raises itself: {flags}." if flags else ""),
+        f"one {strong}. {flagged(results)}",
         "The paper's columns are on its own data, for comparison of orderings only; its attack "
         "has radius 1.",
         "Training / MSE is the wall time of whole trainings, on a machine that may have been busy: "
@@ -182,19 +208,20 @@ def render(archive: Archive, table: Table, seeds: int) -> str:
         + f"; {total_seconds(results) / 60:.0f} min of training and evaluation in all.",
     ]
     title = f"Table {table.number}: {table.title}"
-    text = [f"# {title}", markdown(rows_of(results)), markdown(differences_of(results))]
+    parts = [rows_of(results), differences_of(results), spread_of(results)]
+    text = [f"# {title}", *map(markdown, parts)]
     return "\n\n".join(text + ["\n".join(f"- {note}" for note in notes)]) + "\n"
 
 
 def flagged(results: Results) -> str:
-    counts: dict[str, int] = {}
+    """The doubts that the strong attack raises itself, over all methods of the table."""
     condition = results.conditions["strong attack"]
-    for records in results.all.values():
-        for record in records:
-            for flag, n in record["conditions"][condition]["flags"].items():
-                counts[flag] = counts.get(flag, 0) + n
-    total = sum(len(r["samples"]) for records in results.all.values() for r in records)
-    return ", ".join(f"{flag} in {n} of {total} attacks" for flag, n in counts.items())
+    records = [r for rs in results.all.values() for r in rs]
+    counts = Counter({"not_converged": 0})
+    for record in records:
+        counts.update(record["conditions"][condition]["flags"])
+    total = sum(len(r["samples"]) for r in records)
+    return f"Of {total} attacks " + ", ".join(f"{n} are {flag}" for flag, n in counts.items()) + "."
 
 
 def total_seconds(results: Results) -> float:

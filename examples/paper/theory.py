@@ -2,6 +2,8 @@ r"""Numerical checks of the paper's theory on the toy problem."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import corollary
 import stepsize
 import sweep
@@ -47,7 +49,7 @@ def theorem(archive: Archive, risk: str) -> list[list[str]]:
 
 def relative(logarithm: Interval) -> str:
     """A ratio to MSE training with its interval, and whether the inequality holds."""
-    holds = verdict(Interval(-logarithm.mean, logarithm.half))
+    holds = verdict(replace(logarithm, mean=-logarithm.mean), logarithm.decided)
     return f"{ratio(logarithm)}, {holds.replace(' at this budget', '')}"
 
 

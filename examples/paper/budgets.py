@@ -1,0 +1,88 @@
+r"""Is the training at its end? MSE training with fewer and with more steps than the preset's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from intervals import paired
+from runs import Archive, Run
+from tables import markdown
+
+#: Of the preset's steps.
+BUDGETS = {"smoke": (1.0, 2.0), "cpu": (0.25, 0.5, 1.0, 2.0), "paper": (0.5, 1.0, 2.0)}
+
+
+def psnr(archive: Archive, problem: str, algorithm: str, budget: float) -> dict[str, list[float]]:
+    """Of every test image, clean and under the strong attack, of the first seed."""
+    record = archive.record(Run(problem, algorithm, "mse", budget=budget))
+    radius = archive.problem(problem).settings.radius
+    conditions = {"clean": "clean", "attacked": f"worst case, eps={radius:g}"}
+    return {k: record["conditions"][c]["metrics"]["PSNR"] for k, c in conditions.items()}
+
+
+def rows_of(archive: Archive) -> list[list[str]]:
+    rows = [["problem", "steps", "clean", "gain by doubling", "strong attack"]]
+    for problem, algorithm in archive.images:
+        last = None
+        for budget in BUDGETS[archive.preset]:
+            values = psnr(archive, problem, algorithm, budget)
+            clean, attacked = (sum(v) / len(v) for v in values.values())
+            gain = paired([values["clean"]], [last]) if last else None
+            rows.append(
+                [
+                    f"{problem}, {algorithm.upper()}",
+                    f"{steps(archive, problem, budget)}",
+                    f"{clean:.2f}",
+                    f"{gain.mean:+.2f} ± {gain.half:.2f}" if gain else "",
+                    f"{attacked:.2f}",
+                ]
+            )
+            last = values["clean"]
+    return rows
+
+
+def steps(archive: Archive, problem: str, budget: float) -> int:
+    """Training steps of a budget."""
+    s = archive.problem(problem).settings
+    return round(s.epochs * budget) * -(-(s.draws or s.train) // s.batch)
+
+
+def draw(archive: Archive, path: Path) -> None:
+    cases = archive.images
+    figure, panels = plt.subplots(
+        1, len(cases), figsize=(3 * len(cases), 3), layout="constrained", squeeze=False
+    )
+    for panel, (problem, algorithm) in zip(panels[0], cases, strict=True):
+        budgets = BUDGETS[archive.preset]
+        means = [
+            {k: sum(v) / len(v) for k, v in psnr(archive, problem, algorithm, b).items()}
+            for b in budgets
+        ]
+        count = [steps(archive, problem, b) for b in budgets]
+        panel.plot(count, [m["clean"] for m in means], "o-", color="#0072B2", label="clean")
+        panel.plot(count, [m["attacked"] for m in means], "s--", color="#D55E00", label="attacked")
+        panel.axvline(steps(archive, problem, 1), color="0.6", lw=0.8, zorder=0)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(count, [str(c) for c in count])
+        panel.minorticks_off()
+        panel.set(title=f"{problem}, {algorithm.upper()}", xlabel="training steps")
+    panels[0, 0].set_ylabel("PSNR [dB]")
+    panels[0, 0].legend()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def render(archive: Archive, seeds: int) -> str:
+    """The page: one training of each length, whatever ``seeds`` says."""
+    draw(archive, archive.folder / "budgets.png")
+    return f"""# Is the training at its end?
+
+MSE training, one seed, PSNR in dB on the test images, clean and under the strong attack, with the
+gain from the line above, its 95 % interval over the images. Preset {archive.preset}, whose own
+number of steps is marked in the picture. Each length has a learning-rate schedule of its own.
+
+{markdown(rows_of(archive))}
+
+![PSNR against training steps](budgets.png)
+"""
