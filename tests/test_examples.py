@@ -9,8 +9,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import h5py
 import matplotlib
+import numpy as np
 import pytest
+import segyio
 import torch
 
 import deepinv_jitter as dj
@@ -19,7 +22,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 DEMOS = sorted(EXAMPLES.rglob("demo_*.py"))
 CHAPTERS = sorted({demo.parent for demo in DEMOS})
 WEIGHTS = Path(dj.__file__).parent / "models" / "weights"
-TASKS = runpy.run_path(str(EXAMPLES / "weights" / "train.py"))["TASKS"]
+TRAIN = runpy.run_path(str(EXAMPLES / "weights" / "train.py"))
 
 
 @pytest.mark.parametrize("demo", DEMOS, ids=lambda path: path.stem)
@@ -40,21 +43,20 @@ def test_a_chapter_has_a_heading(chapter):
 
 def test_weights_are_those_of_the_script():
     files = {path.name for path in WEIGHTS.glob("*.pt")}
-    assert files == {f"{name}.pt" for name in TASKS}
+    assert files == {f"{name}.pt" for name in TRAIN["NAMES"]}
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", TRAIN["NAMES"])
 def test_weights_fit_their_network_and_have_a_log(name):
-    task, path = TASKS[name](), WEIGHTS / f"{name}.pt"
+    path = WEIGHTS / f"{name}.pt"
     weights = torch.load(path, weights_only=True)
-    task.model.load_state_dict(weights)
     model = dj.demo_network(name)
-    assert type(model) is type(task.model) and not model.training
+    assert not model.training
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     assert all(value.isfinite().all() for value in weights.values())
     with open(path.with_suffix(".csv")) as file:
         rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == [str(k + 1) for k in range(task.epochs)]
+    assert [row["epoch"] for row in rows] == [str(k + 1) for k in range(TRAIN["EPOCHS"])]
 
 
 def test_weights_are_small_enough_for_a_package():
@@ -62,19 +64,63 @@ def test_weights_are_small_enough_for_a_package():
 
 
 def test_an_unknown_demo_network_is_refused_by_name():
-    with pytest.raises(ValueError, match="name must be one of .*mri_gd.*got 'mri'"):
+    with pytest.raises(ValueError, match="name must be one of .*mri_mse.*got 'mri'"):
         dj.demo_network("mri")
 
 
+def fastmri_folder(folder):
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        image = rng.random((4, 40, 36), dtype=np.float32)
+        with h5py.File(folder / f"volume{k}.h5", "w") as file:
+            file["reconstruction_esc"] = image
+            file["kspace"] = image.astype(np.complex64)
+    return ["--data", str(folder)]
+
+
+def survey(folder):
+    spec = segyio.spec()
+    spec.samples, spec.tracecount, spec.format = range(48), 72, 5
+    with segyio.create(folder / "survey.sgy", spec) as file:
+        file.trace.raw[:] = np.random.default_rng(0).standard_normal((72, 48)).astype(np.float32)
+    np.savetxt(folder / "wavelet.txt", dj.ricker(9, a=1.0).numpy())
+    arguments = ["--data", str(folder / "survey.sgy"), "--direction", "trace"]
+    return [*arguments, "--wavelet", str(folder / "wavelet.txt")]
+
+
+COMPARISONS = {
+    "mri": lambda folder: [],
+    "mri, fastMRI files": fastmri_folder,
+    "seismic": lambda folder: [],
+    "seismic, SEG-Y": survey,
+}
+
+
 @pytest.mark.slow
-def test_the_comparison_on_brain_slices(tmp_path, monkeypatch):
-    matplotlib.use("Agg")
-    arguments = ["--epochs", "1", "--size", "24", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
-    runpy.run_path(str(EXAMPLES / "mri" / "compare.py"), run_name="__main__")
-    files = ["mri_jittering.csv", "mri_jittering.png", "gd_mse.pt"]
-    for file in [*files, "pgd_spgd_jittering.pt"]:
-        assert (tmp_path / file).stat().st_size > 100, file
+@pytest.mark.parametrize("case", COMPARISONS)
+def test_the_comparisons_on_the_command_line(tmp_path, monkeypatch, capsys, case):
+    data = tmp_path / "data"
+    data.mkdir()
+    arguments = COMPARISONS[case](data)
+    arguments += ["--size", "24", "24", "--steps", "10", "--test", "2", "--attacks", "quick"]
+    script = EXAMPLES / case.split(",")[0] / "compare.py"
+    monkeypatch.setattr(sys, "argv", ["compare.py", *arguments, "--out", str(tmp_path / "out")])
+    runpy.run_path(str(script), run_name="__main__")
+    printed = capsys.readouterr()
+    assert (
+        "Plan: 3 networks" in printed.out and "SPGD jittering against MSE training" in printed.out
+    )
+    for name in ("MSE training", "SPGD jittering", "noise and attacks"):
+        assert f"{name}: 100%" in printed.err
+    for file in (
+        "comparison.csv",
+        "images.png",
+        "curves.pdf",
+        "mse.pt",
+        "jittered.pt",
+        "robust.pt",
+    ):
+        assert (tmp_path / "out" / file).stat().st_size > 100, file
 
 
 def test_the_snippet_of_the_readme_is_a_script_that_runs(tmp_path, monkeypatch, capsys):

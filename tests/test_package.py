@@ -80,7 +80,7 @@ def test_the_public_face_is_what_the_map_names():
     inner = {n.removesuffix(".__init__") for n in MODULES} - {"__init__"}
     assert set(re.findall(r"deepinv_jitter\.([\w.]+)`", dj.__doc__)) == inner
     readme = (ROOT.parent / "README.md").read_text()
-    table = readme[readme.index("## Map") : readme.index("## The paper's tables")]
+    table = readme[readme.index("## Map") : readme.index("The paper's tables, figures")]
     rows = [line for line in table.splitlines() if "](deepinv_jitter/" in line]
     named = set()
     for row in rows:

@@ -51,7 +51,7 @@ def given():
     y = physics(x)
     measured = dinv.datasets.TensorDataset(x=x, y=y, use_dict_output=True)
     loader = torch.utils.data.DataLoader(measured, batch_size=3)
-    model, a, b = (dj.demo_network(n) for n in ("mri_pgd", "mri_pgd", "mri_pgd_robust"))
+    model, a, b = (dj.demo_network(n) for n in ("mri_mse", "mri_mse", "mri_robust"))
     dj.jitter(model, 0.05)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     return {

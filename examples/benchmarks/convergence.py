@@ -18,16 +18,9 @@ import torch
 
 import deepinv_jitter as dj
 from deepinv_jitter.evaluation.tables import markdown
+from deepinv_jitter.models.demo import SIZES, TRAININGS
 
-NETWORKS = (
-    "mri_pgd",
-    "mri_pgd_jittered",
-    "mri_pgd_robust",
-    "mri_gd",
-    "mri_gd_jittered",
-    "seismic_mse",
-    "seismic_jittered",
-)
+NETWORKS = [f"{problem}_{training}" for problem in SIZES for training in TRAININGS]
 FIXED = (20, 100, 400)
 COLUMNS = (
     "gradients",
@@ -47,7 +40,8 @@ def data(name: str, samples: int, size: int):
         noise = dinv.physics.GaussianNoise(0.01, rng=rng)
         physics = dj.SeismicConvolution(noise_model=noise)
         return x, physics(x), physics, 0.5, 2.0
-    slices = dj.BrainSliceDataset("test", img_size=shape, resolution=2)
+    shape = (size * 5 // 3, size * 4 // 3)
+    slices = dj.BrainSliceDataset("test", img_size=shape, resolution=96 / size)
     picked = torch.linspace(0, len(slices) - 1, samples + 2)[1:-1]
     x = torch.stack([slices[int(i)]["x"] for i in picked])
     mask = dj.FastMRIMaskGenerator(shape, acceleration=4, seed=1).step(1)["mask"]

@@ -33,8 +33,8 @@ TARGET = {"size": 320, "iterations": 10, "batch": 4, "epochs": 130, "slices": 10
 #: Gradients of attacks per training step.
 SCHEMES = {
     "MSE training, input, SGD and SPGD jittering": 0.0,
+    "our recipe (RobustTrainer): 1 step on every second batch": 0.5,
     "AT, persistent, 1 step": 1.0,
-    "our recipe (RobustTrainer): 3 steps in 40 % of the epochs": 0.4 * 3,
     "AT, 3 Frank-Wolfe steps": 3.0,
     "AT, 20 steps, as in the paper": 20.0,
 }

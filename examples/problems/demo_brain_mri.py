@@ -7,9 +7,9 @@ network is trained with the mean squared error (MSE), one with SPGD jittering, w
 every gradient step in training and none in evaluation. Both are then judged on slices they never
 saw: clean, and with more noise than in training.
 
-Each starts from a network of :func:`deepinv_jitter.demo_network`, after a quarter of an hour of the
-same training. The command line ``examples/mri/compare.py`` does more: gradient descent, another
-orientation, other sizes, fastMRI files, a GPU.
+Each starts from a network of :func:`deepinv_jitter.demo_network`, after some minutes of the same
+training. The command line ``examples/mri/compare.py`` does more: attacks, other sizes, fastMRI
+files, a GPU.
 """
 
 # %%
@@ -24,9 +24,9 @@ import torch
 
 import deepinv_jitter as dj
 
-SIZE = (96, 96)
-train = dj.BrainSliceDataset("train", img_size=SIZE, resolution=2, contrast=True)
-test = dj.BrainSliceDataset("test", img_size=SIZE, resolution=2, spacing=3)
+SIZE = (160, 128)  # pixels of 1 mm
+train = dj.BrainSliceDataset("train", img_size=SIZE, spacing=2, contrast=True)
+test = dj.BrainSliceDataset("test", img_size=SIZE, spacing=3)
 
 
 def acquisition(seed):
@@ -49,7 +49,7 @@ def trained(start, jitter=None):
 
 
 noise = dj.GaussianJitter(0.05, "relative")  # to the largest magnitude of an iterate
-models = {"MSE": trained("mri_pgd"), "SPGD jittering": trained("mri_pgd_jittered", noise)}
+models = {"MSE": trained("mri_mse"), "SPGD jittering": trained("mri_jittered", noise)}
 
 # %%
 # Clean and noisy measurements

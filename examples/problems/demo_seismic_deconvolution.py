@@ -9,8 +9,8 @@ jittering, are compared on sections they never saw, clean and under attack, with
 deconvolution as the reference. (It knows how the sections are made, and is the better one here, as
 it was in all our experiments of this size.)
 
-The networks are small and were trained for a quarter of an hour each; they come with the package,
-see :func:`deepinv_jitter.demo_network`.
+The networks are small and were trained for some minutes each; they come with the package, see
+:func:`deepinv_jitter.demo_network`.
 """
 
 # %%
@@ -33,7 +33,7 @@ y = physics(x)
 # %%
 # The networks
 # ------------
-# Five iterations of eq. (12) of the paper. In training, ``jitter`` adds noise to each of them.
+# Ten iterations of eq. (12) of the paper. In training, ``jitter`` adds noise to each of them.
 
 models = {
     "MSE": dj.demo_network("seismic_mse"),

@@ -21,9 +21,9 @@ import torch
 
 import deepinv_jitter as dj
 
-SIZE, NOISE = (96, 96), 0.05
-train = dj.BrainSliceDataset("train", img_size=SIZE, resolution=2, spacing=2, contrast=True)
-test = dj.BrainSliceDataset("test", img_size=SIZE, resolution=2, spacing=3)
+SIZE, NOISE = (160, 128), 0.05
+train = dj.BrainSliceDataset("train", img_size=SIZE, spacing=2, contrast=True)
+test = dj.BrainSliceDataset("test", img_size=SIZE, spacing=3)
 
 
 def acquisition(seed):
@@ -41,7 +41,7 @@ def acquisition(seed):
 
 def tuned(jitter=0.0, **options):
     torch.manual_seed(0)
-    model = dj.jitter(dj.demo_network("mri_pgd"), jitter)  # the one line
+    model = dj.jitter(dj.demo_network("mri_mse"), jitter)  # the one line
     physics, masks = acquisition(seed=0)
     return dj.fit(model, physics, train, epochs=2, lr=5e-4, physics_generator=masks, **options)
 
@@ -50,7 +50,7 @@ noise = dj.GaussianJitter(0.05, scale="relative")
 ball = dj.L2Ball(0.5, relative_to="noise")
 attack = dj.FrankWolfeAttack(ball, steps=2, keep="last")
 models = {
-    "the checkpoint": dj.demo_network("mri_pgd"),
+    "the checkpoint": dj.demo_network("mri_mse"),
     "more MSE training": tuned(),
     "with jitter": tuned(noise),
     "with attacks": tuned(trainer=dj.AttackTrainer, attack=attack),
