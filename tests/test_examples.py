@@ -9,12 +9,12 @@ import runpy
 import sys
 from pathlib import Path
 
-import h5py
 import matplotlib
 import numpy as np
 import pytest
 import segyio
 import torch
+from volumes import write_volumes
 
 import deepinv_jitter as dj
 
@@ -69,12 +69,7 @@ def test_an_unknown_demo_network_is_refused_by_name():
 
 
 def fastmri_folder(folder):
-    rng = np.random.default_rng(0)
-    for k in range(3):
-        image = rng.random((4, 40, 36), dtype=np.float32)
-        with h5py.File(folder / f"volume{k}.h5", "w") as file:
-            file["reconstruction_esc"] = image
-            file["kspace"] = image.astype(np.complex64)
+    write_volumes(folder, 3)
     return ["--data", str(folder)]
 
 

@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ import run
 import runs
 import tables
 import verdicts
+from volumes import write_volumes
 
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results"
 SEEDS = 3
@@ -253,12 +253,7 @@ def test_published_records():
 
 
 def test_mri_takes_a_folder_of_fastmri_files(tmp_path):
-    rng = np.random.default_rng(0)
-    for k in range(5):
-        image = rng.random((4, 40, 36), dtype=np.float32)
-        with h5py.File(tmp_path / f"volume{k}.h5", "w") as file:
-            file["reconstruction_esc"] = image
-            file["kspace"] = image.astype(np.complex64)
+    write_volumes(tmp_path, 5)
     problem = problems.MRI("smoke", data=str(tmp_path))
     counts = {split: len(x) for split, x in problem.truths.items()}
     assert counts == {"train": 4, "validation": 2, "test": 2}

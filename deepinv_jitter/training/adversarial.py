@@ -168,9 +168,9 @@ class RobustTrainer(AttackTrainer, InputJitterTrainer):
     steps=1, keep="last")`` at a third of the cost of an MSE training step more; the others get
     white noise, :math:`y + w`. So the network sees the clean measurements' neighbourhood as well as
     its worst corner, and keeps more of its accuracy than by attacks alone. With ``share=1/6`` it
-    keeps all of it, for a tenth more than MSE training costs. A jittered model gets its own noise
-    in both parts. All else is :class:`AttackTrainer`'s and :class:`InputJitterTrainer`'s: the noise
-    has the level ``sigma``, or follows from ``eps``.
+    keeps nearly all of it, for a tenth more than MSE training costs. A jittered model gets its own
+    noise in both parts. All else is :class:`AttackTrainer`'s and :class:`InputJitterTrainer`'s: the
+    noise has the level ``sigma``, or follows from ``eps``.
 
     :param float, Callable share: share of the batches that are attacked, as for
         :class:`AttackTrainer`; the others get the noise. Default: 1/2.
