@@ -54,7 +54,7 @@ POINTS = {
     "smoke": Settings(**_POINTS | {"test": 8, "radii": (0.01, 0.05)}, iterations=2, epochs=1,
                       repeat=2, lr=1e-3, train_attack="power", steps=2),
     "cpu": Settings(**_POINTS, iterations=10, epochs=20, repeat=50, lr=1e-3,
-                    train_attack="power", steps=20),
+                    train_attack="power"),
     "paper": Settings(**_POINTS, iterations=10, epochs=100, repeat=50, lr=1e-4,
                       train_attack="paper", steps=100),
 }  # fmt: skip
@@ -66,11 +66,10 @@ SEISMIC = {
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
         solver_steps=3),
     "cpu": Settings(
-        size=(64, 64), train=256, test=12, iterations=5, width=16, depth=4, batch=4, epochs=12,
-        lr=8e-3, noise=0.01, input_sigma=0.05,
-        jitter={"gd": dj.GaussianJitter(2.0, "relative"),
-                "pgd": dj.GaussianJitter(0.5, "relative")},
-        radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=20),
+        size=(64, 64), train=4000, test=12, iterations=5, width=16, depth=4, batch=4, epochs=20,
+        draws=480, lr=5e-3, warmup=0.2, own_networks=True, ema=0.998, noise=0.01,
+        input_sigma=0.01, jitter=both(0.1, "relative"), radius=0.5, relative_to="noise",
+        radii=(0.5,), train_attack="power"),
     "paper": Settings(
         size=(352, 352), train=1000, test=100, iterations=10, width=64, depth=5, batch=16,
         epochs=100, lr=1e-4, noise=0.01, input_sigma=0.05,
