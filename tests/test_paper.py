@@ -24,7 +24,7 @@ import verdicts
 from volumes import write_volumes
 
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results"
-SEEDS = 3
+SEEDS = 5
 #: Files beside the runs that are no runs.
 OTHERS = ("speed", "attack_strength")
 RECORD = {

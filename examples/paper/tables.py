@@ -111,9 +111,6 @@ class Results:
             if m == top or not self.difference(top, m, column, metric).decided
         }
 
-    def seconds(self, method: str) -> float:
-        return sum(r["seconds"]["train"] for r in self.records[method]) / self.seeds
-
 
 def columns(results: Results) -> list[str]:
     """The columns of a table: those of the paper, and the strong attack beside its own."""
@@ -127,7 +124,7 @@ def rows_of(results: Results) -> list[list[Cell]]:
     head = ["method"]
     for name in names:
         head += [name] + (["paper"] if name in printed else [])
-    rows = [head + ["detail kept", "training / MSE"]]
+    rows = [head + ["detail kept"]]
     for method in results.all:
         trained = method in results.records
         row = [results.table.label(method) if trained else method]
@@ -140,9 +137,7 @@ def rows_of(results: Results) -> list[list[Cell]]:
                 psnr, ssim = numbers[printed[name]] if numbers else (None, None)
                 row.append(f"{psnr:.2f} / {ssim:.3f}" if numbers else "")
         kept = results.mean(method, results.shift, "contrast recovery")
-        row.append(f"{kept.mean:.2f} ± {kept.half:.2f}")
-        cost = results.seconds(method) / results.seconds("mse") if trained else None
-        rows.append(row + [f"{cost:.2f}" if trained else ""])
+        rows.append(row + [f"{kept.mean:.2f} ± {kept.half:.2f}"])
     return rows
 
 
@@ -201,11 +196,10 @@ def render(archive: Archive, table: Table, seeds: int) -> str:
         f"one {strong}. {flagged(results)}",
         "The paper's columns are on its own data, for comparison of orderings only; its attack "
         "has radius 1.",
-        "Training / MSE is the wall time of whole trainings, on a machine that may have been busy: "
-        "Table 6 is the measurement.",
         f"Preset {archive.preset}, {', '.join(devices)}; "
         + ", ".join(f"{k} {v}" for k, v in first["versions"].items())
-        + f"; {total_seconds(results) / 60:.0f} min of training and evaluation in all.",
+        + f"; {total_seconds(results) / 60:.0f} min of training and evaluation in all, on "
+        "a machine that may have been busy: what a training costs is in Table 6.",
     ]
     title = f"Table {table.number}: {table.title}"
     parts = [rows_of(results), differences_of(results), spread_of(results)]
