@@ -136,7 +136,7 @@ def test_the_snippet_of_the_readme_is_a_script_that_runs(tmp_path, monkeypatch, 
         script = script.replace(large, small)
     exec(compile(script, "three_networks.py", "exec"), {"__name__": "__main__"})
     table = capsys.readouterr().out
-    assert "3 networks, 2 samples" in table and "input jittering against MSE" in table
+    assert "3 networks, 2 samples" in table and "noise and attacks against MSE" in table
     for file in ("curves.png", "images.png"):
         assert (tmp_path / file).stat().st_size > 1000
     assert len(list(tmp_path.iterdir())) == 2
