@@ -40,7 +40,6 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.attacks.frank_wolfe`: full steps to the boundary.
 - :mod:`~deepinv_jitter.attacks.apgd`: steps that adapt to each sample.
 - :mod:`~deepinv_jitter.attacks.momentum`: ascent with Nesterov's momentum.
-- :mod:`~deepinv_jitter.attacks.subset`: some samples of a batch as a problem of their own.
 - :mod:`~deepinv_jitter.attacks.converged`: a search that goes on until it has converged.
 - :mod:`~deepinv_jitter.attacks.random`: random baselines.
 

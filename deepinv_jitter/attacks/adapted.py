@@ -52,10 +52,7 @@ class _GradientsStayOn(TorchFunctionMode):
 def differentiable(model: nn.Module) -> Iterator[None]:
     r"""
     Adapted networks, in the model or the model itself, have gradients where the caller wants some.
-
     What the network that was adapted turns off stays off.
-
-    :param torch.nn.Module model: the model.
     """
     mode = _GradientsStayOn()
     with ExitStack() as stack:

@@ -3,20 +3,22 @@ r"""A search that goes on until it has converged, for each sample."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from deepinv.physics import Physics
 from torch import nn
 
 from .. import checks as rules
+from ..memory import Memory, modules
 from .base import Attack
 from .budgets import Budget
 from .diagnostics import AttackResult, doubts
 from .momentum import MomentumAttack
 from .problem import Objective, Problem, undisturbed
 from .search import SearchAttack
-from .subset import subset
 
 
 class ConvergedAttack(Attack):
@@ -174,3 +176,45 @@ def _check_searches(searches: list[SearchAttack]) -> None:
             raise ValueError(
                 f"searches must share their {name}, the very same object, got different ones."
             )
+
+
+@contextmanager
+def subset(problem: Problem, rows: torch.Tensor) -> Iterator[Problem]:
+    r"""
+    Some samples of a batch, by their numbers, as a problem of their own; what is found for them is
+    brought back into that of all.
+
+    Nothing tells which parameters of a physics belong to the samples one by one. But the losses at
+    the worst points so far are known: a physics that gives them again is that of the samples. Tried
+    are the physics as it is and the one with all tensors cut that are as long as the batch. Where
+    neither does, as for a model that mixes the samples of a batch, all samples go on.
+    """
+    if len(rows) < len(problem.eps):
+        part = problem.take(rows)
+        for as_it_is in (nullcontext(), _cut(problem.physics, rows, len(problem.eps))):
+            with as_it_is:
+                if _is_known(part):
+                    yield part
+                    problem.put(rows, part)
+                    return
+    yield problem
+
+
+def _is_known(part: Problem) -> bool:
+    """Whether the losses of the worst points are what they were among all samples."""
+    try:
+        with torch.no_grad():
+            loss = part.value(part.worst)
+    except Exception:  # of whatever kind a wrong batch size makes a model or a physics raise
+        return False
+    return torch.allclose(loss, part.worst_loss, rtol=1e-3)
+
+
+@contextmanager
+def _cut(physics: Physics, rows: torch.Tensor, count: int) -> Iterator[None]:
+    memory = Memory(modules(physics))
+    try:
+        memory.restore({id(t): t[rows] for t in memory.tensors if t.shape[:1] == (count,)})
+        yield
+    finally:
+        memory.restore()

@@ -1,10 +1,4 @@
-r"""
-Iterations that are recomputed in the backward pass, from the state of the first pass.
-
-For the second pass :mod:`torch.utils.checkpoint` restores the global random generators and nothing
-else. Without more, batch normalisation would count a batch twice, spectral normalisation would go
-on with its power iteration, and a module with its own generator would draw other numbers, silently.
-"""
+r"""Iterations that are recomputed in the backward pass, from the state of the first pass."""
 
 from __future__ import annotations
 
@@ -67,8 +61,10 @@ class _Start:
     """
     What modules held at the start of a pass, except the values of their parameters.
 
-    As a context, which can be entered again as a graph can have more than one backward pass, it
-    brings that back, and afterwards what they held before.
+    For the second pass :mod:`torch.utils.checkpoint` restores the global generators alone: batch
+    normalisation would count a batch twice, a module with its own generator draw other numbers. As
+    a context, which can be entered again as a graph can have more than one backward pass, this
+    brings the start back, and afterwards what the modules held before.
     """
 
     def __init__(self, changing: Iterable[nn.Module], constant: Iterable[nn.Module]):

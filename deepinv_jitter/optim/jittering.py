@@ -104,14 +104,7 @@ def jitter(
 
 
 def jittered(model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter) -> JitteredIterator:
-    r"""
-    The iterator that would make an unrolled model jittered; the model is left unchanged.
-
-    :param deepinv.optim.BaseOptim model: the model.
-    :param float, Iterable[float], GaussianJitter sigma: noise level or noise model.
-    :return: (:class:`JitteredIterator`) its iterator, wrapped.
-    :raises TypeError, ValueError: as :func:`jitter`.
-    """
+    """The iterator that would make an unrolled model jittered; the model is left unchanged."""
     _check_unrolled(model)
     iterator = JitteredIterator(without_jitter(model.fixed_point.iterator), sigma)
     checks.per_iteration("sigma", len(iterator.jitter.noise.sigma), model.max_iter)
