@@ -1,4 +1,4 @@
-r"""The noise :math:`w_k`: scale, unit and generator; and the layer that adds it in training."""
+r"""The noise :math:`w_k`, and the layer that adds it in training."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class GaussianJitter:
         elif data_step is None:
             raise ValueError("scale='official' needs data_step, the stepped iterate.")
         elif x.is_complex():
-            raise ValueError(f"scale='official' needs a real iterate, got {x.dtype}: use 'relative'.")
+            raise ValueError(f"scale='official' needs real numbers, got {x.dtype}: use 'relative'.")
         else:
             std = sigma * data_step().max()
         return std * self.standard_normal(x)
@@ -133,8 +133,7 @@ class GaussianJitter:
         Draw :math:`\mathcal{N}(0, I)` from the noise model's generator.
 
         :param torch.Tensor x: gives the shape, type and device.
-        :return: (:class:`torch.Tensor`) noise of the shape of ``x``, in contiguous memory: the same
-            for a seed in any memory layout of ``x``.
+        :return: (:class:`torch.Tensor`) noise, the same for a seed in any memory layout of ``x``.
         """
         # Not randn_like, which on a channels_last iterate is several times slower and gives other
         # values for the same seed
@@ -232,11 +231,7 @@ class Jitter(torch.nn.Module):
         k: int | None = None,
         data_step: Callable[[], torch.Tensor] | None = None,
     ) -> torch.Tensor | None:
-        r"""
-        Draw :math:`w_k` if there is noise now. Arguments as for :class:`GaussianJitter`.
-
-        :return: (:class:`torch.Tensor`, ``None``) noise, of the shape of ``x``; ``None`` for none.
-        """
+        r"""Draw :math:`w_k` as :class:`GaussianJitter` does; ``None`` if there is no noise now."""
         if not (self.training and self.enabled):
             return None
         if k is None and len(self.noise.sigma) > 1:
