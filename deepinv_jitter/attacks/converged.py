@@ -1,4 +1,4 @@
-r"""A search that goes on until it has converged, for each sample."""
+r"""A search that goes on, for each sample, until it has converged."""
 
 from __future__ import annotations
 
@@ -98,14 +98,9 @@ class ConvergedAttack(Attack):
         ball three times as wide that shrinks to the budget; then until a doubling gains less than
         1 %, within 1500 gradients per sample.
 
-        :param Budget budget: the allowed perturbations.
-        :param str, torch.Tensor, Callable objective: see :class:`PGDAttack`. Default: ``"error"``.
-        :param int seed: seed of the random starts. Default: 0.
-        :param bool checks: compute all flags, see :class:`PGDAttack`. Default: ``True``.
-        :param torch.dtype, None autocast: see :class:`PGDAttack`. Default: ``None``.
         :return: (:class:`ConvergedAttack`) the attack.
-        :raises TypeError: if an argument is of the wrong type.
-        :raises ValueError: if an argument is out of range.
+
+        Parameters and errors are those of :class:`PGDAttack`.
         """
         shared: dict[str, Any] = dict(
             steps=40, objective=objective, seed=seed, checks=checks, autocast=autocast

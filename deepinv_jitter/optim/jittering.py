@@ -48,8 +48,8 @@ def jitter(
     Their calls are numbered from 0 in every forward pass of ``model``; that number is the
     iteration, for one level per iteration. They are noisy wherever they are called.
 
-    In evaluation mode the model gives the same output as without jitter, bit for bit. Parameters
-    and ``state_dict`` do not change. A second call replaces the first.
+    In evaluation mode the output is that without jitter, bit for bit. Parameters and ``state_dict``
+    do not change. A second call replaces the first.
 
     :param torch.nn.Module model: a network; without ``at``, built with ``unfold=True``.
     :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per

@@ -136,11 +136,7 @@ class ProximalPrior(NetworkPrior):
     """
 
     def prox(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        r"""
-        :math:`f_\theta(x)`, the proximal point of the stepped iterate ``x``.
-
-        Arguments and errors are those of :meth:`GradientPrior.grad`.
-        """
+        r""":math:`f_\theta(x)`; arguments and errors are those of :meth:`GradientPrior.grad`."""
         return self._apply_network(x, *args, **kwargs)
 
 
