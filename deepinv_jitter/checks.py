@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -93,6 +93,11 @@ def reals(name: str, values: object) -> torch.Tensor:
         raise TypeError(
             f"{name} must be a real number or an array of such, got {values!r}."
         ) from error
+
+
+def plain(value: Any) -> Any:
+    """Arrays of numpy and tensors as Python's numbers and lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def widest(device: torch.device) -> torch.dtype:

@@ -19,13 +19,11 @@ class RandomAttack(SearchAttack):
     :param int samples: number of draws, each the same direction for every sample. Default: 100.
     :param str law: ``"sphere"``, ``"ball"`` or ``"gaussian"``, see :meth:`Budget.random`. Default:
         ``"sphere"``.
-    :param str, torch.Tensor, Callable objective: as for :class:`PGDAttack`. Default:
-        ``"error"``.
-    :param int seed: seed of the draws. Default: 0.
     :param bool checks: find out in :meth:`Attack.run` whether the model is stochastic. Default:
         ``True``.
-    :raises TypeError: if ``budget`` or ``objective`` is of the wrong type.
-    :raises ValueError: if an argument is out of range.
+
+    The other parameters and the errors are those of :class:`PGDAttack`; the seed is that of the
+    draws.
 
     |sep|
 

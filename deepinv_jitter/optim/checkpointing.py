@@ -2,8 +2,8 @@ r"""Iterations that are recomputed in the backward pass, from the state of the f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 from deepinv.optim.optim_iterators import OptimIterator
@@ -42,18 +42,14 @@ class CheckpointedIterator(IteratorWrapper):
         self, X: dict, cur_data_fidelity, cur_prior, cur_params, y, physics, *args, **kwargs
     ) -> dict:
         """One iteration, recomputed in the backward pass if there is one."""
-        fidelity, prior = cur_data_fidelity, cur_prior
-        arguments = X, fidelity, prior, cur_params, y, physics, *args
+        arguments = X, cur_data_fidelity, cur_prior, cur_params, y, physics, *args
         if not torch.is_grad_enabled():
             return self.iterator(*arguments, **kwargs)
         # The parameters of a physics may change from batch to batch, but not in an iteration
-        start = _Start(modules(self.iterator, fidelity, prior), modules(physics))
+        start = _Start(modules(self.iterator, cur_data_fidelity, cur_prior), modules(physics))
+        contexts = nullcontext(), start
         return checkpoint(
-            self.iterator,
-            *arguments,
-            use_reentrant=False,
-            context_fn=lambda: (start.remembered(), start),
-            **kwargs,
+            self.iterator, *arguments, use_reentrant=False, context_fn=lambda: contexts, **kwargs
         )
 
 
@@ -70,15 +66,9 @@ class _Start:
     def __init__(self, changing: Iterable[nn.Module], constant: Iterable[nn.Module]):
         self.found = [*changing], [*constant]
         self.then = [Memory(found) for found in self.found]
-        self.copies: dict[int, torch.Tensor] = {}
-
-    @contextmanager
-    def remembered(self) -> Iterator[None]:
-        """For the first pass: keeps copies of the tensors, which it may change in place."""
-        # Of all: which ones it changes batch normalisation hides from torch's count of changes, and
-        # to compare them would make a GPU wait in every iteration
+        # Of all tensors: which ones the first pass changes in place batch normalisation hides from
+        # torch's count of changes, and to compare them would make a GPU wait in every iteration
         self.copies = self.then[0].copies()
-        yield
 
     def __enter__(self) -> None:
         self.now = [Memory(found) for found in self.found]

@@ -89,7 +89,7 @@ class OutputJitter(Jitter):
         The number of this call within the forward pass, from 0.
 
         In a part that is repeated in the backward pass, it is the number of the call that found
-        the global random generator in the state of now.
+        the global random generator in its present state.
         """
         if len(self.noise.sigma) == 1:
             self.k += 1

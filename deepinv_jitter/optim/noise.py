@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 
@@ -109,7 +108,9 @@ class GaussianJitter:
         elif data_step is None:
             raise ValueError("scale='official' needs data_step, the stepped iterate.")
         elif x.is_complex():
-            raise ValueError(f"scale='official' needs real numbers, got {x.dtype}: use 'relative'.")
+            raise ValueError(
+                f"scale='official' needs a real iterate, got {x.dtype}: use 'relative'."
+            )
         else:
             std = sigma * data_step().max()
         return std * self.standard_normal(x)
@@ -261,14 +262,9 @@ def in_backward() -> bool:
 
 
 def _levels(sigma: float | Iterable[float]) -> tuple[float, ...]:
-    given = _plain(sigma)
+    given = checks.plain(sigma)
     several = given if isinstance(given, Iterable) else [given]
-    levels = tuple(checks.real("sigma", _plain(level), 0) for level in several)
+    levels = tuple(checks.real("sigma", checks.plain(level), 0) for level in several)
     if not levels:
         raise ValueError("sigma must hold at least one level, got an empty sequence.")
     return levels
-
-
-def _plain(value: Any) -> Any:
-    """Tensors and arrays as Python numbers and lists."""
-    return value.tolist() if hasattr(value, "tolist") else value

@@ -3,6 +3,8 @@ r"""Networks as priors: as the gradient of one, as its proximal operator, or as 
 from __future__ import annotations
 
 import inspect
+from functools import partial
+from types import SimpleNamespace
 
 import torch
 from deepinv.optim import RED, PnP, Prior
@@ -32,9 +34,9 @@ class NetworkPrior(Prior):
         level = level_argument(network)
         self.level_name = None if level is None else level.name
 
-    def given(self, y: torch.Tensor) -> PriorGivenY:
-        """This prior together with the measurements, for one iteration."""
-        return PriorGivenY(self, y)
+    def given(self, y: torch.Tensor) -> SimpleNamespace:
+        """What stands in for this prior in one iteration, as it knows the measurements."""
+        return SimpleNamespace(grad=partial(self.grad, y=y), prox=partial(self.prox, y=y))
 
     def _apply_network(
         self,
@@ -61,20 +63,6 @@ class NetworkPrior(Prior):
                 f"The network must return the shape of x, {tuple(x.shape)}, got {got}."
             )
         return out
-
-
-class PriorGivenY:
-    """A :class:`NetworkPrior` together with the measurements."""
-
-    def __init__(self, prior: NetworkPrior, y: torch.Tensor):
-        self.prior = prior
-        self.y = y
-
-    def grad(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        return self.prior.grad(x, *args, y=self.y, **kwargs)
-
-    def prox(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        return self.prior.prox(x, *args, y=self.y, **kwargs)
 
 
 class GradientPrior(NetworkPrior):
