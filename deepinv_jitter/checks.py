@@ -1,4 +1,4 @@
-r"""Checks of arguments, whose messages all say the same: the rule, what came, what to do."""
+r"""Checks of arguments, whose messages all say the rule, what came and what to do."""
 
 from __future__ import annotations
 

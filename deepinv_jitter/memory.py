@@ -37,7 +37,7 @@ def modules(
             continue
         inner: Iterable
         if isinstance(thing, (DataParallel, DistributedDataParallel)):
-            inner = [thing.module]  # a wrapper has state of its own
+            inner = [thing.module]  # the wrapper's own state is not the model's
         elif isinstance(thing, nn.Module):
             yield thing
             inner = [*thing.children(), *vars(thing).values()]

@@ -18,7 +18,7 @@ ADAPTERS = (SplittingLoss.SplittingModel, R2RModel)
 
 
 class _GradientsStayOn(TorchFunctionMode):
-    """``no_grad`` says nothing. Known is who runs: adapters, or the networks that they call."""
+    """``no_grad`` does nothing while an adapter runs, and works in the networks that it calls."""
 
     def __init__(self) -> None:
         super().__init__()

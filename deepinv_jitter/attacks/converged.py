@@ -2,7 +2,6 @@ r"""A search that goes on, for each sample, until it has converged."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -144,10 +143,8 @@ class ConvergedAttack(Attack):
         return result
 
     def _restarted(self, k):
-        other = copy.deepcopy(self)
-        for search in other.searches:
-            search.start, search.seed = "random", search.seed + k
-        return other
+        searches = [search._restarted(k) for search in self.searches]
+        return ConvergedAttack(searches, tolerance=self.tolerance, max_steps=self.max_steps)
 
     def __repr__(self) -> str:
         each = ", ".join(f"{type(s).__name__}({s.settings})" for s in self.searches)

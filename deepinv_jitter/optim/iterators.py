@@ -142,7 +142,7 @@ class JitteredIterator(IteratorWrapper):
                 f"{type(base).__name__}: use 'std', 'norm' or 'relative'."
             )
         self.jitter = layer.train(iterator.training)
-        # Of the iterates, that which the data fidelity is a function of: the first, or a dual one
+        # Which iterate the data fidelity is a function of: the first, or a dual one
         self.argument = -1 if isinstance(base, CPIteration) and not base.g_first else 0
 
     def forward(
