@@ -147,8 +147,7 @@ class WorstCase(Attack):
     :Examples:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising()
-    >>> x = torch.randn(5, 2)
+    >>> x, physics = torch.randn(5, 2), dinv.physics.Denoising()
     >>> ball = dj.L2Ball(0.1)
     >>> attack = dj.WorstCase([dj.FrankWolfeAttack(ball, steps=20), dj.RandomAttack(ball)])
     >>> result = attack.run(dj.UnfoldedGD(dj.PointMLP(), max_iter=3), x, physics(x), physics)

@@ -48,8 +48,7 @@ class ConvergedAttack(Attack):
     :Examples:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising()
-    >>> x = torch.randn(5, 2)
+    >>> x, physics = torch.randn(5, 2), dinv.physics.Denoising()
     >>> attack = dj.ConvergedAttack.standard(dj.L2Ball(0.1))
     >>> result = attack.run(dj.UnfoldedGD(dj.PointMLP(), max_iter=3), x, physics(x), physics)
     >>> result.n_grad, result.flags["not_converged"].any()

@@ -30,8 +30,7 @@ class RandomAttack(SearchAttack):
     :Examples:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising()
-    >>> x = torch.randn(5, 2)
+    >>> x, physics = torch.randn(5, 2), dinv.physics.Denoising()
     >>> attack = dj.RandomAttack(dj.L2Ball(0.1), samples=10)
     >>> attack(dj.UnfoldedGD(dj.PointMLP()), x, physics(x), physics).shape
     torch.Size([5, 2])
