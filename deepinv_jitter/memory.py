@@ -37,7 +37,7 @@ def modules(
             continue
         inner: Iterable
         if isinstance(thing, (DataParallel, DistributedDataParallel)):
-            inner = [thing.module]  # a wrapper has state of its own
+            inner = [thing.module]  # the wrapper's own state is not the model's
         elif isinstance(thing, nn.Module):
             yield thing
             inner = [*thing.children(), *vars(thing).values()]
@@ -62,8 +62,6 @@ class Memory:
 
     Attributes that are lists, dictionaries or sets come back with what they hold; submodules that
     were not there before go. Parameters, hooks and what replaces a submodule are left alone.
-
-    :param Iterable[torch.nn.Module] found: the modules, each with its own attributes only.
     """
 
     def __init__(self, found: Iterable[nn.Module]):
@@ -126,9 +124,6 @@ def preserved(*roots: object) -> Iterator[None]:
 
     In the meantime the modules hold copies of their tensors: the originals are never written to, so
     a graph that saved them for its backward pass is still valid.
-
-    :param torch.nn.Module roots: the modules; those below them, the parts of stacked physics and
-        others in lists and dictionaries are found.
     """
     memory = Memory(modules(*roots))
     try:
@@ -146,9 +141,7 @@ def forgetful(model: nn.Module) -> Iterator[None]:
 
     Without, a model that starts where its last call ended, as deepinv's ``TVDenoiser`` does, would
     give results that depend on the samples it saw before. A physics in the model is left alone: it
-    has the parameters that its batches give it.
-
-    :param torch.nn.Module model: the model; meanwhile its attributes and buffers cannot be set.
+    has the parameters that its batches give it. Meanwhile attributes and buffers cannot be set.
     """
     memory = Memory(modules(model, leave=Physics))
     originals = memory.tensors

@@ -1,5 +1,6 @@
 """How the documentation is built: ``python -m sphinx -W --keep-going docs docs/_build``."""
 
+import ast
 import os
 import re
 import sys
@@ -112,5 +113,22 @@ def describe_thumbnails(app, doctree):
             image["alt"] = f"The last picture of the demo {name[1].replace('_', ' ')}"
 
 
+def list_modules(app, docname, source):
+    """The modules of the package from the ground up, each in the first line of its docstring."""
+    package = Path(deepinv_jitter.__file__).parent
+    rooms = re.findall(r"^- `(\w+)`", deepinv_jitter.__doc__, re.MULTILINE)
+    targets, lines = [], [""]
+    for room in rooms:
+        for path in sorted((package / room).glob("*.py")) or [package / f"{room}.py"]:
+            name = ".".join(path.relative_to(package.parent).with_suffix("").parts)
+            name = name.removesuffix(".__init__")
+            first = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+            targets.append(f".. py:module:: {name}")
+            lines.append(f"- :mod:`~{name}`: {first}")
+    listing = "\n".join(["```{eval-rst}", *targets, *lines, "```"])
+    source[0] = source[0].replace("<!-- list of modules -->", listing)
+
+
 def setup(app):
+    app.connect("source-read", list_modules)
     app.connect("doctree-read", describe_thumbnails)

@@ -2,9 +2,7 @@ r"""
 Attacks: the perturbation of the measurements, within a budget, that harms a reconstruction most.
 
 Every attack looks for :math:`\arg\max_{\|\delta\| \leq \varepsilon} \ell(H(y + \delta), x)`, sample
-by sample, eq. (6) of the paper. The loop of an attack, its ``search``, is the equation of its
-iterates; what all of them need (evaluation mode, frozen parameters, the worst point of each sample,
-flags) stands once, in :class:`SearchAttack`.
+by sample, eq. (6) of the paper.
 """
 
 from .apgd import APGDAttack
@@ -17,18 +15,3 @@ from .frank_wolfe import FrankWolfeAttack
 from .momentum import MomentumAttack
 from .pgd import PGDAttack
 from .random import RandomAttack
-
-__all__ = [
-    "APGDAttack",
-    "Attack",
-    "AttackResult",
-    "Budget",
-    "ConvergedAttack",
-    "FrankWolfeAttack",
-    "L2Ball",
-    "LinfBall",
-    "MomentumAttack",
-    "PGDAttack",
-    "RandomAttack",
-    "WorstCase",
-]

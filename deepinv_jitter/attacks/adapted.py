@@ -18,7 +18,7 @@ ADAPTERS = (SplittingLoss.SplittingModel, R2RModel)
 
 
 class _GradientsStayOn(TorchFunctionMode):
-    """``no_grad`` says nothing. Known is who runs: adapters, or the networks that they call."""
+    """``no_grad`` does nothing while an adapter runs, and works in the networks that it calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,10 +52,7 @@ class _GradientsStayOn(TorchFunctionMode):
 def differentiable(model: nn.Module) -> Iterator[None]:
     r"""
     Adapted networks, in the model or the model itself, have gradients where the caller wants some.
-
     What the network that was adapted turns off stays off.
-
-    :param torch.nn.Module model: the model.
     """
     mode = _GradientsStayOn()
     with ExitStack() as stack:

@@ -39,8 +39,7 @@ class APGDAttack(SearchAttack):
     :Examples:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising()
-    >>> x = torch.randn(5, 2)
+    >>> x, physics = torch.randn(5, 2), dinv.physics.Denoising()
     >>> attack = dj.APGDAttack(dj.L2Ball(0.1), steps=20).repeat(3)
     >>> result = attack.run(dj.UnfoldedGD(dj.PointMLP(), max_iter=3), x, physics(x), physics)
     >>> result.n_grad

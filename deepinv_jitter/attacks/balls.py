@@ -89,12 +89,8 @@ class LinfBall(Budget):
     :param str, None relative_to: ``"y"``, the largest modulus in each sample's measurements;
         ``"noise"``, the standard deviation :math:`\sigma` of the physics' Gaussian noise. Default:
         ``None``, an absolute radius.
-    :param str, torch.Tensor, deepinv.utils.TensorList, None support: as for :class:`L2Ball`.
-        Default: ``"auto"``.
-    :param str domain: ``"measurement"`` or ``"image"``. Default: ``"measurement"``.
-    :raises TypeError: if ``radius`` is no number or tensor of such.
-    :raises ValueError: if an argument is none of the above, ``support`` lets nothing be perturbed,
-        or an image-domain budget is not absolute.
+
+    The other parameters and the errors are those of :class:`L2Ball`.
 
     |sep|
 

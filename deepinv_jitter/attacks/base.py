@@ -23,10 +23,9 @@ class Attack(nn.Module, ABC):
     During an attack the model is in evaluation mode (so jitter is silent), the parameters of model
     and physics are frozen, and each call of the model starts without memory of the last.
     Afterwards, also after an exception, all is as it was: modes, ``requires_grad`` and ``.grad``;
-    buffers and attributes of modules with what lists and dictionaries among them hold, also those
-    that a model writes to in evaluation mode, such as a counter or where a solver starts from; the
-    global random generators of torch and those held as attributes. Not undone is what a model does
-    to its parameters, or outside of itself.
+    buffers and attributes with what lists and dictionaries among them hold, such as a counter or
+    where a solver starts from; torch's global generators and those held as attributes. Not undone
+    is what a model does to its parameters, or outside of itself.
 
     A model that one of deepinv's self-supervised losses has adapted is attacked as it is evaluated:
     along the gradient of its average over splitting masks or noise, drawn anew for each call.
@@ -38,13 +37,10 @@ class Attack(nn.Module, ABC):
 
     #: Precision of the model during the attack; ``None`` is what is in force.
     autocast: torch.dtype | None = None
-
     #: Whether it goes along a gradient.
     uses_gradient: bool = True
-
     #: Whether it stops after a fixed number of steps, converged or not.
     lower_bound: bool = True
-
     #: Whether an ``init`` is a start beside the attack's own, and not instead of it.
     adds_init: bool = False
 
@@ -125,10 +121,7 @@ class Attack(nn.Module, ABC):
 
     @abstractmethod
     def _solve(self, model, x, y, physics, eps, init, report: bool) -> AttackResult:
-        """
-        The result, its perturbations in one tensor. Without ``report``, everything but ``delta``
-        and ``perturbation`` may be missing.
-        """
+        """The result, perturbations in one tensor; without ``report`` the rest may be missing."""
 
     @abstractmethod
     def _restarted(self, k: int) -> Attack:
@@ -154,8 +147,7 @@ class WorstCase(Attack):
     :Examples:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising()
-    >>> x = torch.randn(5, 2)
+    >>> x, physics = torch.randn(5, 2), dinv.physics.Denoising()
     >>> ball = dj.L2Ball(0.1)
     >>> attack = dj.WorstCase([dj.FrankWolfeAttack(ball, steps=20), dj.RandomAttack(ball)])
     >>> result = attack.run(dj.UnfoldedGD(dj.PointMLP(), max_iter=3), x, physics(x), physics)

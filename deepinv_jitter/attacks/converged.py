@@ -1,22 +1,23 @@
-r"""A search that goes on until it has converged, for each sample."""
+r"""A search that goes on, for each sample, until it has converged."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from deepinv.physics import Physics
 from torch import nn
 
 from .. import checks as rules
+from ..memory import Memory, modules
 from .base import Attack
 from .budgets import Budget
 from .diagnostics import AttackResult, doubts
 from .momentum import MomentumAttack
 from .problem import Objective, Problem, undisturbed
 from .search import SearchAttack
-from .subset import subset
 
 
 class ConvergedAttack(Attack):
@@ -47,8 +48,7 @@ class ConvergedAttack(Attack):
     :Examples:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising()
-    >>> x = torch.randn(5, 2)
+    >>> x, physics = torch.randn(5, 2), dinv.physics.Denoising()
     >>> attack = dj.ConvergedAttack.standard(dj.L2Ball(0.1))
     >>> result = attack.run(dj.UnfoldedGD(dj.PointMLP(), max_iter=3), x, physics(x), physics)
     >>> result.n_grad, result.flags["not_converged"].any()
@@ -96,14 +96,9 @@ class ConvergedAttack(Attack):
         ball three times as wide that shrinks to the budget; then until a doubling gains less than
         1 %, within 1500 gradients per sample.
 
-        :param Budget budget: the allowed perturbations.
-        :param str, torch.Tensor, Callable objective: see :class:`PGDAttack`. Default: ``"error"``.
-        :param int seed: seed of the random starts. Default: 0.
-        :param bool checks: compute all flags, see :class:`PGDAttack`. Default: ``True``.
-        :param torch.dtype, None autocast: see :class:`PGDAttack`. Default: ``None``.
         :return: (:class:`ConvergedAttack`) the attack.
-        :raises TypeError: if an argument is of the wrong type.
-        :raises ValueError: if an argument is out of range.
+
+        Parameters and errors are those of :class:`PGDAttack`.
         """
         shared: dict[str, Any] = dict(
             steps=40, objective=objective, seed=seed, checks=checks, autocast=autocast
@@ -147,10 +142,8 @@ class ConvergedAttack(Attack):
         return result
 
     def _restarted(self, k):
-        other = copy.deepcopy(self)
-        for search in other.searches:
-            search.start, search.seed = "random", search.seed + k
-        return other
+        searches = [search._restarted(k) for search in self.searches]
+        return ConvergedAttack(searches, tolerance=self.tolerance, max_steps=self.max_steps)
 
     def __repr__(self) -> str:
         each = ", ".join(f"{type(s).__name__}({s.settings})" for s in self.searches)
@@ -174,3 +167,45 @@ def _check_searches(searches: list[SearchAttack]) -> None:
             raise ValueError(
                 f"searches must share their {name}, the very same object, got different ones."
             )
+
+
+@contextmanager
+def subset(problem: Problem, rows: torch.Tensor) -> Iterator[Problem]:
+    r"""
+    Some samples of a batch, by their numbers, as a problem of their own; what is found for them is
+    brought back into that of all.
+
+    Nothing tells which parameters of a physics belong to the samples one by one. But the losses at
+    the worst points so far are known: a physics that gives them again is that of the samples. Tried
+    are the physics as it is and the one with all tensors cut that are as long as the batch. Where
+    neither does, as for a model that mixes the samples of a batch, all samples go on.
+    """
+    if len(rows) < len(problem.eps):
+        part = problem.take(rows)
+        for as_it_is in (nullcontext(), _cut(problem.physics, rows, len(problem.eps))):
+            with as_it_is:
+                if _is_known(part):
+                    yield part
+                    problem.put(rows, part)
+                    return
+    yield problem
+
+
+def _is_known(part: Problem) -> bool:
+    """Whether the losses of the worst points are what they were among all samples."""
+    try:
+        with torch.no_grad():
+            loss = part.value(part.worst)
+    except Exception:  # of whatever kind a wrong batch size makes a model or a physics raise
+        return False
+    return torch.allclose(loss, part.worst_loss, rtol=1e-3)
+
+
+@contextmanager
+def _cut(physics: Physics, rows: torch.Tensor, count: int) -> Iterator[None]:
+    memory = Memory(modules(physics))
+    try:
+        memory.restore({id(t): t[rows] for t in memory.tensors if t.shape[:1] == (count,)})
+        yield
+    finally:
+        memory.restore()

@@ -64,8 +64,7 @@ class AttackResult:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
     >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=3)
-    >>> physics = dinv.physics.Denoising()
-    >>> x = torch.randn(5, 2)
+    >>> x, physics = torch.randn(5, 2), dinv.physics.Denoising()
     >>> result = dj.APGDAttack(dj.L2Ball(0.1), steps=20).run(model, x, physics(x), physics)
     >>> bool((result.loss > result.loss_clean).all()), result.trace.shape, result.n_grad
     (True, torch.Size([21, 5]), 20)

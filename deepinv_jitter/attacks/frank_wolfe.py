@@ -32,8 +32,7 @@ class FrankWolfeAttack(SearchAttack):
     :Examples:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising()
-    >>> x = torch.randn(5, 2)
+    >>> x, physics = torch.randn(5, 2), dinv.physics.Denoising()
     >>> model = dj.UnfoldedGD(dj.PointMLP(), max_iter=3)
     >>> delta = dj.FrankWolfeAttack(dj.L2Ball(0.1))(model, x, physics(x), physics)
     >>> delta.norm(dim=1)

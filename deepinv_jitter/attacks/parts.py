@@ -17,23 +17,8 @@ class Layout:
     How measurements lie in one tensor: a tensor as it is, the parts of a
     :class:`deepinv.utils.TensorList` flat and side by side, shape `(B, N)`.
 
-    Where only some of the parts are complex, those lie as pairs of real numbers.
-
-    :param torch.Tensor, deepinv.utils.TensorList y: measurements.
-    :raises TypeError: if they are neither, or hold something else than real or complex numbers.
-    :raises ValueError: if a part is empty, or the parts differ in batch size, device or precision.
-
-    |sep|
-
-    :Examples:
-
-    >>> import torch
-    >>> from deepinv.utils import TensorList
-    >>> from deepinv_jitter.attacks.parts import Layout
-    >>> y = TensorList([torch.ones(5, 1, 4, 4), torch.ones(5, 3)])
-    >>> layout = Layout(y)
-    >>> layout.pack(y).shape, layout.unpack(layout.pack(y)).shape
-    (torch.Size([5, 19]), [torch.Size([5, 1, 4, 4]), torch.Size([5, 3])])
+    Where only some of the parts are complex, those lie as pairs of real numbers. Refused is what
+    holds no such numbers, and parts that differ in batch size, device or precision.
     """
 
     def __init__(self, y: Measurements):
@@ -64,20 +49,15 @@ class Layout:
         """One tensor as measurements."""
         if not self.in_parts:
             return flat
-        sizes = [
-            shape.numel() * (2 if pairs else 1)
-            for shape, pairs in zip(self.shapes, self.in_pairs, strict=True)
-        ]
-        parts = [
-            torch.view_as_complex(piece.unflatten(1, (-1, 2))) if pairs else piece
-            for piece, pairs in zip(flat.split(sizes, 1), self.in_pairs, strict=True)
-        ]
-        return TensorList(
-            [
-                part.reshape(len(part), *shape)
-                for part, shape in zip(parts, self.shapes, strict=True)
-            ]
-        )
+        parts, start = [], 0
+        for shape, pairs in zip(self.shapes, self.in_pairs, strict=True):
+            end = start + shape.numel() * (2 if pairs else 1)
+            part, start = flat[:, start:end], end
+            if pairs:
+                # Not view_as_complex, which refuses a part that begins at an odd place
+                part = torch.complex(part[:, ::2], part[:, 1::2])
+            parts.append(part.reshape(len(flat), *shape))
+        return TensorList(parts)
 
 
 def named_parts(name: str, y: Measurements) -> dict[str, torch.Tensor]:

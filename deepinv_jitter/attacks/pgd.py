@@ -45,8 +45,7 @@ class PGDAttack(SearchAttack):
     :Examples:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising()
-    >>> x = torch.randn(5, 2)
+    >>> x, physics = torch.randn(5, 2), dinv.physics.Denoising()
     >>> attack = dj.PGDAttack(dj.L2Ball(0.1), steps=20)
     >>> delta = attack(dj.UnfoldedGD(dj.PointMLP(), max_iter=3), x, physics(x), physics)
     >>> delta.norm(dim=1)

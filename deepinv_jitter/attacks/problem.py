@@ -28,17 +28,10 @@ FOUND = ("worst", "worst_loss", "zero_gradient", "nonfinite")
 
 class Problem:
     r"""
-    What a search climbs: the loss of one batch as a function of the perturbation.
+    The loss of one batch as a function of the perturbation, for one attack.
 
-    It lives for one attack and remembers, for each sample, the worst point it was asked about.
-    Perturbations and measurements of several parts are one tensor, see :class:`Layout`.
-
-    :param Attack attack: gives budget and objective.
-    :param torch.nn.Module model: the reconstruction network.
-    :param torch.Tensor, None x: truth.
-    :param torch.Tensor, deepinv.utils.TensorList y: measurements, shape `(B, ...)`.
-    :param deepinv.physics.Physics physics: the physics.
-    :param float, torch.Tensor, None eps: absolute radius instead of the budget's.
+    It remembers, for each sample, the worst point it was asked about. Perturbations and
+    measurements of several parts are one tensor, see :class:`Layout`.
     """
 
     def __init__(self, attack, model, x, y, physics, eps):

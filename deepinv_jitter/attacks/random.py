@@ -19,21 +19,18 @@ class RandomAttack(SearchAttack):
     :param int samples: number of draws, each the same direction for every sample. Default: 100.
     :param str law: ``"sphere"``, ``"ball"`` or ``"gaussian"``, see :meth:`Budget.random`. Default:
         ``"sphere"``.
-    :param str, torch.Tensor, Callable objective: as for :class:`PGDAttack`. Default:
-        ``"error"``.
-    :param int seed: seed of the draws. Default: 0.
     :param bool checks: find out in :meth:`Attack.run` whether the model is stochastic. Default:
         ``True``.
-    :raises TypeError: if ``budget`` or ``objective`` is of the wrong type.
-    :raises ValueError: if an argument is out of range.
+
+    The other parameters and the errors are those of :class:`PGDAttack`; the seed is that of the
+    draws.
 
     |sep|
 
     :Examples:
 
     >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> physics = dinv.physics.Denoising()
-    >>> x = torch.randn(5, 2)
+    >>> x, physics = torch.randn(5, 2), dinv.physics.Denoising()
     >>> attack = dj.RandomAttack(dj.L2Ball(0.1), samples=10)
     >>> attack(dj.UnfoldedGD(dj.PointMLP()), x, physics(x), physics).shape
     torch.Size([5, 2])

@@ -93,7 +93,7 @@ class SearchAttack(Attack):
         return result
 
     def _restarted(self, k):
-        other = copy.deepcopy(self)
+        other = copy.copy(self)
         if self.uses_gradient:
             other.start = "random"
         other.seed = self.seed + k
@@ -110,7 +110,6 @@ class SearchAttack(Attack):
 
 
 def checked_momentum(value: float) -> float:
-    """A share that old steps, or gradients, keep."""
     value = rules.real("momentum", value, low=0)
     if value >= 1:
         raise ValueError(f"momentum must be at least 0 and below 1, got {value!r}.")

@@ -6,12 +6,3 @@ from .indexed import IndexedDataset
 from .points import PointDataset
 from .reflectivity import ReflectivityDataset
 from .segy import segy_sections
-
-__all__ = [
-    "BrainSliceDataset",
-    "IndexedDataset",
-    "PointDataset",
-    "ReflectivityDataset",
-    "fastmri_slices",
-    "segy_sections",
-]

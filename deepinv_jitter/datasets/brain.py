@@ -13,7 +13,7 @@ from .. import checks
 from .indexed import from_zero, sample_rng
 
 PLANES = ("sagittal", "coronal", "axial")
-# Of every 40 mm along an axis, those of each split, 5 mm apart within a period and across periods
+# The positions of each split in every 40 mm along an axis; the splits are 5 mm apart everywhere
 PERIOD = 40
 BLOCKS = {"train": range(0, 25), "test": range(29, 36)}
 SMALLEST_AREA = 0.3  # of that of the largest slice of a plane

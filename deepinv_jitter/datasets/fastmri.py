@@ -194,8 +194,7 @@ def _chosen(slice_index: Any) -> str | int | tuple[int, ...]:
                 f"slice_index must be 'all', 'middle', 'middle+i' or indices, got {slice_index!r}."
             )
         return slice_index
-    if hasattr(slice_index, "tolist"):  # of numpy or torch
-        slice_index = slice_index.tolist()
+    slice_index = checks.plain(slice_index)
     if isinstance(slice_index, Iterable):
         return tuple(checks.whole("slice_index", i) for i in slice_index)
     return checks.whole("slice_index", slice_index)

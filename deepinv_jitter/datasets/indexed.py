@@ -50,7 +50,7 @@ class IndexedDataset(ImageDataset):
         return len(self.dataset)  # type: ignore[arg-type]  # which has been asked for
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
-        # One number for each sample, however it is asked for
+        # The same number for a sample that is asked for from the end
         index = from_zero(index, len(self))
         sample = self.dataset[index]
         if not isinstance(sample, SAMPLES):

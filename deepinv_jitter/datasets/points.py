@@ -40,8 +40,7 @@ class PointDataset(ImageDataset):
     def __init__(self, length: int, *, center: Iterable[float] = (0.0, 0.0)):
         super().__init__(use_dict_output=True)
         self.length = checks.whole("length", length, 1, sys.maxsize)
-        if hasattr(center, "tolist"):  # of numpy or torch
-            center = center.tolist()
+        center = checks.plain(center)
         center = tuple(center) if isinstance(center, Iterable) else (center,)
         largest = torch.finfo(torch.float32).max
         self.center = tuple(checks.real("center", c, -largest, largest) for c in center)

@@ -5,13 +5,3 @@ from .diffusion import ConditionalDDPM
 from .networks import PointMLP, UnrolledDnCNN
 from .spectral import spectral_normalize
 from .unfolded import UnfoldedGD, UnfoldedPGD
-
-__all__ = [
-    "ConditionalDDPM",
-    "PointMLP",
-    "UnfoldedGD",
-    "UnfoldedPGD",
-    "UnrolledDnCNN",
-    "demo_network",
-    "spectral_normalize",
-]

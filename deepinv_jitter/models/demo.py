@@ -57,7 +57,7 @@ def demo_network(
 def untrained(
     problem: str, jitter: float | Iterable[float] | GaussianJitter | None = None
 ) -> UnfoldedPGD:
-    """A network of a problem, freshly initialised by the global generator."""
+    """A network of a problem, freshly initialised."""
     channels, depth, iterations = SIZES[problem]
     networks = [
         UnrolledDnCNN(channels, depth=depth, width=16, residual=True) for _ in range(iterations)

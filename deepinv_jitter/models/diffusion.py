@@ -120,19 +120,5 @@ class ConditionalDDPM(Reconstructor):
         :return: (:class:`deepinv.sampling.VariancePreservingDiffusion`) the diffusion.
         """
         return VariancePreservingDiffusion(
-            denoiser=_Bound(self.denoise),
-            minus_one_one=False,
-            dtype=torch.float32,
-            device=like.device,
+            denoiser=self.denoise, minus_one_one=False, dtype=torch.float32, device=like.device
         )
-
-
-class _Bound(nn.Module):
-    """A function as the module that the host expects, without weights of its own."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args) -> torch.Tensor:
-        return self.function(*args)

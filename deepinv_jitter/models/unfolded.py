@@ -38,7 +38,7 @@ def adjoint(y: torch.Tensor, physics: Physics) -> torch.Tensor:
 
 
 class _Unfolded(BaseOptim):
-    """What UnfoldedGD and UnfoldedPGD share. The host's algorithm comes after it."""
+    """What UnfoldedGD and UnfoldedPGD share."""
 
     _network_prior: type[Prior]
     _denoiser_prior: type[Prior]
@@ -153,13 +153,8 @@ class UnfoldedGD(_Unfolded, GD):
         \quad k = 0, \dots, K-1,
 
     with :math:`w_k = 0` in evaluation mode and without ``jitter``. It is a
-    :class:`deepinv.optim.GD` with ``unfold=True``, called as ``model(y, physics)``.
-
-    To make it faster, use torch's own means, and measure whether they pay:
-    ``model.to(memory_format=torch.channels_last)`` where convolutions are faster in that layout (on
-    some processors they take twice as long), ``network.compile()`` before it is passed as
-    ``prior``, and the trainer's ``mixed_precision=torch.bfloat16`` where the hardware has units for
-    it; the physics of this package stay in single precision.
+    :class:`deepinv.optim.GD` with ``unfold=True``, called as ``model(y, physics)``. What makes it
+    faster stands in the documentation, under speed and memory.
 
     :param deepinv.optim.Prior, deepinv.models.Denoiser, torch.nn.Module prior: where
         :math:`f_\theta` comes from: a deepinv prior (its gradient), a deepinv denoiser :math:`D`

@@ -6,17 +6,3 @@ from .iterators import ConditionedIterator, JitteredIterator
 from .jittering import jitter, no_jitter, unjitter
 from .noise import GaussianJitter, Jitter
 from .priors import GradientPrior, ProximalPrior
-
-__all__ = [
-    "CheckpointedIterator",
-    "ConditionedIterator",
-    "GaussianJitter",
-    "GradientPrior",
-    "Jitter",
-    "JitteredIterator",
-    "NormalL2",
-    "ProximalPrior",
-    "jitter",
-    "no_jitter",
-    "unjitter",
-]

@@ -1,15 +1,9 @@
-r"""
-Iterations that are recomputed in the backward pass, from the state of the first pass.
-
-For the second pass :mod:`torch.utils.checkpoint` restores the global random generators and nothing
-else. Without more, batch normalisation would count a batch twice, spectral normalisation would go
-on with its power iteration, and a module with its own generator would draw other numbers, silently.
-"""
+r"""Iterations that are recomputed in the backward pass, from the state of the first pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 from deepinv.optim.optim_iterators import OptimIterator
@@ -48,18 +42,14 @@ class CheckpointedIterator(IteratorWrapper):
         self, X: dict, cur_data_fidelity, cur_prior, cur_params, y, physics, *args, **kwargs
     ) -> dict:
         """One iteration, recomputed in the backward pass if there is one."""
-        fidelity, prior = cur_data_fidelity, cur_prior
-        arguments = X, fidelity, prior, cur_params, y, physics, *args
+        arguments = X, cur_data_fidelity, cur_prior, cur_params, y, physics, *args
         if not torch.is_grad_enabled():
             return self.iterator(*arguments, **kwargs)
         # The parameters of a physics may change from batch to batch, but not in an iteration
-        start = _Start(modules(self.iterator, fidelity, prior), modules(physics))
+        start = _Start(modules(self.iterator, cur_data_fidelity, cur_prior), modules(physics))
+        contexts = nullcontext(), start
         return checkpoint(
-            self.iterator,
-            *arguments,
-            use_reentrant=False,
-            context_fn=lambda: (start.remembered(), start),
-            **kwargs,
+            self.iterator, *arguments, use_reentrant=False, context_fn=lambda: contexts, **kwargs
         )
 
 
@@ -67,22 +57,18 @@ class _Start:
     """
     What modules held at the start of a pass, except the values of their parameters.
 
-    As a context, which can be entered again as a graph can have more than one backward pass, it
-    brings that back, and afterwards what they held before.
+    For the second pass :mod:`torch.utils.checkpoint` restores the global generators alone: batch
+    normalisation would count a batch twice, a module with its own generator draw other numbers. As
+    a context, which can be entered again as a graph can have more than one backward pass, this
+    brings the start back, and afterwards what the modules held before.
     """
 
     def __init__(self, changing: Iterable[nn.Module], constant: Iterable[nn.Module]):
         self.found = [*changing], [*constant]
         self.then = [Memory(found) for found in self.found]
-        self.copies: dict[int, torch.Tensor] = {}
-
-    @contextmanager
-    def remembered(self) -> Iterator[None]:
-        """For the first pass: keeps copies of the tensors, which it may change in place."""
-        # Of all: which ones it changes batch normalisation hides from torch's count of changes, and
-        # to compare them would make a GPU wait in every iteration
+        # Of all tensors: which ones the first pass changes in place batch normalisation hides from
+        # torch's count of changes, and to compare them would make a GPU wait in every iteration
         self.copies = self.then[0].copies()
-        yield
 
     def __enter__(self) -> None:
         self.now = [Memory(found) for found in self.found]

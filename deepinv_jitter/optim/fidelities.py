@@ -53,20 +53,16 @@ class NormalL2(L2):
 
     def given(self, adjoint: torch.Tensor) -> NormalL2Given:
         r"""
-        This fidelity together with :math:`A^\top y`.
+        This fidelity together with :math:`A^\top y`, for one forward pass.
 
         :param torch.Tensor adjoint: :math:`A^\top y`, shape of the image.
-        :return: (:class:`deepinv.optim.DataFidelity`) what stands in for it in one forward pass.
+        :return: (:class:`deepinv.optim.DataFidelity`) what stands in for it.
         """
         return NormalL2Given(self, adjoint)
 
 
 class WrappedFidelity:
-    r"""
-    Base of what stands in for a data fidelity: the same in all but what a subclass changes.
-
-    :param deepinv.optim.DataFidelity fidelity: :math:`f`.
-    """
+    """What stands in for a data fidelity: the same in all but what a subclass changes."""
 
     def __init__(self, fidelity: DataFidelity | WrappedFidelity):
         self.fidelity = fidelity
@@ -86,12 +82,7 @@ class WrappedFidelity:
 
 
 class NormalL2Given(WrappedFidelity):
-    r"""
-    A :class:`NormalL2` together with :math:`A^\top y`.
-
-    :param NormalL2 fidelity: the fidelity.
-    :param torch.Tensor adjoint: :math:`A^\top y`.
-    """
+    r"""A :class:`NormalL2` together with :math:`A^\top y`."""
 
     reads_adjoint = False
 
@@ -113,9 +104,6 @@ class TiltedFidelity(WrappedFidelity):
     Its value stays that of :math:`f`, so that a host model reports the cost of the clean objective.
     ``asked`` holds which of the methods through which the noise enters a step were called; a step
     that calls none of them has no noise.
-
-    :param deepinv.optim.DataFidelity fidelity: :math:`f`.
-    :param torch.Tensor w: :math:`w_k`, of the shape of the iterate.
     """
 
     def __init__(self, fidelity: DataFidelity | WrappedFidelity, w: torch.Tensor):

@@ -22,10 +22,6 @@ class OutputJitter(Jitter):
     The jitter of submodules of a model, added to what they return by forward hooks.
 
     Their calls are numbered within each forward pass of the model: that is the iteration :math:`k`.
-
-    :param float, Iterable[float], GaussianJitter sigma: noise level or noise model.
-    :param torch.nn.Module model: the model whose forward passes count.
-    :param list[torch.nn.Module] modules: the submodules.
     """
 
     def __init__(
@@ -93,7 +89,7 @@ class OutputJitter(Jitter):
         The number of this call within the forward pass, from 0.
 
         In a part that is repeated in the backward pass, it is the number of the call that found
-        the global random generator in the state of now.
+        the global random generator in its present state.
         """
         if len(self.noise.sigma) == 1:
             self.k += 1
@@ -133,16 +129,7 @@ def remove(model: nn.Module) -> None:
 
 
 def named(model: nn.Module, at: str | Iterable[str]) -> list[nn.Module]:
-    r"""
-    The submodules that patterns name.
-
-    :param torch.nn.Module model: the model.
-    :param str, Iterable[str] at: patterns of names in ``model.named_modules()``, as in
-        ``fnmatch``, part by part between the dots.
-    :return: (:class:`list`) the submodules, once each.
-    :raises TypeError: if ``at`` is not made of strings.
-    :raises ValueError: if a pattern names none, or another model jitters one.
-    """
+    """The submodules, once each, that patterns name as in ``fnmatch``, part by part."""
     patterns = [at] if isinstance(at, str) or not isinstance(at, Iterable) else list(at)
     if not patterns or not all(isinstance(p, str) for p in patterns):
         raise TypeError(

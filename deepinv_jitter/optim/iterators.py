@@ -2,15 +2,8 @@ r"""
 Where the noise enters an iteration: iterators that wrap an unchanged deepinv iterator.
 
 In training, :class:`JitteredIterator` hands the wrapped iterator a data fidelity tilted by a
-random linear term, :math:`f_k(x) = f(x) + \langle w_k, x\rangle`. Then
-
-.. math::
-    \nabla f_k = \nabla f + w_k, \qquad
-    \operatorname{prox}_{\gamma f_k}(v) = \operatorname{prox}_{\gamma f}(v - \gamma w_k).
-
-The first is eq. (8) of the paper for gradient descent and eq. (12) for proximal gradient descent,
-the second our extension to the algorithms that take a proximal step on the data fidelity. No step
-of an algorithm is written a second time.
+random linear term, :math:`f_k(x) = f(x) + \langle w_k, x\rangle`. No step of an algorithm is
+written a second time.
 """
 
 from __future__ import annotations
@@ -93,16 +86,14 @@ class JitteredIterator(IteratorWrapper):
     r"""
     Adds :math:`w_k` to the data-fidelity gradient of every iteration, in training mode only.
 
-    With gradient descent and a network :math:`f_\theta` as the gradient of the prior this is eq.
-    (8) of the paper,
+    The data fidelity becomes :math:`f_k(x) = f(x) + \langle w_k, x\rangle`, so that
 
     .. math::
-        x_{k+1} = x_k - \eta \left( A^\top(Ax_k - y) + f_\theta(x_k) + w_k \right),
+        \nabla f_k = \nabla f + w_k, \qquad
+        \operatorname{prox}_{\gamma f_k}(v) = \operatorname{prox}_{\gamma f}(v - \gamma w_k).
 
-    and with proximal gradient descent eq. (12),
-
-    .. math::
-        x_{k+1} = \operatorname{prox}_\theta\left( x_k - \eta ( A^\top(Ax_k - y) + w_k ) \right).
+    The first gives eq. (8) of the paper for gradient descent (:class:`UnfoldedGD`) and eq. (12) for
+    proximal gradient descent (:class:`UnfoldedPGD`), the second is our extension.
 
     The layer :class:`Jitter` that it holds switches the noise: in evaluation mode, inside
     :func:`no_jitter` and where :math:`\sigma_k=0` the wrapped iterator is called unchanged and no
@@ -151,7 +142,7 @@ class JitteredIterator(IteratorWrapper):
                 f"{type(base).__name__}: use 'std', 'norm' or 'relative'."
             )
         self.jitter = layer.train(iterator.training)
-        # Of the iterates, that which the data fidelity is a function of: the first, or a dual one
+        # Which iterate the data fidelity is a function of: the first, or a dual one
         self.argument = -1 if isinstance(base, CPIteration) and not base.g_first else 0
 
     def forward(

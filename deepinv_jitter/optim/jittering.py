@@ -48,8 +48,8 @@ def jitter(
     Their calls are numbered from 0 in every forward pass of ``model``; that number is the
     iteration, for one level per iteration. They are noisy wherever they are called.
 
-    In evaluation mode the model gives the same output as without jitter, bit for bit. Parameters
-    and ``state_dict`` do not change. A second call replaces the first.
+    In evaluation mode the output is that without jitter, bit for bit. Parameters and ``state_dict``
+    do not change. A second call replaces the first.
 
     :param torch.nn.Module model: a network; without ``at``, built with ``unfold=True``.
     :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
@@ -104,14 +104,7 @@ def jitter(
 
 
 def jittered(model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter) -> JitteredIterator:
-    r"""
-    The iterator that would make an unrolled model jittered; the model is left unchanged.
-
-    :param deepinv.optim.BaseOptim model: the model.
-    :param float, Iterable[float], GaussianJitter sigma: noise level or noise model.
-    :return: (:class:`JitteredIterator`) its iterator, wrapped.
-    :raises TypeError, ValueError: as :func:`jitter`.
-    """
+    """The iterator that would make an unrolled model jittered; the model is left unchanged."""
     _check_unrolled(model)
     iterator = JitteredIterator(without_jitter(model.fixed_point.iterator), sigma)
     checks.per_iteration("sigma", len(iterator.jitter.noise.sigma), model.max_iter)
@@ -170,26 +163,22 @@ def no_jitter(module: nn.Module) -> Iterator[nn.Module]:
     True
     """
     checks.instance("module", module, nn.Module, "torch.nn.Module")
-    layers = hooks.layers(module)
-    before = [layer.enabled for layer in layers]
+    enabled = [layer for layer in hooks.layers(module) if layer.enabled]
     try:
-        for layer in layers:
+        for layer in enabled:
             layer.enabled = False
         yield module
     finally:
-        for layer, enabled in zip(layers, before, strict=True):
-            layer.enabled = enabled
+        for layer in enabled:
+            layer.enabled = True
 
 
 def _unrolled(model: nn.Module) -> BaseOptim:
     """The unrolled model that a model is or holds."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, BaseOptim)}
     # One inside another, for example as its denoiser, is part of that
-    outer = {
-        name: m
-        for name, m in found.items()
-        if not any(m is not o and m in set(o.modules()) for o in found.values())
-    }
+    inner = {m for outer in found.values() for m in list(outer.modules())[1:]}
+    outer = {name: m for name, m in found.items() if m not in inner}
     if not outer:
         name = type(model).__name__
         if isinstance(model, SAMPLERS):
@@ -218,8 +207,7 @@ def _check_unrolled(model: BaseOptim) -> None:
             f"{algorithm} has no place for jitter, since its step asks the data fidelity for "
             "neither a gradient nor a proximal point: use one that does, such as PGD."
         )
-    # With these the number of steps, or a step itself, would depend on the noise in ways that no
-    # equation of the method describes
+    # With these the steps would depend on the noise in ways that no equation describes
     options = {
         "unfold=False": not (model.unfold or isinstance(model, BaseUnfold)),
         "DEQ": model.DEQ or isinstance(model, BaseDEQ),

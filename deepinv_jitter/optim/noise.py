@@ -1,10 +1,9 @@
-r"""The noise :math:`w_k`: scale, unit and generator; and the layer that adds it in training."""
+r"""The noise :math:`w_k`, and the layer that adds it in training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 
@@ -98,7 +97,7 @@ class GaussianJitter:
         :raises ValueError: if ``x`` is not a batch, the level is so large that the squared noise
             overflows, or the scale is ``"official"`` and ``data_step`` is missing or complex.
         """
-        sigma = self.level(x, k)
+        sigma = self._level(x, k)
         std: float | torch.Tensor
         if self.scale == "std":
             std = sigma
@@ -107,29 +106,17 @@ class GaussianJitter:
         elif self.scale == "relative":
             std = sigma * x.detach().abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
         elif data_step is None:
-            raise ValueError(
-                "scale='official' needs data_step, the stepped iterate it scales with."
-            )
+            raise ValueError("scale='official' needs data_step, the stepped iterate.")
         elif x.is_complex():
             raise ValueError(
-                "scale='official' takes the largest value of a real iterate, got "
-                f"{x.dtype}: use 'relative'."
+                f"scale='official' needs a real iterate, got {x.dtype}: use 'relative'."
             )
         else:
             std = sigma * data_step().max()
         return std * self.standard_normal(x)
 
-    def level(self, x: torch.Tensor, k: int = 0) -> float:
-        r"""
-        Noise level of iteration ``k``, checked against an iterate whose values are not read.
-
-        :param torch.Tensor x: iterate, shape `(B, ...)`.
-        :param int k: iteration, from 0. Default: 0.
-        :return: (:class:`float`) :math:`\sigma_k`.
-        :raises TypeError: if ``x`` is not a tensor of real or complex numbers.
-        :raises ValueError: if ``x`` is not a batch, there is no level for ``k``, or it is so large
-            that :math:`\|w_k\|_2^2` overflows.
-        """
+    def _level(self, x: torch.Tensor, k: int) -> float:
+        """Noise level of iteration ``k``, checked against the iterate."""
         checks.tensor("x", x)
         sigma, entries = self.sigma_at(k), x[0].numel()
         norm = sigma * math.sqrt(entries) if self.scale == "std" else sigma
@@ -147,8 +134,7 @@ class GaussianJitter:
         Draw :math:`\mathcal{N}(0, I)` from the noise model's generator.
 
         :param torch.Tensor x: gives the shape, type and device.
-        :return: (:class:`torch.Tensor`) noise of the shape of ``x``, in contiguous memory: the same
-            for a seed in any memory layout of ``x``.
+        :return: (:class:`torch.Tensor`) noise, the same for a seed in any memory layout of ``x``.
         """
         # Not randn_like, which on a channels_last iterate is several times slower and gives other
         # values for the same seed
@@ -190,10 +176,9 @@ class Jitter(torch.nn.Module):
     descent, see :func:`jitter`.
 
     Where activation checkpointing repeats a part of the forward pass, ``torch.utils.checkpoint``
-    restores the global generators, so with ``generator=None`` the noise is the same again. It does
-    not restore other generators: a noise model with its own is refused there, instead of giving
-    wrong gradients. ``checkpoint=True`` of :class:`UnfoldedGD` and :class:`UnfoldedPGD` restores
-    those as well.
+    restores the global generators alone: with ``generator=None`` the noise is the same again, a
+    noise model with its own generator is refused. ``checkpoint=True`` of :class:`UnfoldedGD` and
+    :class:`UnfoldedPGD` restores all.
 
     :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
         iteration, as a per-entry standard deviation in the unit of the input; or a noise model.
@@ -247,12 +232,16 @@ class Jitter(torch.nn.Module):
         k: int | None = None,
         data_step: Callable[[], torch.Tensor] | None = None,
     ) -> torch.Tensor | None:
-        r"""
-        Draw :math:`w_k` if there is noise now. Arguments as for :class:`GaussianJitter`.
-
-        :return: (:class:`torch.Tensor`, ``None``) noise, of the shape of ``x``; ``None`` for none.
-        """
-        if not self.is_on(k):
+        r"""Draw :math:`w_k` as :class:`GaussianJitter` does; ``None`` if there is no noise now."""
+        if not (self.training and self.enabled):
+            return None
+        if k is None and len(self.noise.sigma) > 1:
+            raise ValueError(
+                f"sigma has {len(self.noise.sigma)} levels, so that the iteration must be known: "
+                "call the layer as jitter(g, k), with k from 0."
+            )
+        k = 0 if k is None else k
+        if self.noise.sigma_at(k) == 0:
             return None
         if self.noise.generator is not None and in_backward() and not self.replayed:
             raise RuntimeError(
@@ -260,23 +249,7 @@ class Jitter(torch.nn.Module):
                 "activation checkpointing brings back the global generators alone. Leave "
                 "generator=None, or call the layer outside the checkpointed part."
             )
-        return self.noise(x, 0 if k is None else k, data_step)
-
-    def is_on(self, k: int | None = None) -> bool:
-        r"""
-        Whether there is noise now.
-
-        :param int, None k: iteration, from 0. Needed for several levels only. Default: ``None``.
-        :return: (:class:`bool`) in training, not silenced and at a level above 0.
-        """
-        if not (self.training and self.enabled):
-            return False
-        if k is None and len(self.noise.sigma) > 1:
-            raise ValueError(
-                f"sigma has {len(self.noise.sigma)} levels, so that the iteration must be known: "
-                "call the layer as jitter(g, k), with k from 0."
-            )
-        return self.noise.sigma_at(0 if k is None else k) > 0
+        return self.noise(x, k, data_step)
 
     def extra_repr(self) -> str:
         return repr(self.noise)
@@ -289,15 +262,9 @@ def in_backward() -> bool:
 
 
 def _levels(sigma: float | Iterable[float]) -> tuple[float, ...]:
-    """The noise levels as a tuple of checked floats."""
-    given = _plain(sigma)
+    given = checks.plain(sigma)
     several = given if isinstance(given, Iterable) else [given]
-    levels = tuple(checks.real("sigma", _plain(level), 0) for level in several)
+    levels = tuple(checks.real("sigma", checks.plain(level), 0) for level in several)
     if not levels:
         raise ValueError("sigma must hold at least one level, got an empty sequence.")
     return levels
-
-
-def _plain(value: Any) -> Any:
-    """Tensors and arrays as Python numbers and lists."""
-    return value.tolist() if hasattr(value, "tolist") else value

@@ -3,6 +3,8 @@ r"""Networks as priors: as the gradient of one, as its proximal operator, or as 
 from __future__ import annotations
 
 import inspect
+from functools import partial
+from types import SimpleNamespace
 
 import torch
 from deepinv.optim import RED, PnP, Prior
@@ -15,27 +17,14 @@ LEVELS = ("sigma", "sigma_denoiser", "noise_level")
 
 
 def level_argument(network: nn.Module) -> inspect.Parameter | None:
-    r"""
-    The argument by which a network takes a noise level.
-
-    :param torch.nn.Module network: the network, compiled or not.
-    :return: (:class:`inspect.Parameter`, ``None``) of ``forward``, named ``sigma``,
-        ``sigma_denoiser`` or ``noise_level``; ``None`` if there is no such argument.
-    """
+    """The argument by which a network, compiled or not, takes a noise level, if it has one."""
     forward = getattr(network, "_orig_mod", network).forward
     arguments = inspect.signature(forward).parameters
     return next((p for name, p in arguments.items() if name in LEVELS), None)
 
 
 class NetworkPrior(Prior):
-    r"""
-    Base of the priors that are defined by a network :math:`f_\theta`.
-
-    :param torch.nn.Module network: :math:`f_\theta`, called as ``network(x)``, or ``network(x,
-        y)`` with ``reads_y``; with ``sigma=...`` as well if it takes a noise level and has one.
-    :param bool reads_y: whether the network also reads the measurements ``y``. Default: ``False``.
-    :raises TypeError: if ``network`` is not a module.
-    """
+    r"""Base of the priors that are defined by a network :math:`f_\theta`."""
 
     def __init__(self, network: nn.Module, reads_y: bool = False):
         super().__init__()
@@ -45,14 +34,9 @@ class NetworkPrior(Prior):
         level = level_argument(network)
         self.level_name = None if level is None else level.name
 
-    def given(self, y: torch.Tensor) -> PriorGivenY:
-        r"""
-        This prior together with the measurements.
-
-        :param torch.Tensor y: measurements.
-        :return: (:class:`PriorGivenY`) what stands in for it in one iteration.
-        """
-        return PriorGivenY(self, y)
+    def given(self, y: torch.Tensor) -> SimpleNamespace:
+        """What stands in for this prior in one iteration, as it knows the measurements."""
+        return SimpleNamespace(grad=partial(self.grad, y=y), prox=partial(self.prox, y=y))
 
     def _apply_network(
         self,
@@ -68,11 +52,10 @@ class NetworkPrior(Prior):
                 "showed it none: build the model with UnfoldedGD or UnfoldedPGD, or wrap its "
                 "iterator in a ConditionedIterator."
             )
-        seen = (x, y) if self.reads_y else (x,)
         told = {}
         if self.level_name is not None and sigma_denoiser is not None:
             told[self.level_name] = sigma_denoiser
-        out = self.network(*seen, **told)
+        out = self.network(x, y, **told) if self.reads_y else self.network(x, **told)
         # Another shape could be broadcast silently
         if not isinstance(out, torch.Tensor) or out.shape != x.shape:
             got = getattr(out, "shape", type(out).__name__)
@@ -80,27 +63,6 @@ class NetworkPrior(Prior):
                 f"The network must return the shape of x, {tuple(x.shape)}, got {got}."
             )
         return out
-
-
-class PriorGivenY:
-    r"""
-    A :class:`NetworkPrior` together with the measurements, for one iteration.
-
-    :param NetworkPrior prior: the prior.
-    :param torch.Tensor y: measurements.
-    """
-
-    def __init__(self, prior: NetworkPrior, y: torch.Tensor):
-        self.prior = prior
-        self.y = y
-
-    def grad(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """The prior's gradient, see :meth:`GradientPrior.grad`."""
-        return self.prior.grad(x, *args, y=self.y, **kwargs)
-
-    def prox(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """The prior's proximal operator, see :meth:`ProximalPrior.prox`."""
-        return self.prior.prox(x, *args, y=self.y, **kwargs)
 
 
 class GradientPrior(NetworkPrior):
@@ -162,11 +124,7 @@ class ProximalPrior(NetworkPrior):
     """
 
     def prox(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        r"""
-        :math:`f_\theta(x)`, the proximal point of the stepped iterate ``x``.
-
-        Arguments and errors are those of :meth:`GradientPrior.grad`.
-        """
+        r""":math:`f_\theta(x)`; arguments and errors are those of :meth:`GradientPrior.grad`."""
         return self._apply_network(x, *args, **kwargs)
 
 
@@ -174,7 +132,6 @@ class DenoiserPnP(PnP):
     """The host's plug-and-play prior, for denoisers with and without a noise level."""
 
     def prox(self, x: torch.Tensor, sigma_denoiser, *args, **kwargs) -> torch.Tensor:
-        """:math:`D(x)`."""
         return denoised(self.denoiser, x, sigma_denoiser)
 
 
@@ -182,22 +139,13 @@ class DenoiserRED(RED):
     """The host's regularisation by denoising, for denoisers with and without a noise level."""
 
     def grad(self, x: torch.Tensor, sigma_denoiser, *args, **kwargs) -> torch.Tensor:
-        """:math:`x - D(x)`."""
         return x - denoised(self.denoiser, x, sigma_denoiser)
 
 
 def denoised(
     denoiser: nn.Module, x: torch.Tensor, level: float | torch.Tensor | None
 ) -> torch.Tensor:
-    r"""
-    The output of a deepinv denoiser.
-
-    :param deepinv.models.Denoiser denoiser: the denoiser.
-    :param torch.Tensor x: image, shape `(B, ...)`.
-    :param float, torch.Tensor, None level: noise level; ``None`` is handed on.
-    :return: (:class:`torch.Tensor`) image, of the shape of ``x``.
-    :raises ValueError: if it fails without a level.
-    """
+    """The output of a deepinv denoiser, which may need no noise level."""
     argument = level_argument(denoiser)
     try:
         # By name if it has one: the level need not be the second argument

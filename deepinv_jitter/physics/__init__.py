@@ -4,5 +4,3 @@ from .masks import FastMRIMaskGenerator
 from .mri import SingleCoilMRI
 from .seismic import SeismicConvolution
 from .wavelets import ricker
-
-__all__ = ["FastMRIMaskGenerator", "SeismicConvolution", "SingleCoilMRI", "ricker"]

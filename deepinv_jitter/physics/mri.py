@@ -132,8 +132,7 @@ class SingleCoilMRI(OwnParameters, MRI):
         r"""
         The pseudoinverse: for a mask of zeros and ones the adjoint, whatever the solver.
 
-        Arguments, shapes and errors are those of :meth:`A_adjoint`; others, of solvers, are for
-        nothing.
+        Arguments, shapes and errors are those of :meth:`A_adjoint`; those of solvers are ignored.
         """
         return self.A_adjoint(y, mask)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from deepinv.physics import LinearPhysics, NoiseModel, ZeroNoise
 
-# Of deepinv's noise models, what may be one number per image
+# Parameters of deepinv's noise models that may be one number per image
 LEVELS = ("sigma", "gain")
 
 
@@ -85,7 +85,7 @@ def checked_noise(model: NoiseModel | None) -> NoiseModel:
 
 
 def check_count(name: str, parameter: torch.Tensor, x: torch.Tensor) -> None:
-    """Whether there is one for all or one for each: what is more would multiply the images."""
+    """One for all images or one for each: another number would multiply the images."""
     if len(parameter) not in (1, len(x)):
         raise ValueError(
             f"there must be one {name} for all or one for each of the {len(x)} images, got "
@@ -112,8 +112,8 @@ def as_tensor(name: str, values) -> torch.Tensor:
     """The values as they are; real numbers of numpy's in torch's default type."""
     try:
         if isinstance(values, np.ndarray):
-            # torch takes neither reversed arrays nor the byte order of most seismic files, and that
-            # numpy counts in double precision is no wish of the caller's
+            # torch takes neither reversed arrays nor the byte order of most seismic files; double
+            # precision is numpy's default, not the caller's choice
             values = np.array(values, values.dtype.newbyteorder("="), order="C")
             tensor = torch.from_numpy(values)
             floating = tensor.is_floating_point()

@@ -32,8 +32,7 @@ class SeismicConvolution(OwnParameters):
     in updates alike. The peak is the norm of the convolution of endless traces and bounds that of
     every :math:`T`: so :math:`\|A\| \leq 1` always, and :math:`\|A\| \to 1` with a gap in
     :math:`1/T^2`; for the default wavelet :math:`\|A\|^2` is 0.941, 0.983 and 0.998 at
-    :math:`T` = 64, 128 and 352. (Dividing by the norm at one :math:`T` would tie the gain of the
-    wavelet to the length of the section.)
+    :math:`T` = 64, 128 and 352.
 
     :param torch.Tensor wavelet: real wavelet, shape `(K,)`, :math:`K` odd, one value per time
         sample, one for all sections. Default: ``ricker(51, 4)``.

@@ -7,8 +7,8 @@ from attack_cases import Reconstructor
 from torch import nn
 
 import deepinv_jitter as dj
+from deepinv_jitter.attacks.converged import subset
 from deepinv_jitter.attacks.problem import Problem
-from deepinv_jitter.attacks.subset import subset
 
 BALL = dj.L2Ball(1.0)
 DENOISING = dinv.physics.Denoising()

@@ -196,6 +196,12 @@ def test_real_and_complex_parts(kind):
     assert not result.flags["gradient_masking"].any()
 
 
+def test_a_complex_part_may_begin_at_an_odd_place():
+    y = TensorList([torch.randn(2, 3), torch.randn(2, 4, dtype=torch.complex64)])
+    layout = Layout(y)
+    assert all(map(torch.equal, layout.unpack(layout.pack(y)), y))
+
+
 def test_pansharpening():
     physics = dinv.physics.Pansharpen((3, 16, 16), factor=4)
     torch.manual_seed(0)
