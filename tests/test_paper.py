@@ -55,6 +55,10 @@ def check_record(record):
 
 @pytest.mark.slow
 def test_every_table_and_figure(tmp_path, monkeypatch):
+    for problem in problems.PROBLEMS.values():
+        weak = problem.paper_attack | {"steps": 2}
+        monkeypatch.setattr(problem, "paper_attack", weak)
+    monkeypatch.setattr(runs, "DRAWS", 2)
     command(tmp_path, "all")
     folder = tmp_path / "smoke"
     for target in run.TARGETS:
@@ -73,14 +77,17 @@ def test_every_table_and_figure(tmp_path, monkeypatch):
         command(tmp_path, target)
     assert pages(folder) == first
 
-
-@pytest.mark.slow
-def test_pages_of_chosen_cases(tmp_path):
-    """A page holds the chosen cases alone, and what is about others is left out."""
+    # Pages of chosen cases hold these alone, and what is about others is left out
+    asked, record = set(), runs.Archive.record
+    monkeypatch.setattr(
+        runs.Archive, "record", lambda self, run: asked.add(run) or record(self, run)
+    )
     for chosen, left_out in (("points-gd", "table1"), ("mri-pgd", "table2")):
-        command(tmp_path / chosen, "all", "--cases", chosen)
-        folder = tmp_path / chosen / "smoke"
-        found = {"-".join(path.name.split("-")[:2]) for path in folder.glob("runs/*-*.json")}
+        for page in [*folder.glob("*.md"), *folder.glob("*.png")]:
+            page.unlink()
+        asked.clear()
+        command(tmp_path, "all", "--cases", chosen)
+        found = {f"{run.problem}-{run.algorithm}" for run in asked}
         assert found - {"mri-reference"} == {chosen}
         assert (folder / "recipe.md").exists() and not (folder / f"{left_out}.md").exists()
 

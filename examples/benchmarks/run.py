@@ -58,6 +58,7 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
         device=device,
     )
     few, some, many, most = (1, 1, 1, 1) if quick else (2, 3, 9, 42)
+    attacks = (1, 2) if quick else (3, 10, 20)
     plan = [
         (goals.gradients, [*sections, traces], 2 * rounds),
         (goals.small_steps, all_cases["points"], most),
@@ -69,8 +70,8 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
         (goals.steps, all_cases["MRI 160"], some),
         (goals.steps, all_cases["seismic 352"], some),
         # and up to half a minute here
-        (goals.attack_steps, all_cases["MRI 96"], (3, 10, 20), few),
-        (goals.attack_steps, all_cases["seismic 128"], (3, 10, 20), few),
+        (goals.attack_steps, all_cases["MRI 96"], attacks, few),
+        (goals.attack_steps, all_cases["seismic 128"], attacks, few),
         (goals.half_precision, all_cases["MRI 96"], 1),
         (goals.compiled, all_cases["MRI 96"], few),
         (goals.compiled, all_cases["points"], most),

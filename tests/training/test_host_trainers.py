@@ -63,13 +63,12 @@ TRAINERS = {
 }
 
 
-#: Long tests, in which nothing depends on whether there is a perturbation.
+#: Long tests, in which nothing depends on what the perturbation is.
 LONG = {"test_dataloader_formats", "test_early_stop", "test_gradient_norm"}
 
 
 def pytest_generate_tests(metafunc):
-    some = [name for name in TRAINERS if not name.startswith("no ")]
-    names = some if metafunc.function.__name__ in LONG else list(TRAINERS)
+    names = ["attack"] if metafunc.function.__name__ in LONG else list(TRAINERS)
     metafunc.parametrize("trainer", names, indirect=True)
 
 
