@@ -11,7 +11,7 @@ import torch
 
 from ..attacks.diagnostics import FLAGS
 from .shifts import Shift
-from .statistics import badness, better, bootstrap_interval, mean
+from .statistics import badness, better, bootstrap_interval
 
 ERROR = "squared error"
 OBJECTIVE = "objective"
@@ -107,7 +107,7 @@ class Results:
         found: dict[str, list[str]] = {}
         for label, columns in self.values.items():
             for column, name in REFERENCES.items():
-                if column in columns and 0 < mean(columns[column]) < mean(columns[ERROR]):
+                if column in columns and 0 < columns[column].mean() < columns[ERROR].mean():
                     found.setdefault(name, []).append(label)
         return found
 
@@ -150,7 +150,7 @@ class Results:
         """The mean of a metric where it is defined, and both ends of its 95 % interval."""
         values = self.scores(label, name)
         low, high = bootstrap_interval(values)
-        return {"mean": mean(values), "low": low, "high": high}
+        return {"mean": values.mean().item(), "low": low, "high": high}
 
     def shown(self, metrics: str | Sequence[str] | None) -> list[str]:
         r"""

@@ -48,11 +48,7 @@ def paired(a: torch.Tensor, b: torch.Tensor, best: float) -> dict[str, str | flo
         verdict = "better" if high < 0 else "worse" if low > 0 else verdict
     if best == math.inf:
         worse_by, low, high = -worse_by, 0.0 - high, 0.0 - low
-    return {"difference": mean(worse_by), "low": low, "high": high, "verdict": verdict}
-
-
-def mean(values: torch.Tensor) -> float:
-    return values.mean().item()
+    return {"difference": worse_by.mean().item(), "low": low, "high": high, "verdict": verdict}
 
 
 def better(best: float) -> str:
