@@ -100,7 +100,7 @@ at the root. :mod:`~deepinv_jitter.checks` is what an argument must be, at publi
 - :mod:`~deepinv_jitter.evaluation.words`: units, headlines and notes.
 - :mod:`~deepinv_jitter.evaluation.pictures`: reconstructions side by side.
 - :mod:`~deepinv_jitter.evaluation.views`: security curves, pictures and files of one or of several.
-- :mod:`~deepinv_jitter.evaluation.comparison`: which of several networks is better, if the data tell.
+- :mod:`~deepinv_jitter.evaluation.comparison`: which network is better, if the data tell.
 - :mod:`~deepinv_jitter.evaluation.report`: the report of one network.
 - :mod:`~deepinv_jitter.evaluation.seeds`: what is random in an evaluation.
 - :mod:`~deepinv_jitter.evaluation.batches`: the samples, and the parameters of their physics.

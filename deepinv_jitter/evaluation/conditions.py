@@ -55,10 +55,7 @@ class Bench:
     def run(
         self, condition: Condition, done: dict[str, Columns], point: dict
     ) -> tuple[Columns, dict[str, torch.Tensor]]:
-        """
-        The columns of a condition, and its truths and reconstructions. The point is the worst so
-        far, and is updated.
-        """
+        """A condition's columns and pictures. The point is the worst so far, and is updated."""
         x, x_net = self.x, self.x_clean
         if condition.shift is not None:
             columns, x, x_net = self.shifted(*self.shifts[condition.label])
@@ -126,16 +123,12 @@ class Bench:
             gradients = gradients + result.n_grad
             delta = self.layout.pack(result.delta)
             x_net = self.reconstruct(delta)
-            found = {
-                "perturbation": self.layout.pack(result.perturbation),
-                "delta": delta,
-                "x_net": x_net,
-                "harm": self.scores.harms(x_net, self.x)[self.scores.harm],
-            } | dict(result.flags.items())
-            won = found["harm"] > point["harm"] if point else None
+            harm = self.scores.harms(x_net, self.x)[self.scores.harm]
+            found = {"delta": delta, "x_net": x_net, "harm": harm} | result.flags
+            found["perturbation"] = self.layout.pack(result.perturbation)
+            won = harm > point["harm"] if point else torch.ones_like(harm).bool()
             for name, value in found.items():
-                old = point.get(name, torch.zeros_like(value))
-                point[name] = value if won is None else where(won, value, old)
+                point[name] = where(won, value, point.get(name, value))
         point["eps"] = eps
         columns = self.scores.of(point["x_net"], self.x) | self.units(eps, radii)
         columns["|delta|"] = attack.budget.norm(point["perturbation"])
@@ -149,24 +142,21 @@ class Bench:
         return columns | flags, point["x_net"]
 
     def context(self, x: torch.Tensor, delta: torch.Tensor) -> Columns:
-        """
-        What was added to the measurements, measured there and in the image, and the squared errors
-        that every network should beat: those of no image, and of the adjoint of the same.
-        """
+        """The sizes of what was added to measurements, and the errors to beat."""
 
         def norm(v: torch.Tensor) -> torch.Tensor:
             return v.abs().to(checks.widest(v.device)).flatten(1).norm(dim=1)
 
-        sizes, references = [_ratio(norm(delta), norm(self.flat))], []
-        if alike(self.x_clean, x):
-            references.append(torch.zeros_like(x))
+        relative, in_image = SIZES
+        zero, adjoint = REFERENCES
+        columns = {relative: _ratio(norm(delta), norm(self.flat))}
+        images = {zero: torch.zeros_like(x)} if alike(self.x_clean, x) else {}
         if self.adjoint is not None:
             image = self.physics.A_adjoint(self.layout.unpack(delta))
-            sizes.append(norm(image))
-            if alike(self.x_clean, x) and image.shape == x.shape:
-                references.append(self.adjoint + image)
-        errors = [squared_error(reference, x) for reference in references]
-        return dict([*zip(SIZES, sizes, strict=False), *zip(REFERENCES, errors, strict=False)])
+            columns[in_image] = norm(image)
+            if images and image.shape == x.shape:
+                images[adjoint] = self.adjoint + image
+        return columns | {name: squared_error(image, x) for name, image in images.items()}
 
     def shifted(
         self, x: torch.Tensor, region: torch.Tensor

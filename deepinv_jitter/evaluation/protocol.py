@@ -50,8 +50,6 @@ PRESETS: dict[str, Callable[[Budget], Attack]] = {
 
 @dataclass
 class Protocol:
-    """What is done to each sample."""
-
     conditions: list[Condition]
     attack: Attack
     metrics: dict[str, Metric] | None

@@ -1,4 +1,4 @@
-r"""The robustness report of one network: tables, curves and pictures of what was measured."""
+r"""The robustness report of one network."""
 
 from __future__ import annotations
 
@@ -100,8 +100,7 @@ class RobustnessReport(Results, Views):
 
         ``"better"`` means that the 95 % interval of the mean difference lies on this report's side
         of zero, ``"worse"`` on the other's, and anything else is ``"undecided"``, also fewer than 6
-        samples. Both models are taken as they are: what another training seed would give, only more
-        training seeds tell. No correction is made for the number of rows.
+        samples. No correction is made for the number of rows.
 
         :param RobustnessReport other: the other model's report.
         :param tuple[str, str] names: what to call this model and the other. Default: ``("this

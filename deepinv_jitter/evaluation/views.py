@@ -82,7 +82,7 @@ class Views:
             )
         if ax is not None and len(names) > 1:
             raise ValueError(f"ax is for one metric, got {len(names)} metrics, {names}.")
-        axes = [ax]
+        axes: Any = [ax]
         if ax is None:
             figure = plt.figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
             axes = figure.subplots(1, len(names), squeeze=False)[0]
