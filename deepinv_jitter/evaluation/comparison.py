@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from .. import checks
@@ -163,8 +164,7 @@ class RobustnessComparison(Views):
         notes = [f"% {line}" for line in above + below]
         text = "\n".join([*notes, *(table.latex() for table in self._tables(rows))]) + "\n"
         if path is not None:
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
+            Path(path).write_text(text, encoding="utf-8")
         return text
 
     @property
@@ -191,7 +191,7 @@ class RobustnessComparison(Views):
         ]
 
     def _difference(self, network: str, label: str, metric: str, reference: str) -> Row:
-        """What a network has more than another, sample by sample, and the verdict on it."""
+        """The paired difference of a network to another, and the verdict on it."""
         this, other = self.reports[network], self.reports[reference]
         best = this.metrics[metric]
         both = this.defined(label, metric) & other.defined(label, metric)

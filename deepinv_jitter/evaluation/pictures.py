@@ -49,7 +49,7 @@ class Panel:
 
     @property
     def error(self) -> torch.Tensor:
-        """What differs, of colours their mean; with its sign where images have one."""
+        """The difference, with its sign; of colours the mean of its magnitudes."""
         difference = self.image - self.truth
         return difference if len(difference) == 1 else difference.abs().mean(0, True)
 
@@ -178,8 +178,8 @@ def _show(ax: Axes, image: torch.Tensor, title: str, style: dict):
 
 def _largest(images: list[torch.Tensor], truth: torch.Tensor | None = None) -> tuple[int, ...]:
     """
-    Top, left, height and width of the part where all together have the largest squares; beside a
-    truth times its contrast there, as an empty corner shows little.
+    Top, left, height and width of the part with the largest squares; with a truth, times its
+    contrast there, as an empty corner shows little.
     """
     energy = torch.stack(images).square().sum((0, 1))[None].nan_to_num(0.0, posinf=0.0)
     tall, wide = (min(n, max(8, n // ZOOM)) for n in energy.shape[1:])

@@ -32,13 +32,13 @@ REFERENCES = {
     "squared error of A'y": "A'y of the same measurements",
 }
 
-#: What the name of a column ends with that says where a metric has no value.
+#: How the name of a column ends that says where a metric has no value.
 UNDEFINED = " undefined"
 
-#: What was added to measurements, there and in the image.
+#: The size of what was added to the measurements, relative to theirs and in the image.
 SIZES = ("|dy|/|y|", "|A'dy|")
 
-#: Columns that no metric may be called like.
+#: Names of columns, which no metric may have.
 RESERVED = (
     *(ERROR, OBJECTIVE, RECOVERY, OUTSIDE, WORST_DRAW, *UNITS, *REFERENCES, *SIZES),
     *("|delta|", "gradients", *FLAGS, "random_beats_attack", "peak_exceeded"),

@@ -221,26 +221,19 @@ def _fill(
     distributed: bool,
     verbose: bool,
 ) -> int:
-    """
-    Try every condition on every batch, with each network, that the caches do not know yet, and
-    count the batches.
-
-    Many processes take turns with the batches.
-    """
+    """Try what the caches do not know yet, and count the batches, which processes share in turn."""
     process, turns = (processes.own(), processes.count()) if distributed else (0, 1)
     count = len(protocol.conditions)
     batches = sum(operator.length_hint(source.loader) for source in sources)
     index = start = 0
     with (
         seeded(protocol.seed, device, *(source.loader for source in sources)),
-        # The mean pace of all conditions, as the worst case takes much longer than the others
         tqdm(
             total=batches * count * len(models) or None,
             disable=not verbose or process > 0,
             unit="condition",
-            smoothing=0,
-            # In a log, a line every now and then
-            mininterval=0.1 if sys.stderr.isatty() else 30,
+            smoothing=0,  # the mean pace, as the worst case takes much longer than the others
+            mininterval=0.1 if sys.stderr.isatty() else 30,  # in a log, a line now and then
             maxinterval=30,
         ) as bar,
     ):

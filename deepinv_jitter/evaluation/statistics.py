@@ -14,11 +14,9 @@ FEWEST = 6
 
 
 def bootstrap_interval(values: torch.Tensor) -> tuple[float, float]:
-    r"""
-    The 95 % interval of a mean: expanded percentiles of the means of resamples.
-
-    :param torch.Tensor values: shape `(N,)`.
-    :return: (:class:`tuple`) both ends; NaN if there is one value only, or one that is not finite.
+    """
+    The 95 % interval of a mean: expanded percentiles of the means of resamples; NaN if there is one
+    value only, or one that is not finite.
     """
     count = len(values)
     if count < 2 or not values.isfinite().all():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import checks
 from .pictures import COLOURS, MARKERS, images, points, saved
 from .results import CLEAN, RANDOM, WORST, Results
-from .tables import write_csv
+from .tables import as_csv
 from .words import plural, unit_of, with_unit
 
 if TYPE_CHECKING:
@@ -101,14 +102,13 @@ class Views:
         path: str | os.PathLike | None = None,
     ) -> Figure:
         r"""
-        The truth and what each network makes of it: clean, attacked, the error of that, and the
-        place where the errors are largest amid contrast, enlarged. All images share one scale, all
-        errors another.
+        The truth and what each network makes of it: clean, attacked by the perturbation found for
+        it, the error of that, and the place where the errors are largest amid contrast, enlarged.
+        All images share one scale, all errors another.
 
-        Complex images, of two channels or complex type, are shown by their magnitude, sections and
-        other images that change sign in grey around zero with errors in red and blue, images of
-        three channels in colour, volumes by their middle slice, and points of the plane as such.
-        The perturbations are those found for each network.
+        Complex images, of two channels or complex type, are shown by their magnitude, images that
+        change sign in grey around zero with errors in red and blue, images of three channels in
+        colour, volumes by their middle slice, and points of the plane as such.
 
         :param int, Sequence[int], None samples: how many, or which of those that the evaluation
             kept (its argument ``pictures``), from 0. Default: ``None``, one image, or all points.
@@ -152,8 +152,7 @@ class Views:
 
         :param str, os.PathLike path: file to write.
         """
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            write_csv(file, self.records)
+        Path(path).write_text(as_csv(self.records), encoding="utf-8", newline="")
 
 
 def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
