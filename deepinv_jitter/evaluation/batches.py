@@ -21,8 +21,6 @@ from ..attacks.parts import Measurements, named_parts
 from ..memory import Memory, modules
 from .seeds import seed_of, seeded
 
-GENERATOR = (PhysicsGenerator, type(None))
-
 
 @dataclass
 class Source:
@@ -229,10 +227,11 @@ def paired(dataloader: Any, physics: Any, generator: Any) -> list[Source]:
             "dataloader, physics and physics_generator must be one each or lists of one length, "
             f"got {len(loaders)}, {len(physics)} and {len(generator)}."
         )
+    drawing = [g for g in generator if g is not None]
     for name, noun, kind, things in (
         ("dataloader", "iterable", Iterable, loaders),
         ("physics", "a deepinv Physics", Physics, physics),
-        ("physics_generator", "a deepinv PhysicsGenerator", GENERATOR, generator),
+        ("physics_generator", "a deepinv PhysicsGenerator", PhysicsGenerator, drawing),
     ):
         for thing in things:
             if not isinstance(thing, kind):

@@ -22,19 +22,15 @@ if TYPE_CHECKING:
 COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 MARKERS = "o", "s", "^", "D", "v", "P", "X", "*"
 
-#: Text stays text, which can be edited, searched and read aloud.
-EDITABLE: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
-
-#: The part of an image's side that is enlarged.
-ZOOM = 4
-
 
 def saved(figure: Figure, path: str | os.PathLike | None) -> Figure:
     """The figure, written if there is a path."""
     import matplotlib.pyplot as plt
 
     if path is not None:
-        with plt.rc_context(EDITABLE):
+        # Text stays text, which can be edited, searched and read aloud
+        text: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+        with plt.rc_context(text):
             figure.savefig(path, dpi=200)
     return figure
 
@@ -68,9 +64,8 @@ def images(reports: dict[str, Results], samples: list[int], label: str) -> Figur
     scales = _scales(panels)
     height, width = panels[0].truth.shape[1:]
     lines, columns, side = len(labels) + 2, len(reports) + 1, 1.7
-    tall = side * min(2.0, height / width)
-    size = side * columns + 1.0, len(samples) * (lines * tall + 1.0)
-    figure = plt.figure(figsize=size, layout="constrained")
+    tall = len(samples) * (lines * side * min(2.0, height / width) + 1.0)
+    figure = plt.figure(figsize=(side * columns + 1.0, tall), layout="constrained")
     axes = figure.subplots(lines * len(samples), columns, squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
@@ -107,8 +102,7 @@ def _sample(grid, rows: list[list[Panel]], names: list[str], greys: dict, errors
     corner = left - 0.5, top - 0.5
     images = [truth, *(panel.image for panel in last)]
     for above, ax, image in zip(grid[-3], grid[-1], images, strict=True):
-        # Seen on any image
-        for color, width in (("white", 2.4), (COLOURS[1], 1.2)):
+        for color, width in (("white", 2.4), (COLOURS[1], 1.2)):  # seen on any image
             above.add_patch(Rectangle(corner, wide, tall, fill=False, ec=color, lw=width))
         _show(ax, image[:, top : top + tall, left : left + wide], "", greys)
 
@@ -182,7 +176,7 @@ def _largest(images: list[torch.Tensor], truth: torch.Tensor | None = None) -> t
     contrast there, as an empty corner shows little.
     """
     energy = torch.stack(images).square().sum((0, 1))[None].nan_to_num(0.0, posinf=0.0)
-    tall, wide = (min(n, max(8, n // ZOOM)) for n in energy.shape[1:])
+    tall, wide = (min(n, max(8, n // 4)) for n in energy.shape[1:])
     mean = torch.nn.AvgPool2d((tall, wide), stride=1)
     sums = mean(energy)[0]
     if truth is not None:
@@ -240,8 +234,8 @@ def points(reports: dict[str, Results], samples: list[int], label: str) -> Figur
         ax.grid(alpha=0.3, linewidth=0.6)
         ax.tick_params(labelsize="small")
     low, high = torch.cat(every).aminmax(dim=0)
-    middle, half = ((low + high) / 2).tolist(), 0.55 * (high - low).max().item()
-    across, up = ((centre - half, centre + half) for centre in middle)
+    middle, half = (low + high) / 2, 0.55 * (high - low).max()
+    across, up = torch.stack([middle - half, middle + half], 1).tolist()
     axes[0, 0].set(xlim=across, ylim=up)
     for ax in axes.flat[count:]:
         ax.set_axis_off()
