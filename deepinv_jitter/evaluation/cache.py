@@ -186,22 +186,23 @@ def files(
 
 def _joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
     """The columns of all conditions, from batch to batch; metrics that one lacks are undefined."""
-    sizes = [len(batch["digests"]) for batch in batches]
     values: dict[str, Columns] = {}
     for label in batches[0]["results"]:
         parts = [batch["results"][label] for batch in batches]
         known = dict(chain.from_iterable(part.items() for part in parts))
-        scored = [name for name in known if name in metrics]
-        for k, size in enumerate(sizes):
-            every = torch.ones(size, dtype=torch.bool, device="cpu")
-            lacking = {f"{name}{UNDEFINED}": every for name in scored if name not in parts[k]}
-            parts[k] = parts[k] | lacking
-            known |= lacking
+        lacking = [n for n in known if n in metrics and any(n not in part for part in parts)]
+        known |= {
+            f"{n}{UNDEFINED}": torch.empty(0, dtype=torch.bool, device="cpu") for n in lacking
+        }
         values[label] = {}
         for name, like in known.items():
-            blank = like.new_tensor(math.nan if like.is_floating_point() else 0)
-            columns = (p.get(name, blank.expand(n)) for p, n in zip(parts, sizes, strict=True))
-            values[label][name] = torch.cat([*columns])
+            columns, metric = [], name.removesuffix(UNDEFINED)
+            for part, batch in zip(parts, batches, strict=True):
+                blank = (
+                    math.nan if like.is_floating_point() else metric != name and metric not in part
+                )
+                columns.append(part.get(name, like.new_full([len(batch["digests"])], blank)))
+            values[label][name] = torch.cat(columns)
     return values
 
 

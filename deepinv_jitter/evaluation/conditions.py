@@ -34,10 +34,14 @@ from .seeds import seed_of, seeded
 
 
 class Bench:
-    """A batch on which the conditions are tried, one by one."""
+    """
+    A batch on which the conditions are tried, one by one. It holds the columns of those that are
+    done, and the worst point so far.
+    """
 
-    def __init__(self, protocol: Protocol, model: nn.Module, batch: Batch):
+    def __init__(self, protocol: Protocol, model: nn.Module, batch: Batch, done: dict, point: dict):
         self.protocol, self.model, self.physics = protocol, model, batch.physics
+        self.done, self.point = done, point
         self.x, self.y, self.start = batch.x, batch.y, batch.start
         self.truths = self.kept(self.x)
         # Measurements of several parts are one tensor here, and so are their perturbations
@@ -52,20 +56,18 @@ class Bench:
         shifts = {c.label: c.shift for c in protocol.conditions if c.shift is not None}
         self.shifts = {label: shift(self.x, self.start) for label, shift in shifts.items()}
 
-    def run(
-        self, condition: Condition, done: dict[str, Columns], point: dict
-    ) -> tuple[Columns, dict[str, torch.Tensor]]:
-        """A condition's columns and pictures. The point is the worst so far, and is updated."""
+    def run(self, condition: Condition) -> tuple[Columns, dict[str, torch.Tensor]]:
+        """The columns and pictures of a condition."""
         x, x_net = self.x, self.x_clean
         if condition.shift is not None:
-            columns, x, x_net = self.shifted(*self.shifts[condition.label])
+            columns, x, x_net = self.shifted(condition.label)
         elif condition.eps is None:
             columns = self.scores.of(x_net, x) | self.context(x, self.none)
             columns["peak_exceeded"] = self.scores.peak_exceeded()
         elif condition.kind == RANDOM:
             columns, x_net = self.random(condition.eps)
         else:
-            columns, x_net = self.worst(condition.eps, done, point)
+            columns, x_net = self.worst(condition.eps)
         told = {
             name: v.cpu() if v.dtype == torch.bool else v.cpu().double()
             for name, v in columns.items()
@@ -108,14 +110,12 @@ class Bench:
             columns[name] = v.any(0) if v.dtype == torch.bool else v.to(double).mean(0)
         return columns | worst | self.units(eps, radii), images[0]
 
-    def worst(
-        self, eps: float, done: dict[str, Columns], point: dict
-    ) -> tuple[Columns, torch.Tensor]:
+    def worst(self, eps: float) -> tuple[Columns, torch.Tensor]:
         """The columns and reconstructions of the worst perturbations found so far."""
-        attack, radii = self.protocol.attack, self.radii(eps)
+        attack, radii, point = self.protocol.attack, self.radii(eps), self.point
         starts: list[torch.Tensor | None] = [None]
         gradients: int | torch.Tensor = 0
-        if point and point["eps"] > 0:
+        if point.get("eps"):
             last = point["perturbation"] * (eps / point["eps"])
             starts = [last] if attack.adds_init else [None, last]
         for init in starts:
@@ -136,7 +136,7 @@ class Bench:
         harm = columns[self.scores.harm]
         # One number, or one per sample, as samples may leave a search early
         columns["gradients"] = torch.zeros_like(harm) + gradients
-        drawn = done[Condition(RANDOM, eps).label][WORST_DRAW]
+        drawn = self.done[Condition(RANDOM, eps).label][WORST_DRAW]
         columns["random_beats_attack"] = drawn.to(harm) > harm
         flags = {k: v for k, v in point.items() if getattr(v, "dtype", None) == torch.bool}
         return columns | flags, point["x_net"]
@@ -158,10 +158,9 @@ class Bench:
                 images[adjoint] = self.adjoint + image
         return columns | {name: squared_error(image, x) for name, image in images.items()}
 
-    def shifted(
-        self, x: torch.Tensor, region: torch.Tensor
-    ) -> tuple[Columns, torch.Tensor, torch.Tensor]:
+    def shifted(self, label: str) -> tuple[Columns, torch.Tensor, torch.Tensor]:
         """The columns, truths and reconstructions of edited truths."""
+        x, region = self.shifts[label]
         delta = self.layout.pack(self.physics.A(x - self.x))
         x_net = self.reconstruct(delta)
         columns = self.scores.of(x_net, x) | self.context(x, delta)
@@ -214,15 +213,14 @@ def complete(
 
     batch.measure(protocol.seed)
     cache.start()
+    known = content["point"].items()
+    point = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in known}
     with randomness("clean"):
-        bench = Bench(protocol, model, batch)
-    point = {
-        k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in content["point"].items()
-    }
+        bench = Bench(protocol, model, batch, done, point)
     for condition in todo:
         bar.set_description(condition.label, refresh=False)
         with randomness(condition.label):
-            columns, images = bench.run(condition, done, point)
+            columns, images = bench.run(condition)
         done[condition.label] = columns
         if len(images["x"]):
             entry["pictures"][condition.label] = images
