@@ -234,8 +234,8 @@ def points(reports: dict[str, Results], samples: list[int], label: str) -> Figur
         ax.grid(alpha=0.3, linewidth=0.6)
         ax.tick_params(labelsize="small")
     low, high = torch.cat(every).aminmax(dim=0)
-    middle, half = (low + high) / 2, 0.55 * (high - low).max()
-    across, up = torch.stack([middle - half, middle + half], 1).tolist()
+    middle, half = ((low + high) / 2).tolist(), 0.55 * (high - low).max().item()
+    across, up = ((centre - half, centre + half) for centre in middle)
     axes[0, 0].set(xlim=across, ylim=up)
     for ax in axes.flat[count:]:
         ax.set_axis_off()
