@@ -191,16 +191,14 @@ def _joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
         parts = [batch["results"][label] for batch in batches]
         known = dict(chain.from_iterable(part.items() for part in parts))
         lacking = [n for n in known if n in metrics and any(n not in part for part in parts)]
-        known |= {
-            f"{n}{UNDEFINED}": torch.empty(0, dtype=torch.bool, device="cpu") for n in lacking
-        }
+        known |= dict.fromkeys([n + UNDEFINED for n in lacking], torch.tensor(True, device="cpu"))
         values[label] = {}
         for name, like in known.items():
             columns, metric = [], name.removesuffix(UNDEFINED)
             for part, batch in zip(parts, batches, strict=True):
-                blank = (
-                    math.nan if like.is_floating_point() else metric != name and metric not in part
-                )
+                blank: float = math.nan
+                if not like.is_floating_point():
+                    blank = metric != name and metric not in part
                 columns.append(part.get(name, like.new_full([len(batch["digests"])], blank)))
             values[label][name] = torch.cat(columns)
     return values

@@ -34,11 +34,10 @@ Row = dict[str, Any]
 class RobustnessComparison(Views):
     r"""
     Several networks on the same samples: what :func:`evaluate_robustness` gives for a dictionary of
-    models. Printing shows the :meth:`table`.
+    models, or built from reports that were made at other times. Printing shows the :meth:`table`.
 
-    Reports of networks that were measured at other times are joined by building one from them. In
-    all that it says, networks are taken as they are: what another training seed would give, only
-    more training seeds tell.
+    Networks are taken as they are: what another training seed would give, only more training seeds
+    tell.
 
     :param dict reports: name of each network to its :class:`RobustnessReport`, all of the same
         data, conditions, attack, metrics and seed.
@@ -98,15 +97,14 @@ class RobustnessComparison(Views):
     def rows(self) -> list[Row]:
         r"""
         The differences to ``compare_to``: dictionaries with ``metric``, ``network``, ``condition``,
-        ``difference`` of the means, ``low`` and ``high`` of its 95 % interval, and ``verdict``:
-        ``"better"`` or ``"worse"`` is the network than the one it is compared with, or
-        ``"undecided"``.
+        ``difference`` of the means, ``low`` and ``high`` of its 95 % interval, and ``verdict``,
+        whether the network is ``"better"`` or ``"worse"``, or ``"undecided"``.
         """
         return [self._difference(*key, self._reference) for key in self._keys()]
 
     def __getitem__(self, key: tuple[str, ...]) -> Row:
         """The row of (network,) condition and metric; of two networks, it needs no name."""
-        found = [whole for whole in self._keys() if whole[-len(key) :] == key]
+        found = [known for known in self._keys() if key in (known, known[1:])]
         if len(found) != 1:
             raise KeyError(key)
         return self._difference(*found[0], self._reference)

@@ -69,8 +69,9 @@ def evaluate_robustness(
       the worst of both and of the last perturbation itself is kept, by the attack's objective,
       which therefore cannot fall as :math:`\varepsilon` grows.
     - each shift: the truth :math:`x` becomes :math:`x + d` and the measurements of the linear
-      physics :math:`y + Ad`, with the same mask and noise. :func:`contrast_recovery` and
-      :func:`error_outside` tell whether the detail survived.
+      physics :math:`y + Ad`, with the same mask and noise. Two more columns, ``contrast recovery``
+      and ``error outside``, tell whether the detail survived, see :func:`contrast_recovery` and
+      :func:`error_outside`.
 
     Batches without measurements get them from the physics. The noise of each sample, and its
     parameters from ``physics_generator``, follow from ``seed`` and the number of the sample: all
