@@ -21,8 +21,6 @@ from ..attacks.parts import Measurements, named_parts
 from ..memory import Memory, modules
 from .seeds import seed_of, seeded
 
-GENERATOR = (PhysicsGenerator, type(None))
-
 
 @dataclass
 class Source:
@@ -38,7 +36,7 @@ class Source:
         return Memory(modules(self.physics))
 
     def batch(self, data: Any, device: torch.device, start: int) -> Batch:
-        """What the loader gave, checked."""
+        """A batch of the loader, checked."""
         if not isinstance(data, (dict, list, tuple, torch.Tensor)):
             raise TypeError(
                 f"every batch must be a dictionary, a tuple or a tensor, got {type(data).__name__}."
@@ -108,7 +106,7 @@ class Batch:
 
     @property
     def physics(self) -> Physics:
-        """The physics, of whatever parameters it has at the moment."""
+        """The physics, with the parameters that were set last."""
         return self.source.physics
 
     def row(self, i: int) -> dict:
@@ -121,8 +119,7 @@ class Batch:
         if self.source.generator is not None:
             numbers = range(self.start, self.start + len(self.x))
             self.params, self.own = self.source.drawn(numbers, self.x.device, seed)
-        parts = [*modules(self.physics)]
-        known = [n for n in self.params if any(hasattr(part, n) for part in parts)]
+        known = any(hasattr(part, n) for part in modules(self.physics) for n in self.params)
         if self.params and not known and self.y is None:
             raise ValueError(
                 f"the physics has none of the parameters {sorted(self.params)}, which would be "
@@ -230,10 +227,11 @@ def paired(dataloader: Any, physics: Any, generator: Any) -> list[Source]:
             "dataloader, physics and physics_generator must be one each or lists of one length, "
             f"got {len(loaders)}, {len(physics)} and {len(generator)}."
         )
+    drawing = [g for g in generator if g is not None]
     for name, noun, kind, things in (
         ("dataloader", "iterable", Iterable, loaders),
         ("physics", "a deepinv Physics", Physics, physics),
-        ("physics_generator", "a deepinv PhysicsGenerator", GENERATOR, generator),
+        ("physics_generator", "a deepinv PhysicsGenerator", PhysicsGenerator, drawing),
     ):
         for thing in things:
             if not isinstance(thing, kind):
@@ -242,6 +240,6 @@ def paired(dataloader: Any, physics: Any, generator: Any) -> list[Source]:
 
 
 def _length(value: Any) -> int | None:
-    """Of what could be values for several samples, how many."""
+    """The number of values, of what may hold some for several samples."""
     sized = isinstance(value, (torch.Tensor, list, tuple))
     return len(value) if sized and getattr(value, "ndim", None) != 0 else None

@@ -32,26 +32,26 @@ class Cache:
     """
     The results so far, in memory and, if there is a path, in a file.
 
-    The file holds one record after another, a first one and one for each batch that is done, which
-    are never written again. The batch at hand has a file beside it, which is replaced after every
-    condition: so what is written then does not grow with the number of samples.
+    The file holds one record after another, never written again: the description, and one for each
+    batch that is done. The batch at hand has a file beside it, which is replaced after every
+    condition: what is written then does not grow with the number of samples.
     """
 
-    def __init__(self, path: str | os.PathLike | None, description: dict[str, str]):
-        self.path = None if path is None else Path(path)
+    def __init__(self, path: Path | None, description: dict[str, str]):
+        self.path = path
         self.content: dict[str, Any] = {"description": description, "seconds": 0.0}
         self.content |= {"metrics": {}, "batches": {}, "point": {}}
         self.start()
-        if self.path is None:
+        if path is None:
             return
-        if not self.path.parent.is_dir():
+        if not path.parent.is_dir():
             raise ValueError(f"state must be a file in a folder that exists, got {str(path)!r}.")
-        self.draft = self.path.with_name(f"{self.path.name}.batch")
-        if not self.path.exists():
+        self.draft = path.with_name(f"{path.name}.batch")
+        if not path.exists():
             self.draft.unlink(missing_ok=True)
             return
         try:
-            before = self._read(self.path)
+            before = self._read(path)
         except Exception as error:
             raise ValueError(
                 f"state must be a file that evaluate_robustness wrote, got {str(path)!r}: delete "
@@ -63,17 +63,15 @@ class Cache:
 
     def _read(self, path: Path) -> dict[str, str]:
         """Take over what the files hold, and tell which evaluation it is of."""
-        (end, first), *others = _records(path)
-        description = first["description"]
-        end = others[-1][0] if others else end
-        os.truncate(path, end)  # a record that was cut off
+        (_, first), *others = found = [*_records(path)]
+        os.truncate(path, found[-1][0])  # a record that was cut off
         if self.draft.exists():
             others += _records(self.draft)
         for _, record in others:
             self.content["batches"][record["index"]] = record["batch"]
             self.content["metrics"] |= record["metrics"]
             self.content |= {name: record[name] for name in ("point", "seconds")}
-        return description
+        return first["description"]
 
     def open(self, index: int, digests: list[str]) -> dict:
         """What is known of a batch: its digests, results and pictures."""
@@ -89,7 +87,7 @@ class Cache:
         return batches[index]
 
     def start(self) -> None:
-        """Time that went by until now was spent on other networks, or on data."""
+        """Time until now was spent on other networks, or on data."""
         self.started = time.monotonic()
 
     def save(self, done: bool) -> None:
@@ -100,10 +98,8 @@ class Cache:
             record = {"index": self.index, "batch": self.content["batches"][self.index]}
             record |= {name: self.content[name] for name in ("metrics", "point", "seconds")}
             if not self.path.exists():
-                with replacing(self.path) as draft:
-                    _append(draft, {"description": self.content["description"]})
-            with replacing(self.draft) as draft:
-                _append(draft, record)
+                _write(self.path, {"description": self.content["description"]})
+            _write(self.draft, record)
             if done:
                 self._keep()
 
@@ -138,12 +134,12 @@ class Cache:
         )
 
 
-def _append(path: Path, record: dict) -> None:
-    """Add a record to a file."""
+def _write(path: Path, record: dict) -> None:
+    """Replace a file by one of this record."""
     data = io.BytesIO()
     torch.save(record, data)
-    with path.open("ab") as file:
-        file.write(data.tell().to_bytes(8, "big") + data.getbuffer())
+    with replacing(path) as draft:
+        draft.write_bytes(data.tell().to_bytes(8, "big") + data.getbuffer())
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict]]:
@@ -190,22 +186,21 @@ def files(
 
 def _joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
     """The columns of all conditions, from batch to batch; metrics that one lacks are undefined."""
-    sizes = [len(batch["digests"]) for batch in batches]
     values: dict[str, Columns] = {}
     for label in batches[0]["results"]:
         parts = [batch["results"][label] for batch in batches]
         known = dict(chain.from_iterable(part.items() for part in parts))
-        scored = [name for name in known if name in metrics]
-        for k, size in enumerate(sizes):
-            every = torch.ones(size, dtype=torch.bool, device="cpu")
-            lacking = {f"{name}{UNDEFINED}": every for name in scored if name not in parts[k]}
-            parts[k] = parts[k] | lacking
-            known |= lacking
+        lacking = [n for n in known if n in metrics and any(n not in part for part in parts)]
+        known |= dict.fromkeys([n + UNDEFINED for n in lacking], torch.tensor(True, device="cpu"))
         values[label] = {}
         for name, like in known.items():
-            blank = like.new_tensor(math.nan if like.is_floating_point() else 0)
-            columns = (p.get(name, blank.expand(n)) for p, n in zip(parts, sizes, strict=True))
-            values[label][name] = torch.cat([*columns])
+            columns, metric = [], name.removesuffix(UNDEFINED)
+            for part, batch in zip(parts, batches, strict=True):
+                blank: float = math.nan
+                if not like.is_floating_point():
+                    blank = metric != name and metric not in part
+                columns.append(part.get(name, like.new_full([len(batch["digests"])], blank)))
+            values[label][name] = torch.cat(columns)
     return values
 
 

@@ -1,34 +1,43 @@
-r"""Networks side by side, on the same samples under the same conditions."""
+r"""Networks side by side: which is better, and whether the samples suffice to say so."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 from .. import checks
 from . import words
-from .results import Results
-from .standings import BEST, UNDECIDED, Row, difference, records, tables, verdict
-from .tables import MARKS, rendered
+from .results import CLEAN, Results
+from .statistics import badness, better, paired
+from .tables import Cell, Table, digits, interval, rendered
 from .views import Views
 
 # What belongs to one model, and may differ between reports that are compared
 PER_MODEL = ("model", "device", "pictures")
 
-# How the best mean is marked, and those that may be as good; elsewhere as in a text
-LEGEND = {"markdown": ("bold:", "italic:"), "latex": ("bold:", "underlined:")}
+# How the best mean is marked, and those that may be as good
+LEGEND = {"text": ("*", "~"), "markdown": ("bold:", "italic:"), "latex": ("bold:", "underlined:")}
+
+# Both ends of the interval of a difference
+APART = ("difference low", "difference high")
+
+#: A line of a file: words and numbers, by the names of the columns.
+Row = dict[str, Any]
 
 
 @dataclass(repr=False, eq=False)
 class RobustnessComparison(Views):
     r"""
     Several networks on the same samples: what :func:`evaluate_robustness` gives for a dictionary of
-    models. Printing shows the :meth:`table`.
+    models, or built from reports that were made at other times. Printing shows the :meth:`table`.
 
-    Reports of networks that were measured at other times are joined by building one from them. In
-    all that it says, networks are taken as they are: what another training seed would give, only
-    more training seeds tell.
+    Networks are taken as they are: what another training seed would give, only more training seeds
+    tell.
 
     :param dict reports: name of each network to its :class:`RobustnessReport`, all of the same
         data, conditions, attack, metrics and seed.
@@ -49,8 +58,6 @@ class RobustnessComparison(Views):
     ...     for name, s in {"short steps": 0.1, "long steps": 0.9}.items()}
     >>> comparison = dj.evaluate_robustness(
     ...     models, [torch.ones(50, 2)], physics, epsilons=[0.1], attacks="quick", verbose=False)
-    >>> list(comparison.reports)
-    ['short steps', 'long steps']
     >>> print(comparison["long steps", "clean", "squared error"]["verdict"] in
     ...     ("better", "worse", "undecided"))
     True
@@ -63,11 +70,7 @@ class RobustnessComparison(Views):
     compare_to: str | None = None
 
     def __post_init__(self):
-        if not isinstance(self.reports, dict):
-            raise TypeError(
-                "reports must be a dictionary of names and reports, got "
-                f"{type(self.reports).__name__}."
-            )
+        checks.instance("reports", self.reports, dict, "dictionary of names and reports")
         if not self.reports:
             raise ValueError("reports must hold at least one report, got none.")
         for name, report in self.reports.items():
@@ -76,11 +79,10 @@ class RobustnessComparison(Views):
                     "reports must be a dictionary of names and RobustnessReports, got "
                     f"{type(report).__name__} for {name!r}."
                 )
-        for name, report in self.reports.items():
             # Numbers of different evaluations must not stand beside each other
             ours, theirs = report.description, self._any.description
-            keys = [key for key in {**theirs, **ours} if key not in PER_MODEL]
-            differ = [key for key in keys if ours.get(key) != theirs.get(key)]
+            differ = [k for k in {**theirs, **ours} if ours.get(k) != theirs.get(k)]
+            differ = [key for key in differ if key not in PER_MODEL]
             if report.digests != self._any.digests:
                 differ.append("data")
             if differ:
@@ -89,41 +91,28 @@ class RobustnessComparison(Views):
                     f"{name!r} and {next(iter(self.reports))!r} differ in {', '.join(differ)}: "
                     "evaluate all models with the same arguments."
                 )
-        self._reference(self.compare_to)
+        checks.choice("compare_to", self._reference, list(self.reports))
 
     @property
-    def rows(self) -> list[dict[str, str | float]]:
+    def rows(self) -> list[Row]:
         r"""
         The differences to ``compare_to``: dictionaries with ``metric``, ``network``, ``condition``,
-        ``difference`` of the means, ``low`` and ``high`` of its 95 % interval, and ``verdict``:
-        ``"better"`` or ``"worse"`` is the network than the one it is compared with, or
-        ``"undecided"``.
+        ``difference`` of the means, ``low`` and ``high`` of its 95 % interval, and ``verdict``,
+        whether the network is ``"better"`` or ``"worse"``, or ``"undecided"``.
         """
-        reference = self._reference(self.compare_to)
-        return [
-            difference(self.reports, network, reference, condition.label, metric)
-            for metric in self._any.metrics
-            for network in self.reports
-            for condition in self._any.conditions
-            if network != reference and metric in self._any.values[condition.label]
-        ]
+        return [self._difference(*key, self._reference) for key in self._keys()]
+
+    def __getitem__(self, key: tuple[str, ...]) -> Row:
+        """The row of (network,) condition and metric; of two networks, it needs no name."""
+        found = [known for known in self._keys() if key in (known, known[1:])]
+        if len(found) != 1:
+            raise KeyError(key)
+        return self._difference(*found[0], self._reference)
 
     @property
-    def records(self) -> list[dict[str, str | int | float | bool]]:
+    def records(self) -> list[Row]:
         """One dictionary for each network, condition and sample."""
-        named = self.reports.items()
-        return [{"network": name} | record for name, report in named for record in report.records]
-
-    def __getitem__(self, key: tuple[str, ...]) -> dict[str, str | float]:
-        """The row of (network,) condition and metric; of two networks, it needs no name."""
-        *network, label, metric = key
-        reference = self._reference(self.compare_to)
-        others = [name for name in self.reports if name != reference]
-        network = network or others
-        known = metric in self._any.values.get(label, {}) and metric in self._any.metrics
-        if not known or len(network) != 1 or network[0] not in others:
-            raise KeyError(key)
-        return difference(self.reports, network[0], reference, label, metric)
+        return [{"network": name} | row for name, r in self.reports.items() for row in r.records]
 
     def table(
         self,
@@ -134,9 +123,8 @@ class RobustnessComparison(Views):
     ) -> str:
         r"""
         One row for each network, one column for each condition: means with their 95 % interval, the
-        best one marked, and those that the data do not tell apart from it.
-
-        What makes one doubt the numbers comes first. No correction is made for the number of cells.
+        best one marked, and those that the data do not tell apart from it. What makes one doubt the
+        numbers comes first. No correction is made for the number of cells.
 
         :param str format: ``"text"``, at most 100 characters wide, columns that do not fit below;
             ``"markdown"``; or ``"csv"``, a line for each number. Default: ``"text"``.
@@ -148,10 +136,9 @@ class RobustnessComparison(Views):
         :return: (:class:`str`) the table.
         :raises ValueError: if the format, a metric, a condition or the network is unknown.
         """
-        every = metrics is None and format == "csv"
-        metrics = "all" if every else metrics
+        metrics = "all" if metrics is None and format == "csv" else metrics
         rows, above, below = self._told(format, metrics, compare_to, conditions)
-        shown = tables(self.reports, rows) + words.radii(self._any)
+        shown = self._tables(rows) + words.radii(self._any)
         return rendered(shown, rows, above, below, format)
 
     def to_latex(
@@ -166,20 +153,16 @@ class RobustnessComparison(Views):
         told apart from it underlined.
 
         :param str, os.PathLike, None path: file to write. Default: ``None``, none.
-        :param str, Sequence[str], None metrics: see :meth:`table`.
-        :param str, None compare_to: see :meth:`table`.
-        :param Sequence[str], None conditions: see :meth:`table`.
         :return: (:class:`str`) a ``tabular`` for each metric, with what casts doubt on the numbers
             as comments.
-        :raises ValueError: if a metric, a condition or the network is unknown.
+
+        The other arguments, and the errors, are those of :meth:`table`.
         """
         rows, above, below = self._told("latex", metrics, compare_to, conditions)
         notes = [f"% {line}" for line in above + below]
-        parts = [table.latex() for table in tables(self.reports, rows)]
-        text = "\n".join([*notes, *parts]) + "\n"
+        text = "\n".join([*notes, *(table.latex() for table in self._tables(rows))]) + "\n"
         if path is not None:
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
+            Path(path).write_text(text, encoding="utf-8")
         return text
 
     @property
@@ -191,42 +174,124 @@ class RobustnessComparison(Views):
         """A report, for what they all share."""
         return next(iter(self.reports.values()))
 
-    def _reference(self, name: str | None) -> str:
-        name = next(iter(self.reports)) if name is None else name
-        checks.choice("compare_to", name, list(self.reports))
-        return name
+    @property
+    def _reference(self) -> str:
+        return next(iter(self.reports)) if self.compare_to is None else self.compare_to
 
-    def _told(
-        self,
-        format: str,
-        metrics: str | Sequence[str] | None,
-        compare_to: str | None,
-        conditions: Sequence[str] | None,
-    ) -> tuple[list[Row], list[str], list[str]]:
+    def _keys(self) -> list[tuple[str, str, str]]:
+        """Network, condition and metric of all differences to the reference."""
+        return [
+            (network, condition.label, metric)
+            for metric in self._any.metrics
+            for network in self.reports
+            for condition in self._any.conditions
+            if network != self._reference and metric in self._any.values[condition.label]
+        ]
+
+    def _difference(self, network: str, label: str, metric: str, reference: str) -> Row:
+        """The paired difference of a network to another, and the verdict on it."""
+        this, other = self.reports[network], self.reports[reference]
+        best = this.metrics[metric]
+        both = this.defined(label, metric) & other.defined(label, metric)
+        a, b = (report.values[label][metric][both] for report in (this, other))
+        row: Row = {"metric": metric, "better": better(best), "network": network}
+        return row | {"condition": label} | paired(a, b, best)
+
+    def _standings(self, label: str, metric: str) -> dict[str, str]:
+        """The network with the best mean, and those that may be as good."""
+        harm = {}
+        for name, report in self.reports.items():
+            mean = badness(report.scores(label, metric), report.metrics[metric]).mean().item()
+            if not math.isnan(mean):
+                harm[name] = mean
+        if not harm or len(self.reports) == 1:
+            return {}
+        first = min(harm, key=harm.__getitem__)
+        verdicts = {name: self._difference(name, label, metric, first)["verdict"] for name in harm}
+        unsure = [name for name, verdict in verdicts.items() if verdict == "undecided"]
+        return dict.fromkeys(unsure, "undecided") | {first: "best"}
+
+    def _told(self, format, metrics, compare_to, conditions) -> tuple[list[Row], list, list]:
         """The numbers, what a reader must know before, and what they rest on."""
         reference = self.compare_to if compare_to is None else compare_to
-        reference = reference and self._reference(reference)
-        known = {condition.label: condition for condition in self._any.conditions}
+        if reference is not None:
+            checks.choice("compare_to", reference, list(self.reports))
+        known = [condition.label for condition in self._any.conditions]
         labels = known if conditions is None else conditions
         labels = [labels] if isinstance(labels, str) else labels
         if unknown := [label for label in labels if label not in known]:
-            raise ValueError(f"conditions must be among {list(known)}, got {unknown[0]!r}.")
-        chosen = [known[label] for label in labels]
-        rows = records(self.reports, self._any.shown(metrics), chosen, reference)
+            raise ValueError(f"conditions must be among {known}, got {unknown[0]!r}.")
+        rows = self._rows(self._any.shown(metrics), labels, reference)
         samples = words.plural(len(self._any.digests), "sample")
         above = [f"{words.plural(len(self.reports), 'network')}, {samples}"]
         above += [words.LOWER_BOUND] * self._any.lower_bound
         if reference is not None:
-            names = [name for name in self.reports if name != reference]
-            above += [verdict(self.reports, name, reference) for name in names]
+            above += [self._verdict(name, reference) for name in self.reports if name != reference]
         above += words.doubts(self.reports)
-        best, unsure = LEGEND.get(format, (MARKS[BEST], MARKS[UNDECIDED]))
+        best, unsure = LEGEND.get(format, LEGEND["text"])
         legend = (
             f"{best} best mean; {unsure} not told apart from it: the 95 % interval of the paired "
             "difference holds 0, or there are fewer than 6 samples"
         )
-        legends = [legend] if len(self.reports) > 1 else []
-        return rows, above, legends + words.basis(self._any)
+        return rows, above, [legend] * (len(self.reports) > 1) + words.basis(self._any)
+
+    def _rows(self, metrics: list[str], labels: Sequence[str], reference: str | None) -> list[Row]:
+        """Each mean with its interval and standing, and its difference to a reference, if any."""
+        rows = []
+        for metric, label in product(metrics, labels):
+            if any(metric not in report.values[label] for report in self.reports.values()):
+                continue
+            standings = self._standings(label, metric)
+            for name, report in self.reports.items():
+                row: Row = {"metric": metric, "better": better(report.metrics[metric])}
+                row |= {"network": name, "condition": label} | report.estimate(label, metric)
+                row |= {"standing": standings.get(name, "")}
+                if reference is not None and name != reference:
+                    found = self._difference(name, label, metric, reference)
+                    row |= {"compared with": reference, "verdict": found["verdict"]}
+                    row |= {"difference": found["difference"]}
+                    row |= {"difference low": found["low"], "difference high": found["high"]}
+                rows.append(row)
+        return rows
+
+    def _tables(self, rows: list[Row]) -> list[Table]:
+        """For each metric a table of means and, if there are any, one of differences."""
+        heads = {c.label: words.name_of(self._any, c, joint="\n") for c in self._any.conditions}
+        made = []
+        for metric in dict.fromkeys(row["metric"] for row in rows):
+            own = [row for row in rows if row["metric"] == metric]
+            head = ["", *(heads[label] for label in dict.fromkeys(r["condition"] for r in own))]
+            title = words.title_of(metric, self._any.metrics[metric])
+            write = digits(own)
+            means, differences = ({name: [Cell(name)] for name in self.reports} for _ in range(2))
+            for row in own:
+                name, text = row["network"], f"{write(row['mean'])} {interval(row, write)}"
+                means[name].append(Cell(text.strip(), row["standing"]))
+                if "verdict" in row:
+                    finer = digits([row], APART)
+                    sign = "+" if row["difference"] > 0 else ""
+                    text = f"{sign}{finer(row['difference'])} {interval(row, finer, APART)}"
+                    differences[name].append(Cell(f"{text} {row['verdict']}"))
+            made.append(Table(f"{title}: mean [95 % interval]", head, list(means.values())))
+            if lines := [cells for cells in differences.values() if len(cells) > 1]:
+                other = next(row["compared with"] for row in own if "verdict" in row)
+                text = f"{title}: difference to {other}, paired [95 % interval]"
+                made.append(Table(text, head, lines))
+        return made
+
+    def _verdict(self, network: str, reference: str) -> str:
+        """Whose result is better, in words."""
+        results = self.reports[network]
+        metric, worst = results.shown(None)[0], results.attacked()
+        places = {CLEAN: "clean"}
+        if worst:
+            places[worst.label] = f"under perturbations {words.as_large_as(worst, results)}"
+        parts = []
+        for label, where in places.items():
+            row = self._difference(network, label, metric, reference)
+            number = words.value(metric, row["difference"], sign="+")
+            parts.append(f"{row['verdict']} {where} ({number})")
+        return f"{network} against {reference}: {', '.join(parts)}"
 
     def __str__(self) -> str:
         return self.table()

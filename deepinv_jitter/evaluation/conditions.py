@@ -34,10 +34,14 @@ from .seeds import seed_of, seeded
 
 
 class Bench:
-    """A batch on which the conditions are tried, one by one."""
+    """
+    A batch on which the conditions are tried, one by one. It holds the columns of those that are
+    done, and the worst point so far.
+    """
 
-    def __init__(self, protocol: Protocol, model: nn.Module, batch: Batch):
+    def __init__(self, protocol: Protocol, model: nn.Module, batch: Batch, done: dict, point: dict):
         self.protocol, self.model, self.physics = protocol, model, batch.physics
+        self.done, self.point = done, point
         self.x, self.y, self.start = batch.x, batch.y, batch.start
         self.truths = self.kept(self.x)
         # Measurements of several parts are one tensor here, and so are their perturbations
@@ -52,23 +56,18 @@ class Bench:
         shifts = {c.label: c.shift for c in protocol.conditions if c.shift is not None}
         self.shifts = {label: shift(self.x, self.start) for label, shift in shifts.items()}
 
-    def run(
-        self, condition: Condition, done: dict[str, Columns], point: dict
-    ) -> tuple[Columns, dict[str, torch.Tensor]]:
-        """
-        The columns of a condition, and its truths and reconstructions. The point is the worst so
-        far, and is updated.
-        """
+    def run(self, condition: Condition) -> tuple[Columns, dict[str, torch.Tensor]]:
+        """The columns and pictures of a condition."""
         x, x_net = self.x, self.x_clean
         if condition.shift is not None:
-            columns, x, x_net = self.shifted(*self.shifts[condition.label])
+            columns, x, x_net = self.shifted(condition.label)
         elif condition.eps is None:
             columns = self.scores.of(x_net, x) | self.context(x, self.none)
             columns["peak_exceeded"] = self.scores.peak_exceeded()
         elif condition.kind == RANDOM:
             columns, x_net = self.random(condition.eps)
         else:
-            columns, x_net = self.worst(condition.eps, done, point)
+            columns, x_net = self.worst(condition.eps)
         told = {
             name: v.cpu() if v.dtype == torch.bool else v.cpu().double()
             for name, v in columns.items()
@@ -111,14 +110,12 @@ class Bench:
             columns[name] = v.any(0) if v.dtype == torch.bool else v.to(double).mean(0)
         return columns | worst | self.units(eps, radii), images[0]
 
-    def worst(
-        self, eps: float, done: dict[str, Columns], point: dict
-    ) -> tuple[Columns, torch.Tensor]:
+    def worst(self, eps: float) -> tuple[Columns, torch.Tensor]:
         """The columns and reconstructions of the worst perturbations found so far."""
-        attack, radii = self.protocol.attack, self.radii(eps)
+        attack, radii, point = self.protocol.attack, self.radii(eps), self.point
         starts: list[torch.Tensor | None] = [None]
         gradients: int | torch.Tensor = 0
-        if point and point["eps"] > 0:
+        if point.get("eps"):
             last = point["perturbation"] * (eps / point["eps"])
             starts = [last] if attack.adds_init else [None, last]
         for init in starts:
@@ -126,16 +123,12 @@ class Bench:
             gradients = gradients + result.n_grad
             delta = self.layout.pack(result.delta)
             x_net = self.reconstruct(delta)
-            found = {
-                "perturbation": self.layout.pack(result.perturbation),
-                "delta": delta,
-                "x_net": x_net,
-                "harm": self.scores.harms(x_net, self.x)[self.scores.harm],
-            } | dict(result.flags.items())
-            won = found["harm"] > point["harm"] if point else None
+            harm = self.scores.harms(x_net, self.x)[self.scores.harm]
+            found = {"delta": delta, "x_net": x_net, "harm": harm} | result.flags
+            found["perturbation"] = self.layout.pack(result.perturbation)
+            won = harm > point["harm"] if point else torch.ones_like(harm).bool()
             for name, value in found.items():
-                old = point.get(name, torch.zeros_like(value))
-                point[name] = value if won is None else where(won, value, old)
+                point[name] = where(won, value, point.get(name, value))
         point["eps"] = eps
         columns = self.scores.of(point["x_net"], self.x) | self.units(eps, radii)
         columns["|delta|"] = attack.budget.norm(point["perturbation"])
@@ -143,35 +136,31 @@ class Bench:
         harm = columns[self.scores.harm]
         # One number, or one per sample, as samples may leave a search early
         columns["gradients"] = torch.zeros_like(harm) + gradients
-        drawn = done[Condition(RANDOM, eps).label][WORST_DRAW]
+        drawn = self.done[Condition(RANDOM, eps).label][WORST_DRAW]
         columns["random_beats_attack"] = drawn.to(harm) > harm
         flags = {k: v for k, v in point.items() if getattr(v, "dtype", None) == torch.bool}
         return columns | flags, point["x_net"]
 
     def context(self, x: torch.Tensor, delta: torch.Tensor) -> Columns:
-        """
-        What was added to the measurements, measured there and in the image, and the squared errors
-        that every network should beat: those of no image, and of the adjoint of the same.
-        """
+        """The sizes of what was added to measurements, and the errors to beat."""
 
         def norm(v: torch.Tensor) -> torch.Tensor:
             return v.abs().to(checks.widest(v.device)).flatten(1).norm(dim=1)
 
-        sizes, references = [_ratio(norm(delta), norm(self.flat))], []
-        if alike(self.x_clean, x):
-            references.append(torch.zeros_like(x))
+        relative, in_image = SIZES
+        zero, adjoint = REFERENCES
+        columns = {relative: _ratio(norm(delta), norm(self.flat))}
+        images = {zero: torch.zeros_like(x)} if alike(self.x_clean, x) else {}
         if self.adjoint is not None:
             image = self.physics.A_adjoint(self.layout.unpack(delta))
-            sizes.append(norm(image))
-            if alike(self.x_clean, x) and image.shape == x.shape:
-                references.append(self.adjoint + image)
-        errors = [squared_error(reference, x) for reference in references]
-        return dict([*zip(SIZES, sizes, strict=False), *zip(REFERENCES, errors, strict=False)])
+            columns[in_image] = norm(image)
+            if images and image.shape == x.shape:
+                images[adjoint] = self.adjoint + image
+        return columns | {name: squared_error(image, x) for name, image in images.items()}
 
-    def shifted(
-        self, x: torch.Tensor, region: torch.Tensor
-    ) -> tuple[Columns, torch.Tensor, torch.Tensor]:
+    def shifted(self, label: str) -> tuple[Columns, torch.Tensor, torch.Tensor]:
         """The columns, truths and reconstructions of edited truths."""
+        x, region = self.shifts[label]
         delta = self.layout.pack(self.physics.A(x - self.x))
         x_net = self.reconstruct(delta)
         columns = self.scores.of(x_net, x) | self.context(x, delta)
@@ -224,15 +213,14 @@ def complete(
 
     batch.measure(protocol.seed)
     cache.start()
+    known = content["point"].items()
+    point = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in known}
     with randomness("clean"):
-        bench = Bench(protocol, model, batch)
-    point = {
-        k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in content["point"].items()
-    }
+        bench = Bench(protocol, model, batch, done, point)
     for condition in todo:
         bar.set_description(condition.label, refresh=False)
         with randomness(condition.label):
-            columns, images = bench.run(condition, done, point)
+            columns, images = bench.run(condition)
         done[condition.label] = columns
         if len(images["x"]):
             entry["pictures"][condition.label] = images

@@ -1,9 +1,6 @@
 r"""
-The paper's PSNR and SSIM, and scores that see what becomes of a detail.
-
-The paper's two are no substitute for deepinv's: their numbers must never share a column. The scores
-of a detail are there because a metric of the whole image cannot tell a recovered detail of a few
-pixels from a deleted one.
+The paper's PSNR and SSIM, and scores of a detail, as a metric of the whole image cannot tell a
+recovered detail of a few pixels from a deleted one.
 """
 
 from __future__ import annotations
@@ -28,13 +25,10 @@ class PaperPSNR(Metric):
         - P_{[0,1]}(\operatorname{Re} x) \right\|_2^2 .
 
     A dataset's number is the mean over its images. Negative values, such as reflection
-    coefficients of a seismic section, count as 0, and so do imaginary parts: this is not the PSNR
-    of :class:`deepinv.loss.metric.PSNR`, and no substitute for it. (For sections the published code
-    cuts the reconstruction but not the truth, so that a perfect one is not perfect; here both are
-    cut.)
-
-    Images of shape `(B, 2, ...)` are complex, as everywhere in deepinv. Equal images give infinity,
-    and NaN in an image gives NaN for it.
+    coefficients of a seismic section, count as 0, and so do the imaginary parts of complex images,
+    of two channels: this is no substitute for :class:`deepinv.loss.metric.PSNR`, and their numbers
+    must never share a column. (For sections the published code cuts the reconstruction but not the
+    truth; here both are cut.) Equal images give infinity, and NaN in an image gives NaN for it.
 
     :param kwargs: as for :class:`deepinv.loss.metric.Metric`.
     :raises TypeError: in the call, if an image is no tensor of real or complex numbers.
@@ -65,8 +59,8 @@ class PaperSSIM(SSIM):
     r"""
     SSIM as in the tables of the paper: real channel only, cut to :math:`[0, 1]`, data range 1.
 
-    The window is that of torchmetrics, Gaussian with a standard deviation of 1.5, 11 pixels wide;
-    images must be no smaller. The warnings of :class:`PaperPSNR` hold.
+    The window is that of torchmetrics, Gaussian with a standard deviation of 1.5, 11 pixels wide.
+    The warnings of :class:`PaperPSNR` hold.
 
     :param kwargs: as for :class:`deepinv.loss.metric.SSIM`.
     :raises TypeError: in the call, if an image is no tensor of real or complex numbers.
@@ -104,9 +98,8 @@ def contrast_recovery(
     How much of a detail :math:`d` a reconstructor :math:`H` brings back:
     :math:`\langle H(y_d) - H(y), d\rangle / \|d\|_2^2`.
 
-    1 means that the detail is kept and 0 that it is deleted; a linear :math:`H` gives
-    :math:`\langle HAd, d\rangle / \|d\|_2^2`. The measurements :math:`y_d` and :math:`y` of the two
-    truths should carry the same noise, which then cancels to first order.
+    1 means that the detail is kept and 0 that it is deleted. The measurements :math:`y_d` and
+    :math:`y` of the two truths should carry the same noise, which then cancels to first order.
 
     :param torch.Tensor x_net_shifted: reconstruction :math:`H(y_d)` of the edited truth, shape `(B,
         ...)`.

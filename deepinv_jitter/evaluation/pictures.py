@@ -12,7 +12,6 @@ import torch
 from deepinv.utils.signals import complex_abs
 
 from .results import CLEAN, Results
-from .statistics import mean
 from .words import name_of, value
 
 if TYPE_CHECKING:
@@ -23,19 +22,15 @@ if TYPE_CHECKING:
 COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
 MARKERS = "o", "s", "^", "D", "v", "P", "X", "*"
 
-#: Text stays text, which can be edited, searched and read aloud.
-EDITABLE: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
-
-#: The part of an image's side that is enlarged.
-ZOOM = 4
-
 
 def saved(figure: Figure, path: str | os.PathLike | None) -> Figure:
-    """The figure, written if there is a path, with text that stays text in vector graphics."""
+    """The figure, written if there is a path."""
     import matplotlib.pyplot as plt
 
     if path is not None:
-        with plt.rc_context(EDITABLE):
+        # Text stays text, which can be edited, searched and read aloud
+        text: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+        with plt.rc_context(text):
             figure.savefig(path, dpi=200)
     return figure
 
@@ -50,7 +45,7 @@ class Panel:
 
     @property
     def error(self) -> torch.Tensor:
-        """What differs, of colours their mean; with its sign where images have one."""
+        """The difference, with its sign; of colours the mean of its magnitudes."""
         difference = self.image - self.truth
         return difference if len(difference) == 1 else difference.abs().mean(0, True)
 
@@ -69,9 +64,8 @@ def images(reports: dict[str, Results], samples: list[int], label: str) -> Figur
     scales = _scales(panels)
     height, width = panels[0].truth.shape[1:]
     lines, columns, side = len(labels) + 2, len(reports) + 1, 1.7
-    tall = side * min(2.0, height / width)
-    size = side * columns + 1.0, len(samples) * (lines * tall + 1.0)
-    figure = plt.figure(figsize=size, layout="constrained")
+    tall = len(samples) * (lines * side * min(2.0, height / width) + 1.0)
+    figure = plt.figure(figsize=(side * columns + 1.0, tall), layout="constrained")
     axes = figure.subplots(lines * len(samples), columns, squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
@@ -94,23 +88,21 @@ def _sample(grid, rows: list[list[Panel]], names: list[str], greys: dict, errors
         for ax, name, panel in zip(line[1:], names, row, strict=True):
             head = f"{textwrap.fill(name, 20)}\n" if row is rows[0] else ""
             image = _show(ax, panel.image, f"{head}{panel.title}".strip(), greys)
+    signed = errors["vmin"] < 0
     for ax, panel in zip(grid[-2, 1:], last, strict=True):
-        error = panel.error if errors["vmin"] else panel.error.abs()
-        fault = _show(ax, error, "", errors)
-    _bar(grid[-2, -1], fault, "both" if errors["vmin"] else "max")
+        fault = _show(ax, panel.error if signed else panel.error.abs(), "", errors)
+    _bar(grid[-2, -1], fault, "both" if signed else "max")
     if len(last[0].image) == 1:
         _bar(grid[0, -1], image, "neither")
     # An edit of the truth is what one wants to see, else the largest errors
-    moved = last[0].truth - rows[0][0].truth
-    if moved.any():
-        top, left, tall, wide = _largest([moved])
-    else:
-        top, left, tall, wide = _largest([panel.error for panel in last], last[0].truth)
+    truth = last[0].truth
+    moved = truth - rows[0][0].truth
+    shown = ([moved],) if moved.any() else ([panel.error for panel in last], truth)
+    top, left, tall, wide = _largest(*shown)
     corner = left - 0.5, top - 0.5
-    images = [last[0].truth, *(panel.image for panel in last)]
+    images = [truth, *(panel.image for panel in last)]
     for above, ax, image in zip(grid[-3], grid[-1], images, strict=True):
-        # Seen on any image
-        for color, width in (("white", 2.4), (COLOURS[1], 1.2)):
+        for color, width in (("white", 2.4), (COLOURS[1], 1.2)):  # seen on any image
             above.add_patch(Rectangle(corner, wide, tall, fill=False, ec=color, lw=width))
         _show(ax, image[:, top : top + tall, left : left + wide], "", greys)
 
@@ -154,20 +146,15 @@ def _scales(panels: list[Panel]) -> tuple[dict, dict]:
     """The grey scale of all images, and the colours of all errors."""
     truth = torch.stack([panel.truth for panel in panels])
     high = truth.abs().max().item() or 1.0
-    signed = truth.shape[1] == 1 and truth.min() < -0.1 * high
+    signed = truth.shape[1] == 1 and truth.min().item() < -0.1 * high
     # A few pixels far off would darken all others
     worst = _size(torch.stack([panel.error for panel in panels]), 0.998) or 1.0
     if signed:
         # Reflections are few and strong
         high = _size(truth, 0.995) or high
-        return (
-            {"cmap": "gray", "vmin": -high, "vmax": high},
-            {"cmap": "RdBu_r", "vmin": -worst, "vmax": worst},
-        )
-    return (
-        {"cmap": "gray", "vmin": 0.0, "vmax": high},
-        {"cmap": "magma", "vmin": 0.0, "vmax": worst},
-    )
+    greys = {"cmap": "gray", "vmin": -high if signed else 0.0, "vmax": high}
+    cmap, low = ("RdBu_r", -worst) if signed else ("magma", 0.0)
+    return greys, {"cmap": cmap, "vmin": low, "vmax": worst}
 
 
 def _size(images: torch.Tensor, share: float) -> float:
@@ -183,15 +170,13 @@ def _show(ax: Axes, image: torch.Tensor, title: str, style: dict):
     return ax.imshow(image[0].numpy(), interpolation="nearest", **style)
 
 
-def _largest(
-    images: list[torch.Tensor], truth: torch.Tensor | None = None
-) -> tuple[int, int, int, int]:
+def _largest(images: list[torch.Tensor], truth: torch.Tensor | None = None) -> tuple[int, ...]:
     """
-    Top, left, height and width of the part where all together have the largest squares; beside a
-    truth times its contrast there, as an empty corner shows little.
+    Top, left, height and width of the part with the largest squares; with a truth, times its
+    contrast there, as an empty corner shows little.
     """
     energy = torch.stack(images).square().sum((0, 1))[None].nan_to_num(0.0, posinf=0.0)
-    tall, wide = (min(n, max(8, n // ZOOM)) for n in energy.shape[1:])
+    tall, wide = (min(n, max(8, n // 4)) for n in energy.shape[1:])
     mean = torch.nn.AvgPool2d((tall, wide), stride=1)
     sums = mean(energy)[0]
     if truth is not None:
@@ -215,7 +200,7 @@ def points(reports: dict[str, Results], samples: list[int], label: str) -> Figur
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     count = len(reports)
-    columns = count if count <= 3 else min(math.ceil(math.sqrt(count)), 3)
+    columns = 2 if count == 4 else min(count, 3)
     lines = math.ceil(count / columns)
     size = 2.6 * columns + 0.6, 2.8 * lines + 0.6
     figure = plt.figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.1))
@@ -242,7 +227,7 @@ def points(reports: dict[str, Results], samples: list[int], label: str) -> Figur
         ):
             ax.scatter(*part.T.numpy(), s=area, c=color, marker=marker, label=text, zorder=2)
         metric = report.shown(None)[0]
-        before, after = (mean(report.scores(at, metric)) for at in (CLEAN, label))
+        before, after = (report.scores(at, metric).mean().item() for at in (CLEAN, label))
         text = f"{value(metric, before)} → {after:.3g}"
         ax.set_title(f"{name}\n{text}".strip(), fontsize="small")
         ax.set_aspect("equal")

@@ -50,8 +50,6 @@ PRESETS: dict[str, Callable[[Budget], Attack]] = {
 
 @dataclass
 class Protocol:
-    """What is done to each sample."""
-
     conditions: list[Condition]
     attack: Attack
     metrics: dict[str, Metric] | None
@@ -87,7 +85,7 @@ class Protocol:
         physics = []
         for source in sources:
             with preserved(source.physics):
-                # What a training has left of drawn parameters is no part
+                # Not those of a training before
                 if source.generator is not None:
                     source.physics.update(**source.drawn([0], device, self.seed)[0])
                 physics.append(fingerprint(source.physics))

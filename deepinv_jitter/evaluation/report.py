@@ -1,4 +1,4 @@
-r"""The robustness report of one network: tables, curves and pictures of what was measured."""
+r"""The robustness report of one network."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from .. import checks
 from . import words
 from .comparison import RobustnessComparison
-from .results import Condition, Results
+from .results import Results
 from .tables import Cell, Table, digits, interval, rendered
 from .views import Views
-
-__all__ = ["Condition", "RobustnessReport"]
 
 
 @dataclass(repr=False, eq=False)
@@ -20,20 +18,18 @@ class RobustnessReport(Results, Views):
     r"""
     The values of every sample under every condition, as :func:`evaluate_robustness` gives them.
 
-    Beside the metrics there are, for radii, columns ``eps``, the radius in the unit of the attack's
-    budget, as it was given; ``radius``, as an absolute one; and ``radius/|y|`` and
-    ``radius/|noise|``, relative to the norm of the sample's measurements, and to the expected norm
+    Beside the metrics there are, for radii, the columns ``eps``, the radius as it was given, in the
+    unit of the attack's budget; ``radius``, as an absolute one; and ``radius/|y|`` and
+    ``radius/|noise|``, relative to the norm of the sample's measurements and to the expected norm
     of the physics' Gaussian noise on the measured entries (NaN for other noise), all in the norm of
-    the budget. ``worst draw`` is what the worst of the random perturbations reached, by what the
-    attack maximises; if that is not the squared error, ``objective`` is its value.
+    the budget. ``worst draw`` is the worst of the random perturbations, by what the attack
+    maximises; if that is not the squared error, ``objective`` is its value.
 
     Of what was added to the measurements, ``|dy|/|y|`` is the :math:`\ell_2` norm relative to
-    theirs and ``|A'dy|`` that of the image it amounts to (linear physics only); of the perturbation
-    that an attack found, ``|delta|`` is the norm, and ``gradients`` how many the search took.
-    ``squared error of 0`` and ``squared error of A'y`` are those of an image of zeros and of
-    :math:`A^\top y` of the same measurements.
-
-    Printing a report prints its :meth:`table`.
+    theirs and ``|A'dy|`` that of the image it amounts to (linear physics only); of what an attack
+    found, ``|delta|`` is the norm, and ``gradients`` how many the search took. ``squared error of
+    0`` and ``squared error of A'y`` are those of an image of zeros and of :math:`A^\top y` of the
+    same measurements. Printing a report prints its :meth:`table`.
 
     :param list conditions: the conditions, each with ``label``, ``kind`` and ``eps``.
     :param dict values: label to column to values, shape `(N,)` for :math:`N` samples.
@@ -104,8 +100,7 @@ class RobustnessReport(Results, Views):
 
         ``"better"`` means that the 95 % interval of the mean difference lies on this report's side
         of zero, ``"worse"`` on the other's, and anything else is ``"undecided"``, also fewer than 6
-        samples. Both models are taken as they are: what another training seed would give, only more
-        training seeds tell. No correction is made for the number of rows.
+        samples. No correction is made for the number of rows.
 
         :param RobustnessReport other: the other model's report.
         :param tuple[str, str] names: what to call this model and the other. Default: ``("this

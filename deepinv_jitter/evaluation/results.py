@@ -11,7 +11,7 @@ import torch
 
 from ..attacks.diagnostics import FLAGS
 from .shifts import Shift
-from .statistics import badness, better, bootstrap_interval, mean
+from .statistics import badness, better, bootstrap_interval
 
 ERROR = "squared error"
 OBJECTIVE = "objective"
@@ -32,13 +32,13 @@ REFERENCES = {
     "squared error of A'y": "A'y of the same measurements",
 }
 
-#: What the name of a column ends with that says where a metric has no value.
+#: How the name of a column ends that says where a metric has no value.
 UNDEFINED = " undefined"
 
-#: What was added to measurements, there and in the image.
+#: The size of what was added to the measurements, relative to theirs and in the image.
 SIZES = ("|dy|/|y|", "|A'dy|")
 
-#: Columns that no metric may be called like.
+#: Names of columns, which no metric may have.
 RESERVED = (
     *(ERROR, OBJECTIVE, RECOVERY, OUTSIDE, WORST_DRAW, *UNITS, *REFERENCES, *SIZES),
     *("|delta|", "gradients", *FLAGS, "random_beats_attack", "peak_exceeded"),
@@ -100,14 +100,13 @@ class Results:
         r"""
         Where no network would be better than this one: reference to labels of conditions.
 
-        The references are an image of zeros, and :math:`A^\top y` of the very measurements that the
-        model got (for linear physics that give images of the shape of the truth); by the mean
-        squared error, and only where the reference is not perfect itself.
+        By the mean squared error; the references are an image of zeros and, of linear physics,
+        :math:`A^\top y` of the measurements that the model got, unless they are perfect themselves.
         """
         found: dict[str, list[str]] = {}
         for label, columns in self.values.items():
             for column, name in REFERENCES.items():
-                if column in columns and 0 < mean(columns[column]) < mean(columns[ERROR]):
+                if column in columns and 0 < columns[column].mean() < columns[ERROR].mean():
                     found.setdefault(name, []).append(label)
         return found
 
@@ -130,9 +129,9 @@ class Results:
         r"""
         The samples that have a value of a metric.
 
-        Some have none, whatever the network: a blank truth has no NMSE, and a perfect
-        reconstruction no finite PSNR. They are left out of the statistics, and :attr:`flags` count
-        them. A value that is not finite for another reason is the network's, and counts.
+        A blank truth has no NMSE, whatever the network, and a perfect reconstruction no finite
+        PSNR. They are left out of the statistics, and :attr:`flags` count them. A value that is not
+        finite for another reason is the network's, and counts.
 
         :param str label: label of a condition.
         :param str name: name of a metric.
@@ -150,22 +149,17 @@ class Results:
         """The mean of a metric where it is defined, and both ends of its 95 % interval."""
         values = self.scores(label, name)
         low, high = bootstrap_interval(values)
-        return {"mean": mean(values), "low": low, "high": high}
+        return {"mean": values.mean().item(), "low": low, "high": high}
 
     def shown(self, metrics: str | Sequence[str] | None) -> list[str]:
-        r"""
-        The names of the metrics that a table shows.
-
-        :param str, Sequence[str], None metrics: names, or ``"all"``; ``None`` for those of the
-            evaluation, or the squared error where there are none.
-        :return: (:class:`list`) of names.
-        :raises ValueError: if one is unknown.
+        """
+        The metrics that a table shows; by default those of the evaluation, or else the squared
+        error, and what the attack maximises if that is neither.
         """
         if metrics is None:
             detail = (ERROR, OBJECTIVE, RECOVERY, OUTSIDE)
             names = [name for name in self.metrics if name not in detail]
             names = names or [name for name in self.metrics if name == ERROR]
-            # What the attack maximises, if that is neither a metric nor the error
             return names + [name for name in self.metrics if name == OBJECTIVE]
         if isinstance(metrics, str):
             metrics = list(self.metrics) if metrics == "all" else [metrics]
@@ -176,12 +170,7 @@ class Results:
         return list(metrics)
 
     def attacked(self) -> Condition | None:
-        r"""
-        The condition that tells most.
-
-        :return: the worst case of the radius nearest to the noise, or of the largest where there is
-            no such unit; ``None`` if no radius was evaluated.
-        """
+        """The worst case of the radius nearest to the noise, or else of the largest, if any."""
         worst = [c for c in self.conditions if c.kind == WORST and c.eps]
 
         def distance(condition: Condition) -> float:
@@ -192,13 +181,7 @@ class Results:
         return min(reversed(worst), key=distance, default=None)
 
     def radius(self, condition: Condition, unit: str) -> float:
-        r"""
-        The mean radius of a condition.
-
-        :param condition: one of the conditions.
-        :param str unit: ``"eps"``, ``"radius"``, ``"radius/|y|"`` or ``"radius/|noise|"``.
-        :return: (:class:`float`) the radius; NaN without such a unit.
-        """
+        """The mean of a column that says a size, such as ``radius/|y|``; NaN without such a one."""
         columns = self.values[condition.label]
         return columns[unit].nanmean().item() if unit in columns else math.nan
 

@@ -21,6 +21,9 @@ from ..attacks.samples import column
 from ..memory import evaluated
 from ..optim.noise import GaussianJitter
 
+#: A truth, and its measurements with what is added to them.
+Pair = tuple[torch.Tensor, torch.Tensor]
+
 
 @dataclass(frozen=True)
 class Risk:
@@ -62,10 +65,10 @@ def average_case_risk(
     Average-case robustness risk :math:`\mathbb{E}_e\|x - H_\theta(y+e)\|_2^2`, Definition 3.1 in
     the form of eq. (11).
 
-    The noise :math:`e` is Gaussian with :math:`\mathbb{E}\|e\|_2^2 = \sigma_e^2` for every sample:
-    with standard deviation :math:`\sigma_e/\sqrt{n}` on :math:`n` measured entries, and zero on the
-    others: those which :math:`A` cannot reach, such as k-space off the mask. Eq. (2) of the paper
-    writes :math:`e = Ag`; for denoising, where it is analysed, this is the same.
+    The noise :math:`e` is Gaussian, of standard deviation :math:`\sigma_e/\sqrt{n}` on the
+    :math:`n` measured entries of a sample, so that :math:`\mathbb{E}\|e\|_2^2 = \sigma_e^2`, and
+    zero where :math:`A` cannot reach, such as k-space off the mask. Eq. (2) of the paper writes
+    :math:`e = Ag`; for denoising, where it is analysed, this is the same.
 
     :param torch.nn.Module model: :math:`H_\theta`, called as ``model(y, physics)``.
     :param torch.Tensor x: ground truth, shape `(B, ...)`.
@@ -77,8 +80,7 @@ def average_case_risk(
     :param torch.Generator, None generator: source of the randomness. ``None`` (default) uses the
         global generator; a generator leaves it untouched.
     :return: (:class:`Risk`) the risk of each sample.
-    :raises TypeError: if ``model`` is no module, ``x`` or ``y`` no tensor of real or complex
-        numbers, or another argument of another type.
+    :raises TypeError: if an argument is of another type.
     :raises ValueError: if ``sigma_e`` is negative, not finite or so large that squares overflow,
         there are fewer than 2 draws, ``x`` and ``y`` do not belong together or are not finite, or
         the reconstruction has not the shape of ``x`` or an error that is not finite.
@@ -102,7 +104,7 @@ def average_case_risk(
     support = L2Ball(1.0).support(y, physics)
     measured = support.flatten(1).sum(1).clamp_min(1).to(y.dtype)
     weight = support * column((support[0].numel() / measured).sqrt(), y)
-    return _risk(model, samples, lambda: _error(model, x, y + weight * noise(y), physics))
+    return _risk(model, physics, samples, lambda: (x, y + weight * noise(y)))
 
 
 def generalization_risk(
@@ -118,9 +120,8 @@ def generalization_risk(
     r"""
     Generalisation risk :math:`\mathbb{E}_g\|x+g - H_\theta(y+Ag)\|_2^2`, Definition 3.2.
 
-    The change :math:`g` of the truth is Gaussian with :math:`\mathbb{E}\|g\|_2^2 = \sigma_g^2` for
-    every sample, a standard deviation of :math:`\sigma_g/\sqrt{n}` on its :math:`n` entries. The
-    target moves with it.
+    The change :math:`g` of the truth is Gaussian, of standard deviation :math:`\sigma_g/\sqrt{n}`
+    on the :math:`n` entries of a sample: :math:`\mathbb{E}\|g\|_2^2 = \sigma_g^2`.
 
     :param torch.nn.Module model: :math:`H_\theta`, called as ``model(y, physics)``.
     :param torch.Tensor x: ground truth, shape `(B, ...)`.
@@ -132,8 +133,7 @@ def generalization_risk(
     :param torch.Generator, None generator: source of the randomness. ``None`` (default) uses the
         global generator; a generator leaves it untouched.
     :return: (:class:`Risk`) the risk of each sample.
-    :raises TypeError: if the physics is not linear, ``model`` is no module, ``x`` or ``y`` no
-        tensor of real or complex numbers, or another argument of another type.
+    :raises TypeError: if the physics is not linear, or an argument is of another type.
     :raises ValueError: as for :func:`average_case_risk`.
 
     |sep|
@@ -153,7 +153,7 @@ def generalization_risk(
     if not isinstance(physics, LinearPhysics):
         raise TypeError(f"physics must be linear, y + A(g), got {type(physics).__name__}.")
 
-    def draw() -> torch.Tensor:
+    def draw() -> Pair:
         g = noise(x)
         e = physics.A(g)
         if e.shape != y.shape:
@@ -161,9 +161,9 @@ def generalization_risk(
                 f"y must have the shape of the measurements of x, {tuple(e.shape)}, got "
                 f"{tuple(y.shape)}."
             )
-        return _error(model, x + g, y + e, physics)
+        return x + g, y + e
 
-    return _risk(model, samples, draw)
+    return _risk(model, physics, samples, draw)
 
 
 def worst_case_risk(
@@ -176,9 +176,7 @@ def worst_case_risk(
 ) -> Risk:
     r"""
     Risk :math:`\|x - H_\theta(y+\delta)\|_2^2` under the perturbation an attack finds, the inner
-    problem of eq. (6).
-
-    It is a lower bound of the worst case, as good as the attack.
+    problem of eq. (6): a lower bound of the worst case, as good as the attack.
 
     :param torch.nn.Module model: :math:`H_\theta`, called as ``model(y, physics)``.
     :param torch.Tensor x: ground truth, shape `(B, ...)`.
@@ -187,11 +185,9 @@ def worst_case_risk(
     :param Callable attack: ``attack(model, x, y, physics)`` returns :math:`\delta`, of the shape of
         ``y``. It sees the model in evaluation mode.
     :return: (:class:`Risk`) the risk of each sample, with standard errors 0.
-    :raises TypeError: if ``model`` is no module, ``x``, ``y`` or the perturbation no tensor, or
-        ``attack`` is not callable.
-    :raises ValueError: if ``x`` and ``y`` do not belong together or are not finite, the
-        perturbation has not the shape of ``y``, or the reconstruction not that of ``x`` or an error
-        that is not finite.
+    :raises TypeError: if an argument, or the perturbation, is of another type.
+    :raises ValueError: as for :func:`average_case_risk`, or if the perturbation has not the shape
+        of ``y``.
 
     |sep|
 
@@ -201,10 +197,8 @@ def worst_case_risk(
     >>> physics = dinv.physics.Denoising()
     >>> model = dj.UnfoldedGD(dj.PointMLP(), max_iter=3)
     >>> x = torch.zeros(50, 2)
-    >>> def attack(model, x, y, physics):
-    ...     return torch.full_like(y, 0.01)
-    >>> risk = dj.worst_case_risk(model, x, x, physics, attack=attack)
-    >>> risk.standard_errors.any()
+    >>> attack = dj.FrankWolfeAttack(dj.L2Ball(0.01), steps=3)
+    >>> dj.worst_case_risk(model, x, x, physics, attack=attack).standard_errors.any()
     tensor(False)
     """
     checks.batch(x=x, y=y)
@@ -213,7 +207,7 @@ def worst_case_risk(
             f"attack must be callable as attack(model, x, y, physics), got {type(attack).__name__}."
         )
 
-    def draw() -> torch.Tensor:
+    def draw() -> Pair:
         # For attacks that need gradients and do not ask for them
         with torch.enable_grad():
             delta = attack(model, x, y, physics)
@@ -224,39 +218,41 @@ def worst_case_risk(
                 f"the attack must return the shape of y, {tuple(y.shape)}, "
                 f"got {tuple(delta.shape)}."
             )
-        return _error(model, x, y + delta, physics)
+        return x, y + delta
 
-    return _risk(model, 1, draw)
+    return _risk(model, physics, 1, draw)
 
 
-def _risk(model: nn.Module, count: int, draw: Callable[[], torch.Tensor]) -> Risk:
-    """Mean and standard error of draws of shape `(B,)`, with the model in evaluation mode."""
+def _risk(model: nn.Module, physics: Physics, count: int, draw: Callable[[], Pair]) -> Risk:
+    """Mean and standard error of the squared errors of draws, with the model in evaluation mode."""
     if not isinstance(model, nn.Module):
         raise TypeError(
             "model must be a torch.nn.Module, called as model(y, physics), "
             f"got {type(model).__name__}."
         )
+    errors = []
     with evaluated(model), torch.no_grad():
-        errors = torch.stack([draw() for _ in range(count)])
+        for _ in range(count):
+            x, y = draw()
+            x_net = model(y, physics)
+            if not isinstance(x_net, torch.Tensor):
+                raise TypeError(
+                    f"the model must return a torch.Tensor, got {type(x_net).__name__}."
+                )
+            if x_net.shape != x.shape:
+                raise ValueError(
+                    f"the reconstruction must have the shape of x, {tuple(x.shape)}, "
+                    f"got {tuple(x_net.shape)}."
+                )
+            errors.append((x_net - x).abs().square().flatten(1).sum(1))
+    values = torch.stack(errors)
     # Once per risk; a mean hides which draw or which sample it was
-    finite = errors.sum(0).isfinite()
+    finite = values.sum(0).isfinite()
     if not finite.all():
         raise ValueError(
             "the squared errors of a risk must be finite, got NaN or infinity for "
             f"{int((~finite).sum())} of {len(finite)} samples: the model diverges there, or the "
             "noise is too large."
         )
-    spread = errors.std(0) if count > 1 else torch.zeros_like(errors[0])
-    return Risk(errors.mean(0), spread / math.sqrt(count))
-
-
-def _error(model: nn.Module, x: torch.Tensor, y: torch.Tensor, physics: Physics) -> torch.Tensor:
-    x_net = model(y, physics)
-    if not isinstance(x_net, torch.Tensor):
-        raise TypeError(f"the model must return a torch.Tensor, got {type(x_net).__name__}.")
-    if x_net.shape != x.shape:
-        raise ValueError(
-            f"the reconstruction must have the shape of x, {tuple(x.shape)}, "
-            f"got {tuple(x_net.shape)}."
-        )
-    return (x_net - x).abs().square().flatten(1).sum(1)
+    spread = values.std(0) if count > 1 else torch.zeros_like(values[0])
+    return Risk(values.mean(0), spread / math.sqrt(count))

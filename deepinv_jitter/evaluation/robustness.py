@@ -1,9 +1,8 @@
 r"""
-One call that measures how robust a model is, and a report one can trust.
+The one call that measures how robust a model is.
 
-Every sample goes through the same conditions: clean measurements, random and worst-case
-perturbations of growing size, and edited truths. Its numbers depend on the sample, the model and
-the seed alone: not on the batch it is in, nor on what was evaluated before it.
+The numbers of a sample depend on the sample, the model and the seed alone: not on the batch it is
+in, nor on what was evaluated before it.
 """
 
 from __future__ import annotations
@@ -60,67 +59,58 @@ def evaluate_robustness(
 ) -> RobustnessReport | RobustnessComparison:
     r"""
     Measure the accuracy of a model on clean, randomly and adversarially perturbed measurements and
-    on edited truths, sample by sample.
-
-    The conditions:
+    on edited truths, sample by sample, under these conditions:
 
     - ``clean``: :math:`H(y)`.
-    - ``random`` for each :math:`\varepsilon`: random perturbations of norm
-      :math:`\varepsilon`, uniform on the sphere and on measured entries only; every metric is
-      averaged over the draws.
+    - ``random`` for each :math:`\varepsilon`: perturbations of that norm, uniform on the sphere and
+      on measured entries only; every metric is averaged over the draws.
     - ``worst case`` for each :math:`\varepsilon`, in increasing order: the attack from its own
       start, and again from what it found at the last :math:`\varepsilon`, rescaled. For each sample
       the worst of both and of the last perturbation itself is kept, by the attack's objective,
       which therefore cannot fall as :math:`\varepsilon` grows.
     - each shift: the truth :math:`x` becomes :math:`x + d` and the measurements of the linear
-      physics :math:`y + Ad`, with the same mask and the same noise. Two more columns,
-      ``contrast recovery`` and ``error outside``, tell whether the detail survived, see
-      :func:`contrast_recovery` and :func:`error_outside`.
+      physics :math:`y + Ad`, with the same mask and noise. Two more columns, ``contrast recovery``
+      and ``error outside``, tell whether the detail survived, see :func:`contrast_recovery` and
+      :func:`error_outside`.
 
-    Batches without measurements get them from the physics, each sample with noise, and parameters
-    of ``physics_generator``, of its own that follow from ``seed`` and the number of the sample: all
-    models see the same measurements, in batches of any size. The data loader is iterated under
-    ``seed`` too, so that one which shuffles has the same order each time.
+    Batches without measurements get them from the physics. The noise of each sample, and its
+    parameters from ``physics_generator``, follow from ``seed`` and the number of the sample: all
+    models see the same measurements, in batches of any size. A data loader that shuffles has the
+    same order each time, by ``seed``.
 
-    The model is evaluated in evaluation mode with jitter silent, mostly without gradients, and
-    keeps nothing from one call to the next. Afterwards, also after an exception, its mode, its
-    attributes and buffers, the physics and all generators are as before.
-
-    Several networks are given as a dictionary. They see the very same batches and measurements, one
-    after the other, and the numbers of each are those of a call of its own.
+    The model is evaluated in evaluation mode with jitter silent, and keeps nothing from one call to
+    the next. Afterwards, also after an exception, its mode, attributes and buffers, the physics and
+    all generators are as before. Several networks, in a dictionary, see the very same measurements;
+    the numbers of each are those of a call of its own.
 
     :param torch.nn.Module, dict[str, torch.nn.Module] model: reconstruction network :math:`H`,
         called as ``model(y, physics)``, or several by their names.
-    :param Iterable, Sequence[Iterable] dataloader: batches in any of deepinv's formats, with truths
-        ``x``, shape `(B, ...)`, and optionally measurements ``y`` (of stacked physics a
-        :class:`deepinv.utils.TensorList`) and ``params`` of the physics, one for each sample or one
-        for all; a :class:`torch.utils.data.DataLoader` or a list of batches. With lists of loaders
-        and physics, as a trainer takes them, all samples count.
+    :param Iterable, Sequence[Iterable] dataloader: a :class:`torch.utils.data.DataLoader` or a list
+        of batches, in any of deepinv's formats: truths ``x``, shape `(B, ...)`, and optionally
+        measurements ``y`` (of stacked physics a :class:`deepinv.utils.TensorList`) and ``params``
+        of the physics, for each sample or for all. Lists of loaders and physics are paired as in a
+        trainer.
     :param deepinv.physics.Physics, Sequence[deepinv.physics.Physics] physics: forward operator
         :math:`A` and noise.
     :param float, Iterable[float] epsilons: radii, not negative, in the unit of the attack's budget:
         by default the :math:`\ell_2` norm of the measurements' perturbation.
     :param deepinv.physics.generator.PhysicsGenerator, Sequence, None physics_generator: draws
-        parameters of the physics for each sample, as in a training with it. Default: ``None``, the
-        physics is as it was set.
+        parameters of the physics for each sample. Default: ``None``, the physics is as it was set.
     :param str, Attack, Sequence[Attack] attacks: ``"quick"``, 10 steps of
-        :class:`FrankWolfeAttack`; a lower bound; ``"standard"``, the worst of
-        :meth:`ConvergedAttack.standard`, which goes on for each sample until doubling the steps
-        raises the excess error by less than 1 %, and of 100 random perturbations; ``"paper"``,
+        :class:`FrankWolfeAttack`, a lower bound; ``"standard"``, the worst of
+        :meth:`ConvergedAttack.standard` and of 100 random perturbations; ``"paper"``,
         :meth:`PGDAttack.paper` with 20 steps of :math:`\varepsilon/10`; an attack, or several of
         one objective, of which the worst counts. The radius of their budget is replaced, its
         ``relative_to`` stays. Default: ``"standard"``.
     :param str, None relative_to: unit of the radii of a named attack, see :class:`L2Ball`: ``"y"``,
         ``"noise"``, or ``None``, absolute. Default: ``None``.
     :param deepinv.loss.metric.Metric, Sequence, dict, None metrics: deepinv metrics, each giving
-        one value per sample, called like their class, or by name. The squared error
+        one value per sample, by name or called like their class. The squared error
         :math:`\|\hat x - x\|_2^2`, and the attack's objective if it is another, are always
-        measured; the squared error is shown where there is no metric. Truths of another shape than
-        the reconstruction, such as smaller ones, are for metrics and an objective that bring them
-        together; there is no squared error then.
-        Default: ``None``, deepinv's PSNR and SSIM (of the magnitude of complex images); SSIM for
-        images of 11 pixels and more only, and no metric for points, whose norm may be zero. The
-        paper's definitions are :class:`PaperPSNR` and :class:`PaperSSIM`.
+        measured. Truths of another shape than the reconstruction need metrics and an objective that
+        bring them together; there is no squared error then. Default: ``None``, deepinv's PSNR and
+        SSIM (of the magnitude of complex images); SSIM for images of 11 pixels and more only, and
+        none for points. The paper's definitions are :class:`PaperPSNR` and :class:`PaperSSIM`.
     :param float, str, None peak: range of the truths, largest minus smallest value, for the default
         PSNR and SSIM: a number, or ``"sample"``, for each truth its own. Default: ``None``, the
         ``peak`` that the data set declares as an attribute, or 1. Truths of a larger range are
@@ -134,16 +124,15 @@ def evaluate_robustness(
         the ending ``.batch`` for the conditions of the batch at hand. A call with the same
         arguments goes on from there and gives, on the same machine, bit for bit what an
         uninterrupted one gives. For several networks it is a folder, made if there is none, with a
-        file for each, its name and ``.pt``: a call with other networks joins those that were
-        measured before. Default: ``None``, nothing is kept.
+        file for each, its name and ``.pt``, to which later calls may add networks. Default:
+        ``None``, nothing is kept.
     :param int seed: seed of measurements, parameters, random perturbations and the order of the
         loader. Default: 0.
     :param torch.device, str, None device: where batches are moved to; model and physics must be
         there. Default: ``None``, the device of the model.
-    :param bool distributed: share the batches among the processes of ``torch.distributed``, all of
-        which call with the same arguments, a loader that gives all data on each, and get the same
-        report, that of a single process. Each keeps a ``state`` of its own, the name with its
-        number appended. Default: ``False``, each process by itself.
+    :param bool distributed: share the batches among the processes of ``torch.distributed``. All
+        call with the same arguments, a loader that gives all data on each, and get the report of a
+        single process; each has a ``state`` of its own, its number appended. Default: ``False``.
     :param bool verbose: show progress and the time that remains. Default: ``True``.
     :return: (:class:`RobustnessReport`) all values of all samples; for a dictionary of models a
         :class:`RobustnessComparison` of their reports.
@@ -233,26 +222,19 @@ def _fill(
     distributed: bool,
     verbose: bool,
 ) -> int:
-    """
-    Try every condition on every batch, with each network, that the caches do not know yet, and
-    count the batches.
-
-    Many processes take turns with the batches.
-    """
+    """Try what the caches do not know yet, and count the batches, which processes share in turn."""
     process, turns = (processes.own(), processes.count()) if distributed else (0, 1)
     count = len(protocol.conditions)
     batches = sum(operator.length_hint(source.loader) for source in sources)
     index = start = 0
     with (
         seeded(protocol.seed, device, *(source.loader for source in sources)),
-        # The mean pace of all conditions, as the worst case takes much longer than the others
         tqdm(
             total=batches * count * len(models) or None,
             disable=not verbose or process > 0,
             unit="condition",
-            smoothing=0,
-            # In a log, a line every now and then
-            mininterval=0.1 if sys.stderr.isatty() else 30,
+            smoothing=0,  # the mean pace, as the worst case takes much longer than the others
+            mininterval=0.1 if sys.stderr.isatty() else 30,  # in a log, a line now and then
             maxinterval=30,
         ) as bar,
     ):

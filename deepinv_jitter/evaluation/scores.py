@@ -12,22 +12,15 @@ from .results import ERROR, OBJECTIVE, UNDEFINED, Columns
 
 
 class Scores:
-    """
-    What reconstructions of a batch are scored by.
-
-    :param Protocol protocol: its metrics and the objective of its attack.
-    :param torch.Tensor x: the truths.
-    :param torch.Tensor x_clean: the reconstructions of their measurements.
-    """
+    """What the reconstructions of a batch are scored by, those of its measurements beside them."""
 
     def __init__(self, protocol: Protocol, x: torch.Tensor, x_clean: torch.Tensor):
         self.protocol, self.x, self.x_clean = protocol, x, x_clean
         self.metrics = protocol.metrics_for(x)
         objective = protocol.attack.objective
         self.objective, self.against_clean = as_function(objective)
-        by_error = isinstance(objective, str) and objective == "error"
         #: The column that says how much a perturbation harms
-        self.harm = ERROR if by_error else OBJECTIVE
+        self.harm = ERROR if isinstance(objective, str) and objective == "error" else OBJECTIVE
         self._check_shape()
         self.undefined = self._undefined(x)
 

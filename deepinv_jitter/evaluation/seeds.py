@@ -1,4 +1,4 @@
-r"""Seeds: what is random in an evaluation follows from its seed and the sample alone."""
+r"""What is random in an evaluation follows from its seed and the sample alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..training import generators, rng
 
 @contextmanager
 def seeded(seed: int, device: torch.device, *owners: object) -> Iterator[None]:
-    """The global generators and those of the owners from a seed on, and back."""
+    """Seed the global generators and those of the owners; afterwards all are as before."""
     own = rng.generators(chain(owners, modules(*owners)))
     states = [generators.state(generator) for generator in own]
     others = np.random.get_state(), random.getstate()

@@ -1,4 +1,4 @@
-r"""How to choose a noise level: on validation data, from accuracy and robustness together."""
+r"""How to choose a noise level."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ def choose_sigma(
 
     Measure both on validation data: on the test data, the choice would flatter its own result.
 
-    :param Mapping[float, torch.Tensor] accuracy: level to the metric of each clean validation
-        sample, such as ``report.values["clean"]["PSNR"]``, shape `(N,)`, the same samples for all.
-    :param Mapping[float, torch.Tensor] robustness: the same levels to the metric under attack,
-        shape `(N,)`.
+    :param Mapping[float, torch.Tensor] accuracy: level to the metric of each clean sample, such as
+        ``report.values["clean"]["PSNR"]``, shape `(N,)`, the same samples for all.
+    :param Mapping[float, torch.Tensor] robustness: the same under attack.
     :param float tolerance: loss of mean accuracy that is accepted, in the unit of the metric, not
         negative. Default: 0.
     :param torch.Tensor, None reference: accuracy to be kept, shape `(N,)`. Default: ``None``, that

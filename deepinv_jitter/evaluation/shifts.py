@@ -1,9 +1,4 @@
-r"""
-Out-of-distribution edits of the ground truth.
-
-A :class:`Shift` edits the truth and nothing else; the measurement is then made from the edited
-truth by the physics, noise included, as for any other image.
-"""
+r"""Out-of-distribution edits of the ground truth, and of nothing else."""
 
 from __future__ import annotations
 
@@ -16,16 +11,11 @@ import torch
 
 from .. import checks
 
-# The object: where an image exceeds this share of its largest magnitude
-OBJECT_LEVEL = 0.1
-
 
 class Shift(ABC):
     r"""
-    Base of the edits: adds a detail :math:`d` to every sample, and says where.
-
-    A subclass gives :meth:`detail`. What is random about it depends on ``seed`` and on the number
-    of the sample alone: not on the other samples, and on no global generator.
+    Base of the edits: adds the :meth:`detail` :math:`d` of a subclass to every sample, and says
+    where. What is random about it depends on ``seed`` and on the number of the sample alone.
     """
 
     seed = 0
@@ -35,8 +25,8 @@ class Shift(ABC):
         Edit a batch.
 
         :param torch.Tensor x: ground truths, real, shape `(B, ...)`; not modified.
-        :param int start: number of the first sample, from 0: a second batch of 16 goes on with
-            ``start=16``, and the size of the batches does not matter. Default: 0.
+        :param int start: number of the first sample, from 0; after a batch of 16 it is 16.
+            Default: 0.
         :return: (:class:`tuple`) the edited truths :math:`x+d`, and where they differ from ``x``:
             boolean, shape `(B, n)` for points `(B, n)`, else `(B, 1, ...)`, as the channels of a
             pixel belong together.
@@ -71,9 +61,7 @@ class Shift(ABC):
 
 class Bias(Shift):
     r"""
-    Adds a constant.
-
-    The paper's toy problem (section 8) moves its ground truth from the origin to ``(0.005, 0)``.
+    Adds a constant, as the paper's toy problem (section 8) moves its truth to ``(0.005, 0)``.
 
     :param float, Iterable[float] value: the constant, in the unit of ``x``: a number for all
         entries, or values that broadcast to one sample, such as one per coordinate of a point.
@@ -113,7 +101,7 @@ class HorizontalLayer(Shift):
     Adds a short horizontal reflector, one time sample thick, to a seismic section.
 
     The paper (section 8, Table 1, Fig. 2) adds layers of height 0.1 and 0.3 to sections of largest
-    magnitude 1. Reflection coefficients that share a sample add up.
+    magnitude 1.
 
     :param float height: reflection coefficient, in the unit of ``x``; either sign. Default: 0.1.
     :param int length: number of traces, at least 1. Default: 10.
@@ -175,8 +163,8 @@ class Lesion(Shift):
     The profile is 1 up to half the radius :math:`R` and falls to 0 at the radius as
     :math:`\sin^2(\pi (R-r)/R)`. In a complex image, given as 2 channels, the magnitude changes by
     contrast times profile, but not below zero, and the phase stays (0 where the magnitude was
-    0); otherwise every channel changes. The lesions of the paper's Table 2 are real ones, in
-    data of another kind; these have a known truth.
+    0); otherwise every channel changes. The lesions of the paper's Table 2 are real ones; of these
+    the truth is known.
 
     :param float radius: :math:`R` in pixels, at least 1: the disc is where :math:`r < R`.
     :param float contrast: change at the centre, in the unit of ``x``; negative for a dark lesion.
@@ -240,7 +228,7 @@ class Lesion(Shift):
         margin = math.ceil(self.radius) - 1
         height, width = magnitude.shape
         rows, columns = (slice(min(margin, n), max(n - margin, 0)) for n in (height, width))
-        centres = (magnitude > OBJECT_LEVEL * magnitude.max())[rows, columns].nonzero()
+        centres = (magnitude > 0.1 * magnitude.max())[rows, columns].nonzero()
         if not len(centres):
             raise ValueError(
                 f"a lesion of radius {self.radius} needs a centre in the object of an image of "

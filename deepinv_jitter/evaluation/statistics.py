@@ -14,11 +14,9 @@ FEWEST = 6
 
 
 def bootstrap_interval(values: torch.Tensor) -> tuple[float, float]:
-    r"""
-    The 95 % interval of a mean: expanded percentiles of the means of resamples.
-
-    :param torch.Tensor values: shape `(N,)`.
-    :return: (:class:`tuple`) both ends; NaN if there is one value only, or one that is not finite.
+    """
+    The 95 % interval of a mean: expanded percentiles of the means of resamples; NaN if there is one
+    value only, or one that is not finite.
     """
     count = len(values)
     if count < 2 or not values.isfinite().all():
@@ -48,11 +46,7 @@ def paired(a: torch.Tensor, b: torch.Tensor, best: float) -> dict[str, str | flo
         verdict = "better" if high < 0 else "worse" if low > 0 else verdict
     if best == math.inf:
         worse_by, low, high = -worse_by, 0.0 - high, 0.0 - low
-    return {"difference": mean(worse_by), "low": low, "high": high, "verdict": verdict}
-
-
-def mean(values: torch.Tensor) -> float:
-    return values.mean().item()
+    return {"difference": worse_by.mean().item(), "low": low, "high": high, "verdict": verdict}
 
 
 def better(best: float) -> str:

@@ -24,13 +24,8 @@ FIRST, HEAD = 30, 22
 #: How numbers of one kind are written.
 Write = Callable[[float], str]
 
-#: Cells beside each other, line by line.
-Lines = Sequence[Sequence[str]]
-
 #: Both ends of an interval.
 ENDS = ("low", "high")
-
-FORMATS = ("text", "markdown", "csv")
 
 #: How cells that stand out are marked: in text, Markdown and LaTeX.
 MARKS = {"best": "*", "undecided": "~", "": " "}
@@ -107,12 +102,12 @@ class Table:
             yield [self.head[0], *self.head[part]], rows
 
 
-def _widths(lines: Lines) -> list[int]:
+def _widths(lines: Iterable[Sequence[str]]) -> list[int]:
     return [max(map(len, column)) for column in zip(*lines, strict=True)]
 
 
 def _above(head: list[str]) -> list[tuple[str, ...]]:
-    """The lines of heads that stand on their last one."""
+    """The lines of the heads, which end on one line."""
     cells = [_wrapped(h, HEAD if i else FIRST)[::-1] for i, h in enumerate(head)]
     return list(zip_longest(*cells, fillvalue=""))[::-1]
 
@@ -128,7 +123,7 @@ def _wrapped(text: str, width: int) -> list[str]:
     return [line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""]]
 
 
-def _aligned(lines: Lines) -> list[str]:
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     """The first column to the left, numbers to the right."""
     first, *rest = _widths(lines)
     form = "  ".join([f"{{:{first}}}", *(f"{{:>{width}}}" for width in rest)])
@@ -168,11 +163,9 @@ def rendered(
     tables: list[Table], records: list[dict], above: list[str], below: list[str], format: str
 ) -> str:
     """Tables between lines of words; the records alone for csv."""
-    checks.choice("format", format, FORMATS)
+    checks.choice("format", format, ("text", "markdown", "csv"))
     if format == "csv":
-        file = io.StringIO()
-        write_csv(file, records)
-        return file.getvalue()
+        return as_csv(records)
     plain = format == "text"
     shown = [table.text() if plain else table.markdown() for table in tables]
     first, last = (
@@ -187,8 +180,8 @@ def rendered(
 
 def digits(rows: list[dict], ends: tuple[str, str] = ENDS) -> Write:
     """
-    How to write means, or their differences: to the place that the intervals between these ends
-    leave certain, or three digits of each if they are not of one size.
+    How to write means, or differences: to the place that their intervals leave certain, or three
+    digits of each if they are not of one size.
     """
     sizes = [abs(row["mean"]) for row in rows if math.isfinite(row["mean"])]
     largest = max(sizes, default=0.0) or 1.0
@@ -209,9 +202,12 @@ def interval(row: dict, write: Write, ends: tuple[str, str] = ENDS) -> str:
     return "" if math.isnan(low) else f"[{write(low)}, {write(high)}]"
 
 
-def write_csv(file: io.TextIOBase, records: list[dict]) -> None:
+def as_csv(records: list[dict]) -> str:
+    """A line for each record, with all that any of them has."""
+    file = io.StringIO()
     names = list(dict.fromkeys(name for record in records for name in record))
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
     for record in records:
         writer.writerow({k: int(v) if isinstance(v, bool) else v for k, v in record.items()})
+    return file.getvalue()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import checks
 from .pictures import COLOURS, MARKERS, images, points, saved
 from .results import CLEAN, RANDOM, WORST, Results
-from .tables import write_csv
+from .tables import as_csv
 from .words import plural, unit_of, with_unit
 
 if TYPE_CHECKING:
@@ -33,10 +34,7 @@ AXIS = {
 
 
 class Views:
-    r"""
-    Curves, pictures and files. A subclass says what it shows: ``_networks``, its results by the
-    names of the networks, and ``records``, the lines of a file.
-    """
+    r"""Curves, pictures and files of ``_networks``, results by their names, and of ``records``."""
 
     @property
     def _networks(self) -> dict[str, Results]:
@@ -55,8 +53,7 @@ class Views:
         r"""
         The security curves: a metric against the radius, under the worst case (solid) and random
         perturbations of the same norm (dashed), with the 95 % interval of the mean. Several
-        networks share a pair of axes; their colours and markers are told apart in black and white,
-        too.
+        networks share a pair of axes.
 
         Files are vector graphics if ``path`` says so (``.pdf``, ``.svg``), with text that can be
         edited and searched.
@@ -86,20 +83,17 @@ class Views:
             )
         if ax is not None and len(names) > 1:
             raise ValueError(f"ax is for one metric, got {len(names)} metrics, {names}.")
-        figure: Any
+        axes: Any = [ax]
         if ax is None:
             figure = plt.figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
-            axes = list(figure.subplots(1, len(names), squeeze=False)[0])
-        else:
-            figure, axes = ax.figure, [ax]
-        for axis, name in zip(axes, names, strict=True):
-            _draw(axis, reports, name)
-        _legend(axes[0], reports)
-        if ax is None:
+            axes = figure.subplots(1, len(names), squeeze=False)[0]
             kind = " of the worst case" if len(reports) > 1 else ""
             text = f"mean of {plural(len(first.digests), 'sample')}, 95 % interval{kind}"
             figure.suptitle(text, fontsize="small")
-        return saved(figure, path)
+        for axis, name in zip(axes, names, strict=True):
+            _draw(axis, reports, name)
+        _legend(axes[0], reports)
+        return saved(axes[0].figure, path)
 
     def images(
         self,
@@ -108,14 +102,13 @@ class Views:
         path: str | os.PathLike | None = None,
     ) -> Figure:
         r"""
-        The truth and what each network makes of it: clean, attacked, the error of that, and the
-        place where the errors are largest amid contrast, enlarged. All images share one scale, all
-        errors another.
+        The truth and what each network makes of it: clean, attacked by the perturbation found for
+        it, the error of that, and the place where the errors are largest amid contrast, enlarged.
+        All images share one scale, all errors another.
 
-        Complex images, of two channels or complex type, are shown by their magnitude, sections and
-        other images that change sign in grey around zero with errors in red and blue, images of
-        three channels in colour, volumes by their middle slice, and points of the plane as such.
-        The perturbations are those found for each network.
+        Complex images, of two channels or complex type, are shown by their magnitude, images that
+        change sign in grey around zero with errors in red and blue, images of three channels in
+        colour, volumes by their middle slice, and points of the plane as such.
 
         :param int, Sequence[int], None samples: how many, or which of those that the evaluation
             kept (its argument ``pictures``), from 0. Default: ``None``, one image, or all points.
@@ -128,32 +121,29 @@ class Views:
         """
         reports = self._networks
         first = next(iter(reports.values()))
-        known = [c.label for c in first.conditions]
-        attacked = first.attacked()
-        label = attacked.label if attacked else known[-1]
-        label = label if condition is None else condition
-        checks.choice("condition", label, known)
+        if condition is None:
+            condition = (first.attacked() or first.conditions[-1]).label
+        checks.choice("condition", condition, [c.label for c in first.conditions])
         for name, report in reports.items():
-            if label not in report.pictures or CLEAN not in report.pictures:
+            if condition not in report.pictures or CLEAN not in report.pictures:
                 raise ValueError(
-                    f"images needs pictures of {label!r}, but {name or 'the report'!r} has none: "
-                    "evaluate with pictures of at least 1."
+                    f"images needs pictures of {condition!r}, but {name or 'the report'!r} has "
+                    "none: evaluate with pictures of at least 1."
                 )
-        kept = min(len(report.pictures[label]["x"]) for report in reports.values())
-        flat = first.pictures[label]["x"][0].ndim == 1
+        kept = min(len(report.pictures[condition]["x"]) for report in reports.values())
+        flat = first.pictures[condition]["x"][0].ndim == 1
         if samples is None:
             samples = kept if flat else 1
-        if isinstance(samples, Sequence):
-            shown = [checks.whole("samples", i, 0) for i in samples]
-        else:
-            shown = list(range(checks.whole("samples", samples, 1)))
+        if not isinstance(samples, Sequence):
+            samples = range(checks.whole("samples", samples, 1))
+        shown = [checks.whole("samples", i, 0) for i in samples]
         if not shown or max(shown) >= kept:
             raise ValueError(
                 f"samples must be among the {kept} that the evaluation kept, got {shown}: "
                 "evaluate with more pictures."
             )
         draw = points if flat else images
-        return saved(draw(reports, shown, label), path)
+        return saved(draw(reports, shown, condition), path)
 
     def to_csv(self, path: str | os.PathLike) -> None:
         r"""
@@ -162,23 +152,22 @@ class Views:
 
         :param str, os.PathLike path: file to write.
         """
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            write_csv(file, self.records)
+        Path(path).write_text(as_csv(self.records), encoding="utf-8", newline="")
 
 
 def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
     for number, report in enumerate(reports.values()):
-        color, marker = _style(number)
+        own = _style(number)
         for kind, style in LINES.items():
             eps, means, low, high = _curve(report, kind, metric)
-            ax.plot(eps, means, color=color, marker=marker, zorder=3, **style)
+            ax.plot(eps, means, zorder=3, **own, **style)
             if len(reports) == 1:
-                ax.fill_between(eps, low, high, color=color, alpha=0.15, linewidth=0)
+                ax.fill_between(eps, low, high, color=own["color"], alpha=0.15, linewidth=0)
             elif kind == WORST:
                 # Bands would hide each other, bars beside each other do not
                 apart = 0.012 * max(eps) * (number - (len(reports) - 1) / 2)
                 at = [e + apart for e in eps]
-                ax.vlines(at, low, high, color=color, linewidth=1.0, alpha=0.7)
+                ax.vlines(at, low, high, color=own["color"], linewidth=1.0, alpha=0.7)
     first = next(iter(reports.values()))
     ax.set(xlabel=AXIS[unit_of(first)], ylabel=with_unit(metric))
     ax.margins(x=0.03)
@@ -188,16 +177,14 @@ def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
 
 def _curve(report: Results, kind: str, metric: str) -> tuple[list[float], ...]:
     """Radii, and means with both ends of their intervals; without a perturbation it is clean."""
-    labels = {0.0: CLEAN}
-    for condition in report.conditions:
-        if condition.kind == kind and condition.eps is not None:
-            labels.setdefault(condition.eps, condition.label)
+    radii = {c.eps: c.label for c in report.conditions if c.kind == kind and c.eps}
+    labels = {0.0: CLEAN} | radii
     found = [report.estimate(label, metric) for label in labels.values()]
     return list(labels), *([row[k] for row in found] for k in ("mean", "low", "high"))
 
 
-def _style(number: int) -> tuple[str, str]:
-    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+def _style(number: int) -> dict[str, Any]:
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def _legend(ax: Axes, reports: dict[str, Results]) -> None:
@@ -206,8 +193,7 @@ def _legend(ax: Axes, reports: dict[str, Results]) -> None:
 
     entries = []
     for number, name in enumerate(filter(None, reports)):
-        color, marker = _style(number)
-        entries.append(Line2D([], [], color=color, marker=marker, label=name))
+        entries.append(Line2D([], [], **_style(number), label=name))
     plain = "#444444" if entries else COLOURS[0]
     for label, kind in {"worst case": WORST, "random, equal norm": RANDOM}.items():
         entries.append(Line2D([], [], color=plain, ls=LINES[kind]["ls"], label=label))

@@ -3,13 +3,13 @@ r"""What tables and pictures say in words: units, conditions, headlines and note
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from itertools import groupby
 
 import deepinv
 
 from .results import CLEAN, RANDOM, TRAINING, WORST, Condition, Results
-from .statistics import better, mean
+from .statistics import better
 from .tables import Cell, Table
 
 #: What is said of an attack that stops whether or not it has converged.
@@ -45,7 +45,6 @@ def name_of(results: Results, *conditions: Condition, joint: str = ", ") -> str:
 
 
 def with_unit(metric: str) -> str:
-    """A metric with its unit."""
     return f"{metric} [dB]" if decibel(metric) else metric
 
 
@@ -60,15 +59,12 @@ def decibel(metric: str) -> bool:
 
 
 def plural(count: int, noun: str) -> str:
-    """A number of things."""
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def value(metric: str, number: float, sign: str = "") -> str:
     """A number with its unit or name."""
-    if decibel(metric):
-        return f"{number:{sign}.1f} dB"
-    return f"{metric} {number:{sign}.3g}"
+    return f"{number:{sign}.1f} dB" if decibel(metric) else f"{metric} {number:{sign}.3g}"
 
 
 def as_large_as(condition: Condition, results: Results) -> str:
@@ -89,7 +85,7 @@ def headline(results: Results) -> str:
     start, form = ("", "{:.1f} dB") if decibel(metric) else (f"{metric}: ", "{:.3g}")
 
     def found(label: str) -> str:
-        return form.format(mean(results.scores(label, metric)))
+        return form.format(results.scores(label, metric).mean().item())
 
     text = f"{start}{found(CLEAN)} clean"
     worst = results.attacked()
@@ -125,8 +121,7 @@ def doubts(reports: dict[str, Results]) -> list[str]:
         each = []
         for name, than in worse.items():
             if found := than.get(reference):
-                kinds = _kinds({*found}, first)
-                places = [name_of(first, *conditions, joint=" at ") for conditions in kinds]
+                places = [name_of(first, *c, joint=" at ") for c in _kinds(found, first)]
                 if len(found) == len(first.conditions):
                     places = ["everywhere"]
                 each.append(", ".join(filter(None, [name, *places])))
@@ -134,7 +129,7 @@ def doubts(reports: dict[str, Results]) -> list[str]:
     return lines
 
 
-def _kinds(labels: set[str], results: Results) -> Iterable[list[Condition]]:
+def _kinds(labels: Container[str], results: Results) -> Iterable[list[Condition]]:
     """The conditions with these labels, those of a kind together."""
     known = [condition for condition in results.conditions if condition.label in labels]
     return [[*same] for _, same in groupby(known, lambda condition: condition.kind)]
@@ -150,21 +145,16 @@ def basis(results: Results) -> list[str]:
 def radii(results: Results) -> list[Table]:
     """The radii in all their units, and what they amount to in the image."""
     worst = [c for c in results.conditions if c.kind == WORST]
-    found = "|A'dy|"
     heads = {"radius/|noise|": "x noise", "radius/|y|": "x signal", "radius": _norm(results)}
-    given = {"noise": "radius/|noise|", "y": "radius/|y|"}.get(unit_of(results), "radius")
-    units = [u for u in heads if u != given]
-    units = [u for u in units if any(math.isfinite(results.radius(c, u)) for c in worst)]
-    known = any(found in results.values[c.label] for c in worst)
-    images = {"in image, random": RANDOM, "in image, worst": WORST} if known else {}
-    if not units and not images:
+    del heads[{"noise": "radius/|noise|", "y": "radius/|y|"}.get(unit_of(results), "radius")]
+    columns = {head: [results.radius(c, unit) for c in worst] for unit, head in heads.items()}
+    for head, kind in {"in image, random": RANDOM, "in image, worst": WORST}.items():
+        columns[head] = [results.radius(Condition(kind, c.eps), "|A'dy|") for c in worst]
+    columns = {head: known for head, known in columns.items() if any(map(math.isfinite, known))}
+    if not columns:
         return []
-    rows = []
-    for condition in worst:
-        numbers = [results.radius(condition, u) for u in units]
-        pairs = [Condition(kind, condition.eps) for kind in images.values()]
-        numbers += [results.radius(pair, found) for pair in pairs]
-        rows.append([Cell(size(results, condition)), *(Cell(f"{n:.3g}") for n in numbers)])
-    head = ["as given", *(heads[u] for u in units), *images]
+    names = [size(results, condition) for condition in worst]
+    texts = [[f"{number:.3g}" for number in known] for known in columns.values()]
+    rows = [[*map(Cell, row)] for row in zip(names, *texts, strict=True)]
     title = "The radii in other units; in image: the norm of A'd for a perturbation d"
-    return [Table(title, head, rows)]
+    return [Table(title, ["as given", *columns], rows)]
