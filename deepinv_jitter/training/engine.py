@@ -84,12 +84,11 @@ class Engine(LongRun):
                 raise FloatingPointError(
                     f"Every batch of epoch {epoch} was left out: no loss was finite."
                 )
-            distributed.same_buffers(self.model)
+            distributed.share(self.model.buffers())
             self._epoch.training = False
             for part in self._parts:
                 part.finish(self, epoch)
             self._epoch.ended = self._own_state(amid=True)
-        self._clock.count()
         words = [self._signals.received, int(self._clock.due(self.ckp_minutes))]
         received, due = distributed.largest(words, self.device)
         if not last_batch:

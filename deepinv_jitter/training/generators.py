@@ -21,8 +21,8 @@ Generator |= random.Random
 MOST = 1000
 
 #: What is not looked into. A trainer, which hooks may hold, gives its parts.
-LEAVES: tuple[type, ...] = (torch.Tensor, np.ndarray, str, bytes, int, float, complex, type)
-LEAVES += (ModuleType, Trainer)
+LEAVES = (torch.Tensor, np.ndarray, str, bytes, int, float, complex, type)
+LEAVES += (type(None), ModuleType, Trainer)
 
 #: Packages whose objects hold no generators, and those whose functions use no global ones.
 PLAIN = {*sys.stdlib_module_names, "numpy"}
@@ -38,9 +38,7 @@ def named(*groups: Mapping[str, object]) -> dict[str, Generator]:
     generators that are global where a function or a method is defined. Long lists are data, and
     not looked into.
 
-    :param dict groups: objects by their names, one group after the other; nearest ones first.
-    :return: (:class:`dict`) generators of torch, numpy and python, once each, by their names, in an
-        order that depends on how the objects are built alone.
+    Each is there once, and the order depends on how the objects are built alone.
 
     |sep|
 
@@ -74,13 +72,9 @@ def named(*groups: Mapping[str, object]) -> dict[str, Generator]:
             queue.extend(
                 (name + way, part)
                 for way, part in parts
-                if not (part is None or isinstance(part, LEAVES) or _is_empty(part))
+                if not (isinstance(part, LEAVES) or (isinstance(part, dict) and not part))
             )
     return found
-
-
-def _is_empty(part: object) -> bool:
-    return isinstance(part, dict) and not part
 
 
 def _parts(thing: object) -> Iterator[tuple[str, object]]:
@@ -188,12 +182,7 @@ def drawn(generator: Generator) -> int:
     return generator.getrandbits(62)
 
 
-def _plain(state: Mapping) -> dict:
-    return {
-        key: (
-            _plain(value)
-            if isinstance(value, dict)
-            else (value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value)
-        )
-        for key, value in state.items()
-    }
+def _plain(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    return state.tolist() if isinstance(state, (np.ndarray, np.generic)) else state

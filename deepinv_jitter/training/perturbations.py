@@ -115,7 +115,7 @@ class Monitor(Part):
                 # A checkpoint holds plain lists
                 "y": list(y.clone()) if isinstance(y, TensorList) else y.clone(),
                 "physics": [p is physics for p in trainer.physics].index(True),
-                "parameters": {name: t.detach().clone() for name, t in tensors([physics]).items()},
+                "parameters": {name: t.detach().clone() for name, t in tensors(physics).items()},
             }
 
     def learn(self, trainer: Any, found: dict) -> None:

@@ -19,10 +19,9 @@ from .checkpoints import INTERRUPTED, class_name
 from .generators import Generator, kind, named
 from .host import BEST, HISTORIES, HostTrainer, as_list, content
 from .parts import Part
-from .position import Clock, Epoch, Position, Start
+from .position import Clock, Epoch, Position
 from .preemption import replacing
 from .replay import inexact
-from .workers import plain
 
 
 @dataclass
@@ -35,7 +34,8 @@ class ResumingTrainer(HostTrainer):
         self._parts: list[Part] = []
         self._clock = Clock()
         self._epoch = Epoch(Position(0, 0))
-        self._start: Start | None = None  # while a training is set up
+        #: what a training goes on from, while it is set up
+        self._start: dict | None = None
         #: where an epoch was cut off, until that is reached
         self._replay: dict | None = None
         self._time = 0.0  # of the last checkpoint, which never goes back
@@ -65,27 +65,24 @@ class ResumingTrainer(HostTrainer):
         if path is None:
             return None
         # The host unpickles whatever the file holds; a file that passes here is only data
-        checkpoint = checkpoints.loaded(path)
         start = self._start if ckpt_pretrained is None else None
+        checkpoint = checkpoints.loaded(path) if start is None else start
         if start is not None:
-            self._check_setting(checkpoint, path)
+            for part in self._parts:
+                part.check(self, checkpoint, path)
         checkpoints.check_weights(self.model, checkpoint["state_dict"], path, strict)
         parts = self.model, self.optimizer, self.scheduler
         checkpoints.check_like(path, checkpoints.unlike(checkpoint, *parts))
         if start is not None:
             checkpoints.check_like(path, self._unlike_run(checkpoint))
             self._take_best_along(Path(path), checkpoint)
-            start.checkpoint = checkpoint
         super().load_model(ckpt_pretrained, strict)
         return checkpoint
-
-    def _check_setting(self, checkpoint: dict, path: str | Path) -> None:
-        """Refuse a checkpoint that was written with another setting."""
 
     def _unlike_run(self, checkpoint: dict) -> Iterator[str]:
         """What stands in the way of going on as if there had been no stop."""
         if checkpoint.get("scheduler") is not None and self.scheduler is None:
-            yield from checkpoints.unlike_scheduler(checkpoint, None)
+            yield str(checkpoints.unlike_part("scheduler", checkpoint, None))
         if "generators" in checkpoint:
             yield from checkpoints.unlike_generators(checkpoint["generators"], self._generators())
             before, here = checkpoint["ranks"][0].get("batches"), self._batches()
@@ -111,26 +108,23 @@ class ResumingTrainer(HostTrainer):
         self._epoch = Epoch(Position(self.first_epoch, 0))
         self._replay = None
         if self.save_path and distributed.own() == 0:
-            self._warn_of_inexact()
+            found = inexact(
+                {
+                    f"{name}[{i}]": loader
+                    for name, loaders in self.loaders().items()
+                    for i, loader in enumerate(loaders)
+                }
+            )
+            if found:
+                warnings.warn(
+                    "If this training is interrupted it can go on, but not exactly: "
+                    f"{'; '.join(found)}.",
+                    stacklevel=2,
+                )
         if checkpoint is None:
             rng.diverge(self._generators().values(), distributed.own())
         else:
             self._restore(checkpoint)
-
-    def _warn_of_inexact(self) -> None:
-        found = inexact(
-            {
-                f"{name}[{i}]": loader
-                for name, loaders in self._plain_loaders().items()
-                for i, loader in enumerate(loaders)
-            }
-        )
-        if found:
-            warnings.warn(
-                "If this training is interrupted it can go on, but not exactly: "
-                f"{'; '.join(found)}.",
-                stacklevel=2,
-            )
 
     def _save(self, filename: str, epoch: int, state: dict) -> None:
         """Write a checkpoint from which training can go on exactly."""
@@ -138,7 +132,7 @@ class ResumingTrainer(HostTrainer):
             state = state | part.state(self)
         if not self.save_path:
             return
-        self._clock.save()
+        self._clock.saved = self.seconds
         # Of nodes whose clocks differ, and of one that is set back, the newest is still the last
         self._time = max(time.time(), self._time + 1e-3)
         amid = filename == INTERRUPTED
@@ -248,7 +242,7 @@ class ResumingTrainer(HostTrainer):
             f"Train epoch {epoch.position.epoch + 1}/{self.epochs}, passing over known batches"
         )
         trained = cut.get("trained", False)
-        for g in range(self.data_sets):
+        for g in range(len(self.train_dataloader)):
             if epoch.position.batch == 0:
                 rng.restore(epoch.begins[g], generators)
             if not trained:
@@ -263,16 +257,11 @@ class ResumingTrainer(HostTrainer):
 
     def _batches(self) -> list[str]:
         """What is known of the batches of an epoch, with which one that was cut off goes on."""
-        loaders = self._plain_loaders()["train_dataloader"]
-        # Which draw the order of an epoch earlier
-        workers = [getattr(loader, "num_workers", 0) > 0 for loader in loaders]
+        # Workers draw the order of an epoch earlier
         return [
-            f"{len(loader)} batches with{'' if some else 'out'} workers"
-            for loader, some in zip(loaders, workers, strict=True)
+            f"{len(loader)} batches with{'' if getattr(loader, 'num_workers', 0) else 'out'} workers"
+            for loader in self.loaders()["train_dataloader"]
         ]
-
-    def _plain_loaders(self) -> dict[str, list]:
-        return {k: [plain(part) for part in v] for k, v in self.loaders().items()}
 
     def _random_state(self) -> dict:
         return rng.state(self._generators())
@@ -281,7 +270,7 @@ class ResumingTrainer(HostTrainer):
         """Every generator that can be reached from the trainer, once each."""
         parts = "model", "physics", "physics_generator", "losses"
         groups = {name: as_list(getattr(self, name)) for name in parts}
-        loaders = self._plain_loaders()
+        loaders = self.loaders()
         own = {
             name: value
             for name, value in vars(self).items()
