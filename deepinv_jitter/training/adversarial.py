@@ -105,16 +105,12 @@ class AttackTrainer(JitterTrainer):
 
     :Examples:
 
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> from torch.utils.data import DataLoader
+    >>> import deepinv as dinv, deepinv_jitter as dj
     >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
     >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5)
-    >>> trainer = dj.AttackTrainer(
-    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
-    ...     DataLoader(dj.PointDataset(200), batch_size=100), epochs=2, device="cpu",
-    ...     online_measurements=True, save_path=None, verbose=False,
-    ...     attack=dj.FrankWolfeAttack(dj.L2Ball(0.01), steps=3))
-    >>> model = trainer.train()
+    >>> model = dj.fit(
+    ...     model, physics, dj.PointDataset(200), epochs=2, batch_size=100,
+    ...     trainer=dj.AttackTrainer, attack=dj.FrankWolfeAttack(dj.L2Ball(0.01), steps=3))
     """
 
     attack: Attack = field(kw_only=True)
@@ -182,16 +178,13 @@ class RobustTrainer(AttackTrainer, InputJitterTrainer):
 
     :Examples:
 
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> from torch.utils.data import DataLoader
+    >>> import deepinv as dinv, deepinv_jitter as dj
     >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
     >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5)
-    >>> trainer = dj.RobustTrainer(
-    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
-    ...     DataLoader(dj.PointDataset(200), batch_size=100), epochs=2, device="cpu",
-    ...     online_measurements=True, save_path=None, verbose=False, sigma=0.05,
+    >>> model = dj.fit(
+    ...     model, physics, dj.PointDataset(200), epochs=2, batch_size=100,
+    ...     trainer=dj.RobustTrainer, sigma=0.05,
     ...     attack=dj.FrankWolfeAttack(dj.L2Ball(0.05), steps=1, keep="last"))
-    >>> model = trainer.train()
     """
 
     share: float | Callable[[int], float] = field(default=0.5, kw_only=True)

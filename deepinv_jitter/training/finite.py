@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any
 
 import torch
 from deepinv.utils.tensorlist import TensorList

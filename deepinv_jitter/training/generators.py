@@ -21,7 +21,7 @@ Generator |= random.Random
 MOST = 1000
 
 #: What is not looked into. A trainer, which hooks may hold, gives its parts.
-LEAVES = (torch.Tensor, np.ndarray, str, bytes, int, float, complex, type)
+LEAVES: tuple[type, ...] = (torch.Tensor, np.ndarray, str, bytes, int, float, complex, type)
 LEAVES += (type(None), ModuleType, Trainer)
 
 #: Packages whose objects hold no generators, and those whose functions use no global ones.
@@ -38,17 +38,8 @@ def named(*groups: Mapping[str, object]) -> dict[str, Generator]:
     generators that are global where a function or a method is defined. Long lists are data, and
     not looked into.
 
-    Each is there once, and the order depends on how the objects are built alone.
-
-    |sep|
-
-    :Examples:
-
-    >>> import deepinv as dinv, torch
-    >>> from deepinv_jitter.training.generators import named
-    >>> noise = dinv.physics.GaussianNoise(0.1, rng=torch.Generator())
-    >>> list(named({"physics": dinv.physics.Denoising(noise)}))
-    ['physics.noise_model.rng']
+    Each is there once, such as ``physics.noise_model.rng``. The order depends on how the objects
+    are built alone; of several groups, the nearest ones come first.
     """
     found, seen = {}, {}  # what was seen is held, or another object could get its id
     kinds = set()

@@ -6,7 +6,7 @@ A version of deepinv that changes any of it breaks this module, and is told so b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +106,20 @@ class HostTrainer(Trainer):
         """Bring it back."""
         self.scaler.load_state_dict(state)
 
+    def assign(self, values: Mapping[str, Any]) -> None:
+        """Set several attributes."""
+        for name, value in values.items():
+            setattr(self, name, value)
+
     @contextmanager
     def having(self, **values: Any) -> Iterator[None]:
         """With other values of some attributes, for a while."""
         former = {name: getattr(self, name) for name in values}
-        vars(self).update(values)
+        self.assign(values)
         try:
             yield
         finally:
-            vars(self).update(former)
+            self.assign(former)
 
     def without_last_losses(self) -> AbstractContextManager:
         """As before the losses of the last epoch were added to their history."""
@@ -158,15 +163,16 @@ class HostTrainer(Trainer):
 
     def release_iterators(self) -> None:
         """Let the iterators of the loaders go, and with them their worker processes."""
-        vars(self).update(dict.fromkeys(ITERATORS))
+        self.assign(dict.fromkeys(ITERATORS))
 
     def go_on_logging(self, checkpoint: dict) -> None:
         """In the run that wandb and mlflow know; the host begins another before it loads which."""
         if "wandb_id" in checkpoint:
             known = {"id": checkpoint["wandb_id"], "resume": "allow"}
-            self.wandb_setup = known | self.wandb_setup
+            self.assign({"wandb_setup": known | self.wandb_setup})
         if "mlflow_id" in checkpoint:
-            self.mlflow_setup = {"run_id": checkpoint["mlflow_id"]} | self.mlflow_setup
+            known = {"run_id": checkpoint["mlflow_id"]}
+            self.assign({"mlflow_setup": known | self.mlflow_setup})
 
     def pass_through(
         self, model: nn.Module, y: torch.Tensor, physics: nn.Module, **kwargs: Any
@@ -213,5 +219,5 @@ def as_list(value: object) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _named(parts: list, meters: list[AverageMeter], end: str = "") -> list[tuple[str, AverageMeter]]:
+def _named(parts: list, meters: list, end: str = "") -> list[tuple[str, AverageMeter]]:
     return [(type(part).__name__ + end, m) for part, m in zip(parts, meters, strict=True)]

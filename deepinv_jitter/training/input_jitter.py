@@ -75,15 +75,12 @@ class InputJitterTrainer(JitterTrainer):
 
     :Examples:
 
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> from torch.utils.data import DataLoader
+    >>> import deepinv as dinv, deepinv_jitter as dj
     >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
     >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5)
-    >>> trainer = dj.InputJitterTrainer(
-    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
-    ...     DataLoader(dj.PointDataset(200), batch_size=100), epochs=2, device="cpu",
-    ...     online_measurements=True, save_path=None, verbose=False, sigma=0.05)
-    >>> model = trainer.train()
+    >>> model = dj.fit(
+    ...     model, physics, dj.PointDataset(200), epochs=2, batch_size=100,
+    ...     trainer=dj.InputJitterTrainer, sigma=0.05)
     """
 
     sigma: float | None = field(default=None, kw_only=True)

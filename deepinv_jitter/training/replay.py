@@ -14,24 +14,11 @@ from . import rng
 
 
 def inexact(loaders: Mapping[str, DataLoader]) -> list[str]:
-    r"""
-    What a resumed training cannot bring back, in words.
+    """
+    What a resumed training cannot bring back: a reason for each loader that stands in the way.
 
     One sample is drawn twice, all random generators that are found being set back in between, and
     at the end to where they were.
-
-    :param dict loaders: loaders by their names.
-    :return: (:class:`list`) a reason for each of those that stand in the way.
-
-    |sep|
-
-    :Examples:
-
-    >>> import deepinv_jitter as dj
-    >>> from torch.utils.data import DataLoader
-    >>> from deepinv_jitter.training.replay import inexact
-    >>> inexact({"loader": DataLoader(dj.PointDataset(4))})
-    []
     """
     reasons = []
     for name, loader in loaders.items():

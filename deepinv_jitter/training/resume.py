@@ -257,11 +257,12 @@ class ResumingTrainer(HostTrainer):
 
     def _batches(self) -> list[str]:
         """What is known of the batches of an epoch, with which one that was cut off goes on."""
-        # Workers draw the order of an epoch earlier
-        return [
-            f"{len(loader)} batches with{'' if getattr(loader, 'num_workers', 0) else 'out'} workers"
-            for loader in self.loaders()["train_dataloader"]
-        ]
+        said = []
+        for loader in self.loaders()["train_dataloader"]:
+            # Workers draw the order of an epoch earlier
+            end = "" if getattr(loader, "num_workers", 0) else "out"
+            said.append(f"{len(loader)} batches with{end} workers")
+        return said
 
     def _random_state(self) -> dict:
         return rng.state(self._generators())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -83,7 +82,7 @@ class LongRun(ResumingTrainer):
                 if self.wandb_vis or self.mlflow_vis:
                     self.go_on_logging(self._start)
         if distributed.own() > 0:
-            vars(self).update(dict.fromkeys(TELLS, False))
+            self.assign(dict.fromkeys(TELLS, False))
         # The host warns that the bars slow down a GPU, also where there is none
         bars = self.show_progress_bar and self.device.type == "cuda"
         folder = self._folder.opened(self, train)
@@ -92,7 +91,7 @@ class LongRun(ResumingTrainer):
         self._guard = Guard(self)
         if self._clock.running:
             found = self.loaders().items()
-            vars(self).update({name: [*map(Shielded, loaders)] for name, loaders in found})
+            self.assign({name: [*map(Shielded, loaders)] for name, loaders in found})
         if train:
             self._begin_run(self._start)
             self._averaging.begin_run(self.model, self.ema)
@@ -103,7 +102,7 @@ class LongRun(ResumingTrainer):
         with ExitStack() as end:
             end.enter_context(self._lines.instead_of_bars(self))
             end.enter_context(self._averaging.following(self))
-            end.callback(lambda: vars(self).update(self.loaders()))
+            end.callback(lambda: self.assign(self.loaders()))
             self._clock.start()
             end.callback(self._clock.stop)
             self._signals = end.enter_context(Signals())
