@@ -2,6 +2,7 @@ r"""Adversarial training, and attacks mixed with noise."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from ..attacks.parts import Measurements
 from .finite import finite
 from .input_jitter import InputJitterTrainer
 from .jitter import JitterTrainer
-from .perturbations import Batches, Deltas, Monitor, Perturbation
+from .perturbations import Deltas, Monitor, Perturbation
 
 
 class Attacked(Perturbation):
@@ -145,14 +146,10 @@ class AttackTrainer(JitterTrainer):
         return self._monitor.history
 
     def get_samples(self, iterators, g):
-        """A batch, see :meth:`deepinv.Trainer.get_samples`; remembers which samples are in it."""
-        if not self.persistent:
-            return super().get_samples(iterators, g)
-        if not isinstance(iterators[g], Batches):
-            iterators[g] = Batches(iterators[g])
-        samples = super().get_samples(iterators, g)
-        self._deltas.meet(g, iterators[g].indices)
-        return samples
+        """A batch, see :meth:`deepinv.Trainer.get_samples`; notes which samples are in it."""
+        if self.persistent:
+            iterators = {g: map(functools.partial(self._deltas.meet, g), iterators[g])}
+        return super().get_samples(iterators, g)
 
 
 @dataclass

@@ -78,8 +78,8 @@ class HostTrainer(Trainer):
         """
         super().setup_train(train=train, **kwargs)
         missing = [name for name in ATTRIBUTES if not hasattr(self, name)]
-        meter = vars(self.logs_total_loss_train) if not missing else {}
-        missing += [f"AverageMeter.{n}" for n in COUNTS if meter and n not in meter]
+        meter = vars(AverageMeter("any"))
+        missing += [f"AverageMeter.{name}" for name in COUNTS if name not in meter]
         if missing:
             raise RuntimeError(
                 "deepinv_jitter builds on deepinv 0.5, but version "

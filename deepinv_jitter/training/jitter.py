@@ -147,4 +147,4 @@ class JitterTrainer(Engine):
         :param deepinv.physics.Physics physics: the physics of this batch.
         :return: (:class:`torch.Tensor`) measurements, of the shape of ``y``.
         """
-        return super().perturb(x, y, physics)
+        return self._perturbation(self, x, y, physics)

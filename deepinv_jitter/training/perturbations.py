@@ -3,7 +3,6 @@ r"""What is done to the measurements of a training batch; and the perturbations 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -25,19 +24,6 @@ class Perturbation(Part):
         return y
 
 
-class Batches(Iterator):
-    """The batches of a loader, of which the last one's indices are remembered."""
-
-    def __init__(self, iterator: Iterator):
-        self.iterator = iterator
-        self.indices: Sequence[Any] = []
-
-    def __next__(self) -> Any:
-        batch = next(self.iterator)
-        self.indices = batch.get("index", []) if isinstance(batch, dict) else []
-        return batch
-
-
 class Deltas(Part):
     """The last perturbation of every sample, of whatever process."""
 
@@ -48,9 +34,11 @@ class Deltas(Part):
         self._fresh: set[Deltas.Key] = set()  # which other processes do not know
         self._batch: list[Deltas.Key] = []
 
-    def meet(self, g: int, indices: Sequence[Any]) -> None:
-        """The samples that the next batch is made of."""
+    def meet(self, g: int, batch: Any) -> Any:
+        """Note the samples of a batch, which is handed on as it is."""
+        indices = batch.get("index", []) if isinstance(batch, dict) else []
         self._batch = [(int(g), int(i)) for i in indices]
+        return batch
 
     def last(self, y: Measurements) -> torch.Tensor:
         """
@@ -141,8 +129,7 @@ class Monitor(Part):
         if len(self.history) > 1 and ratio > 1.5 * median(self.history):
             warnings.warn(
                 f"Epoch {epoch}: the monitor attack harms {ratio:.2f} times as much as the "
-                f"training attack, up from {median(self.history):.2f}: catastrophic "
-                "overfitting. "
+                f"training attack, up from {median(self.history):.2f}: catastrophic overfitting. "
                 "Train with more steps, or go back to an earlier checkpoint.",
                 stacklevel=2,
             )

@@ -122,7 +122,7 @@ class ResumingTrainer(HostTrainer):
                     stacklevel=2,
                 )
         if checkpoint is None:
-            rng.diverge(self._generators().values(), distributed.own())
+            self._diverge()
         else:
             self._restore(checkpoint)
 
@@ -203,17 +203,19 @@ class ResumingTrainer(HostTrainer):
         self._time = checkpoint.get("time", 0.0)
         for part in self._parts:
             part.load(self, checkpoint)
-        generators = self._generators()
-        if "generators" not in checkpoint:  # but the host's own trainer's
-            if "ranks" in checkpoint:
-                warnings.warn(
-                    "The checkpoint is of an earlier version, which did not name the random "
-                    "generators: they begin anew, as does an epoch that was cut off.",
-                    stacklevel=2,
-                )
-            rng.diverge(generators.values(), distributed.own())
+        if "generators" in checkpoint:
+            self._restore_random(checkpoint["ranks"])
             return
-        states = checkpoint["ranks"]
+        if "ranks" in checkpoint:  # else it is the host's own trainer's
+            warnings.warn(
+                "The checkpoint is of an earlier version, which did not name the random "
+                "generators: they begin anew, as does an epoch that was cut off.",
+                stacklevel=2,
+            )
+        self._diverge()
+
+    def _restore_random(self, states: list[dict]) -> None:
+        """What each process had of its own, and where it was in an epoch."""
         gpus, here = len(states[0]["rng"]["cuda"]), torch.cuda.device_count()
         if gpus != here and self.device.type == "cuda":
             warnings.warn(
@@ -223,17 +225,19 @@ class ResumingTrainer(HostTrainer):
             )
         if len(states) != distributed.count():
             # From another number of processes: an epoch that was cut off begins anew
-            rng.restore(states[0]["rng"], generators)
-            rng.diverge(generators.values(), distributed.own())
+            rng.restore(states[0]["rng"], self._generators())
+            self._diverge()
             return
         state = states[distributed.own()]
         for part in self._parts:
             part.load_own(state)
-        begin = state["rng"]
         if "batch" in state:
             self._replay, self._epoch.begins = state, dict(state["begins"])
-            begin = self._epoch.begins["loaders"]
-        rng.restore(begin, generators)
+        begin = state["begins"]["loaders"] if "batch" in state else state["rng"]
+        rng.restore(begin, self._generators())
+
+    def _diverge(self) -> None:
+        rng.diverge(self._generators().values(), distributed.own())
 
     def _pass_over(self, cut: dict, progress_bar: Any) -> None:
         """A batch that was trained on before the run was cut off."""

@@ -1,4 +1,4 @@
-r"""A training or a test as a whole: set up, started, told to end, and saved."""
+r"""A training or a test as a whole: set up, started, told to end and saved."""
 
 from __future__ import annotations
 
