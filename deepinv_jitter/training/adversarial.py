@@ -17,12 +17,15 @@ from .perturbations import Deltas, Monitor, Perturbation
 
 
 class Attacked(Perturbation):
-    r""":math:`y + \delta`."""
+    r""":math:`y + \delta` for a share of the batches, evenly spread over an epoch."""
 
-    def __init__(self, deltas: Deltas, monitor: Monitor):
-        self.deltas, self.monitor = deltas, monitor
+    def __init__(self, deltas: Deltas, monitor: Monitor, otherwise: Perturbation):
+        self.deltas, self.monitor, self.otherwise = deltas, monitor, otherwise
+        self._turn = 0, 0  # the epoch, and how many of its batches were asked about
 
     def __call__(self, trainer, x, y, physics) -> Measurements:
+        if not self._attacks_next(trainer.share):
+            return self.otherwise(trainer, x, y, physics)
         if not finite(x, y):
             # with a loss that is not finite either, on which all processes agree
             return y
@@ -33,18 +36,6 @@ class Attacked(Perturbation):
         if trainer.persistent:
             self.deltas.note(delta)
         return y + delta
-
-
-class Scheduled(Perturbation):
-    """Attacks for a share of the batches, evenly spread over an epoch; something else otherwise."""
-
-    def __init__(self, attacked: Perturbation, otherwise: Perturbation):
-        self.attacked, self.otherwise = attacked, otherwise
-        self._turn = 0, 0  # the epoch, and how many of its batches were asked about
-
-    def __call__(self, trainer, x, y, physics) -> Measurements:
-        chosen = self.attacked if self._attacks_next(trainer.share) else self.otherwise
-        return chosen(trainer, x, y, physics)
 
     def begin(self, epoch: int) -> None:
         if self._turn[0] != epoch:
@@ -136,8 +127,7 @@ class AttackTrainer(JitterTrainer):
             checks.real("share", self.share, low=0, high=1)
         super().__post_init__()
         self._deltas, self._monitor = Deltas(), Monitor()
-        attacked = Attacked(self._deltas, self._monitor)
-        self._perturbation = Scheduled(attacked, otherwise=self._perturbation)
+        self._perturbation = Attacked(self._deltas, self._monitor, self._perturbation)
         self._parts += [self._deltas, self._monitor, self._perturbation]
 
     @property

@@ -190,12 +190,9 @@ class ResumingTrainer(HostTrainer):
         for name, key in HISTORIES.items():
             own, saved = getattr(self, name), checkpoint.get(key, {})
             own |= {k: list(saved[k]) for k in own.keys() & saved.keys()}
-            if own.keys() - saved.keys():
-                warnings.warn(
-                    f"{name} of {', '.join(own.keys() - saved.keys())} begins here, as "
-                    "the checkpoint has none.",
-                    stacklevel=2,
-                )
+            if new := own.keys() - saved.keys():
+                message = f"{name} of {', '.join(new)} begins here, as the checkpoint has none."
+                warnings.warn(message, stacklevel=2)
         if checkpoint.get("scaler"):
             self.load_scaler(checkpoint["scaler"])
         self.skipped = list(checkpoint.get("skipped", []))
