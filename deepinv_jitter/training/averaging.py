@@ -78,7 +78,9 @@ class Averaging(Part):
             self._exchange(model, before)
 
     def finish(self, trainer: Any, epoch: int) -> None:
-        distributed.share(self._average)
+        # Parameters are the same on all processes, as their gradients are
+        parameters = len(list(trainer.model.parameters()))
+        distributed.share(self._average[parameters:])
 
     def check(self, trainer: Any, checkpoint: dict, path: str | Path) -> None:
         """

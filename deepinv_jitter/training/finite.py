@@ -46,7 +46,7 @@ class Guard:
             # The loss was looked at, and the scaler does the rest
             return all(p.grad is None for p in _parameters(trainer))
         # In float16 gradients may overflow, and the scaler leaves out such steps itself
-        own = [] if trainer.scales_loss else trainer.model.parameters()
+        own = [] if trainer.loss_scaler.is_enabled() else trainer.model.parameters()
         return self._refuses(trainer, own)
 
     def refuses(self, trainer: HostTrainer) -> bool:
@@ -78,7 +78,7 @@ class Guard:
     @staticmethod
     def _scaled_together(trainer: HostTrainer) -> bool:
         """Whether the host looks at gradients after all data sets of a step, not after each."""
-        return trainer.scales_loss and trainer.optimizer_step_multi_dataset
+        return trainer.loss_scaler.is_enabled() and trainer.optimizer_step_multi_dataset
 
 
 def finite(*batch: Measurements | None) -> bool:
@@ -89,7 +89,7 @@ def finite(*batch: Measurements | None) -> bool:
 
 
 def where_not_finite(x: torch.Tensor | None, y: Measurements) -> str:
-    """In which of both, for messages."""
+    """Which of the two is not finite, for messages."""
     named = {"x": x, "y": y}
     names = [n for n, t in named.items() if t is not None and not finite(t)]
     return f"{' and '.join(names)} not finite" if names else "x and y are finite"

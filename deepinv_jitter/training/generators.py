@@ -142,7 +142,6 @@ def state(generator: Generator) -> torch.Tensor | dict | tuple:
 
 
 def restore(generator: Generator, state: Any) -> None:
-    """Bring a generator to where it was."""
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
     elif isinstance(generator, random.Random):
@@ -152,7 +151,6 @@ def restore(generator: Generator, state: Any) -> None:
 
 
 def seed(generator: Generator, number: int) -> None:
-    """Let a generator begin anew."""
     if isinstance(generator, torch.Generator):
         generator.manual_seed(number)
     elif isinstance(generator, np.random.Generator):
@@ -162,7 +160,6 @@ def seed(generator: Generator, number: int) -> None:
 
 
 def drawn(generator: Generator) -> int:
-    """A number from a generator."""
     if isinstance(generator, torch.Generator):
         device = generator.device
         return int(torch.randint(2**62, (), generator=generator, device=device))

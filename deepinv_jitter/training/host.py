@@ -86,7 +86,7 @@ class HostTrainer(Trainer):
                 f"{deepinv.__version__} has no {', '.join(missing)} in its Trainer: install "
                 "'deepinv>=0.5,<0.6'."
             )
-        self.scaler = NoEmptySteps(self.device.type, enabled=self.scales_loss)
+        self.scaler = NoEmptySteps(self.device.type, enabled=self.loss_scaler.is_enabled())
 
     @property
     def first_epoch(self) -> int:
@@ -94,20 +94,11 @@ class HostTrainer(Trainer):
         return self.epoch_start
 
     @property
-    def scales_loss(self) -> bool:
-        """Whether the loss is scaled, as in float16."""
-        return self.scaler.is_enabled()
-
-    def scaler_state(self) -> dict:
-        """Where the scale is."""
-        return self.scaler.state_dict()
-
-    def load_scaler(self, state: dict) -> None:
-        """Bring it back."""
-        self.scaler.load_state_dict(state)
+    def loss_scaler(self) -> GradScaler:
+        """What scales the loss, enabled in float16 alone."""
+        return self.scaler
 
     def assign(self, values: Mapping[str, Any]) -> None:
-        """Set several attributes."""
         for name, value in values.items():
             setattr(self, name, value)
 
@@ -158,7 +149,6 @@ class HostTrainer(Trainer):
         return {name: loaders for name, loaders in found.items() if loaders}
 
     def next_batch(self, g: int) -> Any:
-        """The next training batch of a data set."""
         return next(self.current_train_iterators[g])
 
     def release_iterators(self) -> None:
@@ -166,7 +156,7 @@ class HostTrainer(Trainer):
         self.assign(dict.fromkeys(ITERATORS))
 
     def go_on_logging(self, checkpoint: dict) -> None:
-        """In the run that wandb and mlflow know; the host begins another before it loads which."""
+        """In the runs of wandb and mlflow that a checkpoint names; the host reads it too late."""
         if "wandb_id" in checkpoint:
             known = {"id": checkpoint["wandb_id"], "resume": "allow"}
             self.assign({"wandb_setup": known | self.wandb_setup})

@@ -40,4 +40,4 @@ class Part:
         return {}
 
     def load_own(self, state: dict) -> None:
-        """Take it up again."""
+        """Take up that of this process."""

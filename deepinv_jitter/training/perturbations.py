@@ -61,7 +61,6 @@ class Deltas(Part):
         return torch.stack([self.known.get(key, zero) for key in self._batch]).to(y)
 
     def note(self, delta: torch.Tensor) -> None:
-        """What has become of them."""
         # Copies: a row would keep the memory of its whole batch
         rows = map(torch.clone, delta.cpu())
         self.found = dict(zip(self._batch, rows, strict=True))
@@ -95,7 +94,7 @@ class Monitor(Part):
         self._batch: dict | None = None
 
     def note(self, trainer, x, y, physics) -> None:
-        """The first batch that counts is the one."""
+        """Keep the first batch that counts."""
         if trainer.monitor is not None and self._batch is None:
             # Copies: what comes from a worker lies in shared memory, an open file
             self.found = {

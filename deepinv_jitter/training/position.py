@@ -28,12 +28,11 @@ class Epoch:
     ended: dict | None = None
 
     def pass_batch(self) -> None:
-        """One more training batch has passed."""
         epoch, batch = self.position
         self.position = Position(epoch, batch + 1)
 
     def farewell(self, epochs: int, saved: Path | None, folder: object) -> str:
-        """What is said of a training that ends early: where it was, and what goes on with it."""
+        """What is said of a training that ends early: where it was, and how it goes on."""
         epoch, batch = self.position
         where = f"after batch {batch}" if batch else "before its first batch"
         where = "in its validation" if batch and not self.training else where

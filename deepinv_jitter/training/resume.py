@@ -146,7 +146,7 @@ class ResumingTrainer(HostTrainer):
             },
             "groups": checkpoints.grouped(self.optimizer, self.model),
             "generators": {n: kind(g) for n, g in self._generators().items()},
-            "scaler": self.scaler_state(),
+            "scaler": self.loss_scaler.state_dict(),
             "skipped": self.skipped,
             "seconds": self.seconds,
         }
@@ -194,7 +194,7 @@ class ResumingTrainer(HostTrainer):
                 message = f"{name} of {', '.join(new)} begins here, as the checkpoint has none."
                 warnings.warn(message, stacklevel=2)
         if checkpoint.get("scaler"):
-            self.load_scaler(checkpoint["scaler"])
+            self.loss_scaler.load_state_dict(checkpoint["scaler"])
         self.skipped = list(checkpoint.get("skipped", []))
         self._clock.set(checkpoint.get("seconds", 0.0))
         self._time = checkpoint.get("time", 0.0)

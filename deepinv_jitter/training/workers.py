@@ -93,7 +93,6 @@ def _held_back(context) -> Iterator[None]:
 
 
 def _begin(init: Callable[[int], None] | None, number: int) -> None:
-    """What a worker does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     main = multiprocessing.parent_process()
     assert main is not None  # of a worker
