@@ -83,11 +83,7 @@ class Averaging(Part):
         distributed.share(self._average[parameters:])
 
     def check(self, trainer: Any, checkpoint: dict, path: str | Path) -> None:
-        """
-        Refuse to go on with another average.
-
-        :raises ValueError: if the checkpoint was written with another decay.
-        """
+        """Refuse to go on from a checkpoint that was written with another decay."""
         if "ranks" not in checkpoint:  # of the host's trainer: the average begins here
             return
         saved = (checkpoint.get("ema") or {}).get("decay")

@@ -71,11 +71,7 @@ class HostTrainer(Trainer):
     """deepinv's Trainer, with ways to what it keeps to itself."""
 
     def setup_train(self, train: bool = True, **kwargs: Any) -> None:
-        """
-        Set up training or testing, see :meth:`deepinv.Trainer.setup_train`.
-
-        :raises RuntimeError: if this version of deepinv has not what the trainers build on.
-        """
+        """Set up, and refuse a version of deepinv that has not what the trainers build on."""
         super().setup_train(train=train, **kwargs)
         missing = [name for name in ATTRIBUTES if not hasattr(self, name)]
         meter = vars(AverageMeter("any"))

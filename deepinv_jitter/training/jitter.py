@@ -128,14 +128,7 @@ class JitterTrainer(Engine):
     def plot_history(
         self, path: str | os.PathLike | None = None, names: Sequence[str] | None = None
     ) -> Figure:
-        """
-        Losses and metrics of this training against the epoch, see :func:`plot_history`.
-
-        :param str, os.PathLike, None path: file to write. Default: ``None``, none.
-        :param Sequence[str], None names: losses and metrics to draw. Default: ``None``, all.
-        :return: (:class:`matplotlib.figure.Figure`) the figure.
-        :raises ValueError: if there is nothing to draw, or a name is unknown.
-        """
+        """Losses and metrics of this training against the epoch, see :func:`plot_history`."""
         return plot_history(self, path, names)
 
     def perturb(self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics) -> torch.Tensor:

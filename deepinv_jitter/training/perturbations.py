@@ -41,11 +41,7 @@ class Deltas(Part):
         return batch
 
     def last(self, y: Measurements) -> torch.Tensor:
-        """
-        The last perturbations of the samples of a batch, zero for those that had none.
-
-        :raises ValueError: if measurements have several parts, or samples no index.
-        """
+        """The last perturbations of the samples of a batch, zero for those that had none."""
         if isinstance(y, TensorList):
             raise ValueError(
                 "persistent keeps one tensor for each sample, got measurements of "

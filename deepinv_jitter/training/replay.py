@@ -47,14 +47,14 @@ def inexact(loaders: Mapping[str, DataLoader]) -> list[str]:
 def _tried(loader: DataLoader) -> tuple[bool, bool]:
     """Whether a sample draws random numbers, and whether it comes again."""
     dataset, collate = loader.dataset, loader.collate_fn
-    if isinstance(dataset, IterableDataset):
+    stream = isinstance(dataset, IterableDataset)
+    if stream:
         dataset = copy.deepcopy(dataset)  # from which nothing is taken
     generators = rng.generators([dataset, collate])
     before, draws = rng.state(generators), []
     try:
         for _ in range(2):
             rng.restore(before, generators)
-            stream = isinstance(dataset, IterableDataset)
             sample = next(iter(dataset)) if stream else dataset[0]
             alone = loader.batch_sampler is None  # a batch by itself
             draws.append(collate(sample if alone else [sample]))

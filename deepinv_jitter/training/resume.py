@@ -8,13 +8,15 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .. import checks
 from . import checkpoints, distributed, rng
+from .averaging import Averaging
 from .checkpoints import INTERRUPTED, class_name
 from .generators import Generator, kind, named
 from .host import BEST, HISTORIES, HostTrainer, as_list, content
@@ -28,10 +30,15 @@ from .replay import inexact
 class ResumingTrainer(HostTrainer):
     """A training that is cut off goes on where it was, as if it had never stopped."""
 
+    ema: float | None = field(default=None, kw_only=True)
+
     def __post_init__(self) -> None:
+        if self.ema is not None:
+            self.ema = checks.positive("ema", self.ema, below=1)
         super().__post_init__()
         self.skipped: list[tuple[int, int]] = []
-        self._parts: list[Part] = []
+        self._averaging = Averaging()
+        self._parts: list[Part] = [self._averaging]
         self._clock = Clock()
         self._epoch = Epoch(Position(0, 0))
         #: what a training goes on from, while it is set up
@@ -53,10 +60,6 @@ class ResumingTrainer(HostTrainer):
 
         Nothing is touched before all of it is known to fit.
 
-        :param str, pathlib.Path, None ckpt_pretrained: file; ``None`` means the trainer's
-            ``ckpt_pretrained``, from which training then resumes.
-        :param bool strict: whether all weights must be there, and no others.
-        :return: (:class:`dict`) the checkpoint, or ``None`` if there is none to load.
         :raises pickle.UnpicklingError: if the file holds more than tensors and builtins.
         :raises ValueError: if the file is damaged, no checkpoint, one of another model, or of a
             training with other parts, such as another optimizer.
@@ -125,25 +128,32 @@ class ResumingTrainer(HostTrainer):
             self._diverge()
         else:
             self._restore(checkpoint)
+        self._averaging.begin_run(self.model, self.ema)
 
-    def _save(self, filename: str, epoch: int, state: dict) -> None:
-        """Write a checkpoint from which training can go on exactly."""
-        for part in self._parts:
-            state = state | part.state(self)
-        if not self.save_path:
-            return
+    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
+        """
+        Save a checkpoint from which training goes on, see :meth:`deepinv.Trainer.save_model`.
+
+        :raises OSError: if the file cannot be written; one of before is kept.
+        """
+        state = dict(state or {})
+        with self._averaging.held(self.model):
+            for part in self._parts:
+                state |= part.state(self)
+            if self.save_path:
+                self._write(filename, epoch, state)
+
+    def _write(self, filename: str, epoch: int, state: dict) -> None:
         self._clock.saved = self.seconds
         # Of nodes whose clocks differ, and of one that is set back, the newest is still the last
         self._time = max(time.time(), self._time + 1e-3)
         amid = filename == INTERRUPTED
         ended = self._epoch.ended if amid else None
+        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
         state |= {
             "ranks": distributed.gathered(ended or self._own_state(amid)),
             "time": self._time,
-            "parts": {
-                "optimizer": class_name(self.optimizer),
-                "scheduler": class_name(self.scheduler),
-            },
+            "parts": {name: class_name(part) for name, part in parts.items()},
             "groups": checkpoints.grouped(self.optimizer, self.model),
             "generators": {n: kind(g) for n, g in self._generators().items()},
             "scaler": self.loss_scaler.state_dict(),

@@ -11,7 +11,6 @@ from torch import nn
 
 from .. import checks
 from . import distributed
-from .averaging import Averaging
 from .checkpoints import loaded
 from .finite import Guard
 from .host import SET_BY_TEST, as_list
@@ -35,14 +34,11 @@ class LongRun(ResumingTrainer):
     """deepinv's Trainer for trainings that take days: each as a whole."""
 
     freq_update_progress_bar: int = 10
-    ema: float | None = field(default=None, kw_only=True)
     ckp_minutes: float | None = field(default=None, kw_only=True)
     ddp_options: dict = field(default_factory=dict, kw_only=True)
     on_non_finite: str = field(default="raise", kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.ema is not None:
-            self.ema = checks.positive("ema", self.ema, below=1)
         if self.ckp_minutes is not None:
             self.ckp_minutes = checks.real("ckp_minutes", self.ckp_minutes, low=0)
         distributed.check_plain(self.model)
@@ -58,10 +54,9 @@ class LongRun(ResumingTrainer):
         super().__post_init__()
         self._signals, self._folder, self._lines = Signals(), Folder(), Lines()
         self._gradients, self._merging = Gradients(), Merging()
-        self._validation, self._averaging = Validation(), Averaging()
-        self._steps = Steps()
+        self._validation, self._steps = Validation(), Steps()
         self._perturbation = Perturbation()
-        self._parts += [self._validation, self._averaging, self._steps]
+        self._parts += [self._validation, self._steps]
 
     @property
     def history_steps(self) -> dict:
@@ -94,7 +89,6 @@ class LongRun(ResumingTrainer):
             self.assign({name: [*map(Shielded, loaders)] for name, loaders in found})
         if train:
             self._begin_run(self._start)
-            self._averaging.begin_run(self.model, self.ema)
             self._start = None
 
     def train(self) -> nn.Module:
@@ -149,15 +143,3 @@ class LongRun(ResumingTrainer):
                 said = self._epoch.farewell(self.epochs, saved, folder)
                 logger.warning("%s", said)
         raise obeyed(signal)
-
-    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
-        """
-        Save a checkpoint from which training can go on exactly; its model is the average.
-
-        :param str filename: name of the file in ``save_path``.
-        :param int epoch: current epoch, from 0.
-        :param dict, None state: more to save, of tensors and builtins.
-        :raises OSError: if the file cannot be written; one of before is kept.
-        """
-        with self._averaging.held(self.model):
-            self._save(filename, epoch, state or {})

@@ -28,12 +28,9 @@ class Snapshot:
     """
     What modules hold besides their weights, as often as it is taken.
 
-    Buffers and tensors that are plain attributes, such as the warm start of a solver; not numbers,
-    with which a model may count its calls. The modules are looked for once: to look for them costs
-    more than to copy what they hold.
-
-    :param Iterable roots: the modules, with all below them.
-    :param Iterable[torch.nn.Module] counting: modules of which numbers are kept as well.
+    Buffers and tensors that are plain attributes, such as the warm start of a solver; numbers, with
+    which a model may count its calls, of the ``counting`` modules alone. The modules are looked for
+    once: to look for them costs more than to copy what they hold.
     """
 
     def __init__(self, roots: Iterable, counting: Iterable[nn.Module] = ()):
@@ -78,8 +75,8 @@ class Snapshot:
         """
         What happens inside leaves no trace in the modules, nor in any random generator.
 
-        :param int stream: draw from the stream with this number, which follows from where the
-            generators are. Default: 0, what would be drawn next.
+        It draws from a stream that follows from where the generators are; from stream 0 what would
+        be drawn next.
         """
         self.take()
         states = rng.state(self.generators)
