@@ -27,13 +27,7 @@ PROJECTS = {
     ),
     "torch": (
         ["torch", "torch.nn", "torch.nn.parallel", "torch.optim"]
-        + [
-            "torch.optim.lr_scheduler",
-            "torch.optim.swa_utils",
-            "torch.nn.utils",
-            "torch.random",
-            "torch.func",
-        ]
+        + ["torch.optim.lr_scheduler", "torch.nn.utils", "torch.random", "torch.func"]
         + ["torch.utils.data"],
         "generated/{name}.html",
         {

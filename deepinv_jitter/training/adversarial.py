@@ -2,6 +2,7 @@ r"""Adversarial training, and attacks mixed with noise."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,16 +13,19 @@ from ..attacks.parts import Measurements
 from .finite import finite
 from .input_jitter import InputJitterTrainer
 from .jitter import JitterTrainer
-from .perturbations import Batches, Deltas, Monitor, Perturbation
+from .perturbations import Deltas, Monitor, Perturbation
 
 
 class Attacked(Perturbation):
-    r""":math:`y + \delta`."""
+    r""":math:`y + \delta` for a share of the batches, evenly spread over an epoch."""
 
-    def __init__(self, deltas: Deltas, monitor: Monitor):
-        self.deltas, self.monitor = deltas, monitor
+    def __init__(self, deltas: Deltas, monitor: Monitor, otherwise: Perturbation):
+        self.deltas, self.monitor, self.otherwise = deltas, monitor, otherwise
+        self._turn = 0, 0  # the epoch, and how many of its batches were asked about
 
     def __call__(self, trainer, x, y, physics) -> Measurements:
+        if not self._attacks_next(trainer.share):
+            return self.otherwise(trainer, x, y, physics)
         if not finite(x, y):
             # with a loss that is not finite either, on which all processes agree
             return y
@@ -32,18 +36,6 @@ class Attacked(Perturbation):
         if trainer.persistent:
             self.deltas.note(delta)
         return y + delta
-
-
-class Scheduled(Perturbation):
-    """Attacks for a share of the batches, evenly spread over an epoch; something else otherwise."""
-
-    def __init__(self, attacked: Perturbation, otherwise: Perturbation):
-        self.attacked, self.otherwise = attacked, otherwise
-        self._turn = 0, 0  # the epoch, and how many of its batches were asked about
-
-    def __call__(self, trainer, x, y, physics) -> Measurements:
-        chosen = self.attacked if self._attacks_next(trainer.share) else self.otherwise
-        return chosen(trainer, x, y, physics)
 
     def begin(self, epoch: int) -> None:
         if self._turn[0] != epoch:
@@ -105,16 +97,12 @@ class AttackTrainer(JitterTrainer):
 
     :Examples:
 
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> from torch.utils.data import DataLoader
+    >>> import deepinv as dinv, deepinv_jitter as dj
     >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
     >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5)
-    >>> trainer = dj.AttackTrainer(
-    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
-    ...     DataLoader(dj.PointDataset(200), batch_size=100), epochs=2, device="cpu",
-    ...     online_measurements=True, save_path=None, verbose=False,
-    ...     attack=dj.FrankWolfeAttack(dj.L2Ball(0.01), steps=3))
-    >>> model = trainer.train()
+    >>> model = dj.fit(
+    ...     model, physics, dj.PointDataset(200), epochs=2, batch_size=100,
+    ...     trainer=dj.AttackTrainer, attack=dj.FrankWolfeAttack(dj.L2Ball(0.01), steps=3))
     """
 
     attack: Attack = field(kw_only=True)
@@ -139,8 +127,7 @@ class AttackTrainer(JitterTrainer):
             checks.real("share", self.share, low=0, high=1)
         super().__post_init__()
         self._deltas, self._monitor = Deltas(), Monitor()
-        attacked = Attacked(self._deltas, self._monitor)
-        self._perturbation = Scheduled(attacked, otherwise=self._perturbation)
+        self._perturbation = Attacked(self._deltas, self._monitor, self._perturbation)
         self._parts += [self._deltas, self._monitor, self._perturbation]
 
     @property
@@ -149,14 +136,10 @@ class AttackTrainer(JitterTrainer):
         return self._monitor.history
 
     def get_samples(self, iterators, g):
-        """A batch, see :meth:`deepinv.Trainer.get_samples`; remembers which samples are in it."""
-        if not self.persistent:
-            return super().get_samples(iterators, g)
-        if not isinstance(iterators[g], Batches):
-            iterators[g] = Batches(iterators[g])
-        samples = super().get_samples(iterators, g)
-        self._deltas.meet(g, iterators[g].indices)
-        return samples
+        """A batch, see :meth:`deepinv.Trainer.get_samples`; notes which samples are in it."""
+        if self.persistent:
+            iterators = {g: map(functools.partial(self._deltas.meet, g), iterators[g])}
+        return super().get_samples(iterators, g)
 
 
 @dataclass
@@ -182,16 +165,13 @@ class RobustTrainer(AttackTrainer, InputJitterTrainer):
 
     :Examples:
 
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> from torch.utils.data import DataLoader
+    >>> import deepinv as dinv, deepinv_jitter as dj
     >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
     >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5)
-    >>> trainer = dj.RobustTrainer(
-    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
-    ...     DataLoader(dj.PointDataset(200), batch_size=100), epochs=2, device="cpu",
-    ...     online_measurements=True, save_path=None, verbose=False, sigma=0.05,
+    >>> model = dj.fit(
+    ...     model, physics, dj.PointDataset(200), epochs=2, batch_size=100,
+    ...     trainer=dj.RobustTrainer, sigma=0.05,
     ...     attack=dj.FrankWolfeAttack(dj.L2Ball(0.05), steps=1, keep="last"))
-    >>> model = trainer.train()
     """
 
     share: float | Callable[[int], float] = field(default=0.5, kw_only=True)

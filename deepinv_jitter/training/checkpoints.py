@@ -46,14 +46,19 @@ def latest_checkpoint(folder: str | os.PathLike) -> Path | None:
     >>> dj.latest_checkpoint("a folder that is not there yet") is None
     True
     """
+    return newest(folder, best=False)
+
+
+def newest(folder: str | os.PathLike, best: bool) -> Path | None:
+    """The newest checkpoint of a folder, the best model's too or without."""
     places = {}
     for path in sorted(Path(folder).rglob(CHECKPOINTS)):
-        if path.name == BEST:
+        if path.name == BEST and not best:
             continue
         try:
             places[path] = _place(path, loaded(path, mmap=True))
         except (OSError, UnpicklingError, ValueError):
-            warnings.warn(f"{str(path)!r} is damaged or no checkpoint, and left out.", stacklevel=2)
+            warnings.warn(f"{str(path)!r} is damaged or no checkpoint, and left out.", stacklevel=3)
     return max(places, key=lambda path: places[path], default=None)
 
 
@@ -71,13 +76,7 @@ def _place(path: Path, checkpoint: dict) -> tuple[float, float, int]:
 
 
 def loaded(path: str | os.PathLike, mmap: bool = False) -> dict:
-    """
-    The content of a checkpoint, without running any code in it.
-
-    :param bool mmap: read tensors when they are used.
-    :raises pickle.UnpicklingError: if the file holds more than tensors and builtins.
-    :raises ValueError: if it is damaged or no checkpoint.
-    """
+    """The content of a checkpoint, without running any code in it."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (FileNotFoundError, IsADirectoryError, PermissionError, UnpicklingError):
@@ -96,11 +95,7 @@ def loaded(path: str | os.PathLike, mmap: bool = False) -> dict:
 
 
 def check_weights(model: nn.Module, weights: dict, path: str | os.PathLike, strict: bool) -> None:
-    """
-    Refuse the weights of another model.
-
-    :raises ValueError: if names or shapes differ.
-    """
+    """Refuse weights of other names or shapes than the model's."""
     own = model.state_dict()
     differ = {k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape}
     if strict:
@@ -113,11 +108,7 @@ def check_weights(model: nn.Module, weights: dict, path: str | os.PathLike, stri
 
 
 def check_like(path: str | os.PathLike, differences: Iterable[str]) -> None:
-    """
-    Refuse what was saved by a training that was built otherwise.
-
-    :raises ValueError: if there is any difference.
-    """
+    """Refuse what was saved by a training that was built otherwise."""
     differences = list(differences)
     if differences:
         raise ValueError(
@@ -145,65 +136,48 @@ def unlike(
 ) -> Iterator[str]:
     """What the host would load, and could not."""
     if "optimizer" in checkpoint and optimizer is not None:
-        groups = grouped(optimizer, model)
-        yield from unlike_optimizer(checkpoint, optimizer, groups)
+        other = unlike_part("optimizer", checkpoint, optimizer)
+        if other is None:
+            other = _unlike_groups(checkpoint, grouped(optimizer, model))
+        if other is not None:
+            yield other
     if "scheduler" in checkpoint and scheduler is not None:
-        yield from unlike_scheduler(checkpoint, scheduler)
+        other = unlike_part("scheduler", checkpoint, scheduler)
+        if other is not None:
+            yield other
 
 
-def unlike_optimizer(
-    checkpoint: dict, optimizer: Optimizer, groups: list[list[str]]
-) -> Iterator[str]:
-    """What stands in the way of going on with the state of an optimizer."""
-    saved = checkpoint["optimizer"]
-    name = checkpoint.get("parts", {}).get("optimizer")
-    here = class_name(optimizer)
-    if saved is None:
-        yield f"it has no optimizer, here is {here}"
-        return
-    if name is None:  # deepinv's own trainer: what the optimizers are set by
-        sides = saved["param_groups"], optimizer.param_groups
-        for before, now in zip(*sides, strict=False):
-            lacking = now.keys() - before.keys(), before.keys() - now.keys()
-            if all(lacking):  # on one side alone it is another version of torch
-                yield (
-                    f"its optimizer has {_few(sorted(lacking[1]))}, and not "
-                    f"{_few(sorted(lacking[0]))} as {here} here"
-                )
-                return
-    elif name != here:
-        yield f"its optimizer is {name}, here is {here}"
-        return
-    before = checkpoint.get("groups")
-    counts = [len(group["params"]) for group in saved["param_groups"]]
-    if counts != [len(group) for group in groups]:
-        yield (
-            f"its optimizer has groups of {counts} parameters, here are "
-            f"{[len(group) for group in groups]}"
-        )
-    elif before is not None and before != groups:
-        yield "its optimizer has the parameters in another order"
+def unlike_part(kind: str, checkpoint: dict, part: Any) -> str | None:
+    """Whether the state is of an optimizer or a scheduler of another class than the one here."""
+    saved, here = checkpoint[kind], class_name(part)
+    name = checkpoint.get("parts", {}).get(kind)
+    if saved is None or part is None:
+        before = f"no {kind}" if saved is None else name or f"a {kind}"
+        return f"it has {before}, here is {here or 'none'}"
+    if name is not None:
+        return None if name == here else f"its {kind} is {name}, here is {here}"
+    # Of deepinv's own trainer, which saves no names: by what they are set by
+    states = saved, part.state_dict()
+    if kind == "optimizer":
+        before, now = (set().union(*state["param_groups"]) for state in states)
+        if before - now and now - before:  # on one side alone it is another version of torch
+            own = _few(sorted(now - before))
+            return f"its optimizer has {_few(sorted(before - now))}, and not {own} as {here} here"
+        return None
+    before, now = ({k for k in state if k[0] != "_"} - {"verbose"} for state in states)
+    if before == now:
+        return None
+    return f"its scheduler has {_few(sorted(before))}, here is {here} with {_few(sorted(now))}"
 
 
-def unlike_scheduler(checkpoint: dict, scheduler: Any) -> Iterator[str]:
-    """What stands in the way of going on with the state of a scheduler."""
-    saved, here = checkpoint["scheduler"], class_name(scheduler)
-    name = checkpoint.get("parts", {}).get("scheduler")
-    if (saved is None) != (scheduler is None):
-        name = name or "a scheduler"
-        yield f"it has {name if saved else 'no scheduler'}, here is {here or 'none'}"
-    elif scheduler is None:
-        return
-    elif name is None:
-        own = scheduler.state_dict()
-        keys = [{k for k in s if k[0] != "_"} - {"verbose"} for s in (saved, own)]
-        if keys[0] != keys[1]:
-            yield (
-                f"its scheduler has {_few(sorted(keys[0]))}, here is {here} with "
-                f"{_few(sorted(keys[1]))}"
-            )
-    elif name != here:
-        yield f"its scheduler is {name}, here is {here}"
+def _unlike_groups(checkpoint: dict, groups: list[list[str]]) -> str | None:
+    counts = [len(group["params"]) for group in checkpoint["optimizer"]["param_groups"]]
+    own = [len(group) for group in groups]
+    if counts != own:
+        return f"its optimizer has groups of {counts} parameters, here are {own}"
+    if checkpoint.get("groups", groups) != groups:
+        return "its optimizer has the parameters in another order"
+    return None
 
 
 def unlike_generators(saved: Mapping[str, str], own: Mapping[str, Generator]) -> Iterator[str]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import torch
 from deepinv.loss import Loss
-from deepinv.physics import Physics
 
 from ..models.diffusion import T_END, T_START
 from .jitter import JitterTrainer
@@ -73,29 +72,19 @@ class DDPMTrainer(JitterTrainer):
 
     :Examples:
 
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
+    >>> import deepinv as dinv, deepinv_jitter as dj
     >>> unet = dinv.models.NCSNpp(
     ...     img_resolution=16, in_channels=2, out_channels=1, model_channels=32, channel_mult=(1,),
     ...     num_blocks=1, attn_resolutions=(), pretrained=None)
+    >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+    >>> sections = dj.ReflectivityDataset(4, img_size=(16, 16), thickness=4)
     >>> model = dj.ConditionalDDPM(unet, steps=2)
-    >>> trainer = dj.DDPMTrainer(
-    ...     model, dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1)),
-    ...     torch.optim.Adam(model.parameters(), lr=1e-3),
-    ...     torch.utils.data.DataLoader(dj.ReflectivityDataset(4, img_size=(16, 16), thickness=4)),
-    ...     epochs=1, device="cpu", online_measurements=True, save_path=None, verbose=False)
-    >>> model = trainer.train()
+    >>> model = dj.fit(model, physics, sections, epochs=1, trainer=dj.DDPMTrainer)
     """
 
     losses: Loss | list[Loss] = field(default_factory=DenoisingLoss)
 
-    def model_inference(
-        self,
-        y: torch.Tensor,
-        physics: Physics,
-        x: torch.Tensor | None = None,
-        train: bool = True,
-        **kwargs,
-    ) -> torch.Tensor:
+    def model_inference(self, y, physics, x=None, train=True, **kwargs) -> torch.Tensor:
         """The reconstruction, in training :math:`A^\top y`; see :class:`deepinv.Trainer`."""
         if not train:
             return super().model_inference(y, physics, x, train=False, **kwargs)

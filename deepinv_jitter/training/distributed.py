@@ -46,36 +46,22 @@ def largest(numbers: list[int], device: torch.device) -> list[int]:
     return tensor.tolist()
 
 
-def parallel(model: nn.Module, device: torch.device, options: dict) -> nn.Module:
-    """The model with gradients averaged over the processes."""
-    device_ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, **options)
-
-
 def check_same(name: str, value: object) -> None:
-    """
-    Refuse what is not the same on all processes, before they wait for each other in vain.
-
-    :raises ValueError: if it differs.
-    """
+    """Refuse what differs between processes, before they wait for each other in vain."""
     values = gathered(value)
     if any(other != value for other in values):
         raise ValueError(f"{name} must be the same on all processes, got {values}.")
 
 
-def same_buffers(model: nn.Module) -> None:
-    """Give every process the buffers of the first, such as running means."""
+def share(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every process those of the first, such as running means."""
     if count() > 1:
-        for buffer in model.buffers():
-            distributed.broadcast(buffer, 0)
+        for tensor in tensors:
+            distributed.broadcast(tensor, 0)
 
 
 def check_plain(model: nn.Module) -> None:
-    """
-    Refuse a model in one of torch's wrappers for many GPUs.
-
-    :raises TypeError: if it is one.
-    """
+    """Refuse a model in one of torch's wrappers for many GPUs."""
     if isinstance(model, DataParallel):
         raise TypeError(
             "model must not be a DataParallel: its copies would run deepinv's iterations with the "
@@ -133,11 +119,12 @@ def set_epoch(loaders: Iterable[DataLoader], epoch: int) -> None:
 
 
 def check_loaders(training: list[DataLoader], evaluation: list[DataLoader]) -> None:
-    """
-    Refuse loaders with which processes would train on the same data, or count samples twice.
-
-    :raises ValueError: if the loaders do not share the data among the processes.
-    """
+    """Refuse loaders that lose samples, count them twice or give processes the same ones."""
+    if any(getattr(loader, "drop_last", False) for loader in [*training, *evaluation]):
+        raise ValueError(
+            "Data loaders must have drop_last=False, got True: the host would lose one full "
+            "batch per epoch on top. Let the last batch be smaller."
+        )
     if count() == 1:
         return
     for loader in training:
@@ -147,10 +134,7 @@ def check_loaders(training: list[DataLoader], evaluation: list[DataLoader]) -> N
                 "each training loader must share its data among the processes, got one without "
                 "DistributedSampler: use DataLoader(data, sampler=DistributedSampler(data))."
             )
-    for loader in evaluation:
-        sampler = _distributed(loader)
-        if sampler is None:
-            continue
+    for sampler in filter(None, map(_distributed, evaluation)):
         data: Any = sampler.dataset
         if sampler.total_size != len(data):
             raise ValueError(

@@ -1,8 +1,4 @@
-r"""
-The batches of a training or an evaluation: each method of deepinv's that one passes through.
-
-They are overridden here, once; what is done on the way is done by parts, a module each.
-"""
+r"""The batches of a training or an evaluation, on their way through deepinv's methods."""
 
 from __future__ import annotations
 
@@ -22,11 +18,11 @@ from .runs import LongRun
 
 @dataclass
 class Engine(LongRun):
-    """deepinv's Trainer for long runs, whose training batches are perturbed."""
+    """
+    deepinv's Trainer for long runs, whose training batches are perturbed.
 
-    def perturb(self, x, y, physics) -> Any:
-        """The measurements that a training batch is made of."""
-        return self._perturbation(self, x, y, physics)
+    Each method that a batch passes through is overridden once; the work is done by parts.
+    """
 
     def step(
         self,
@@ -55,7 +51,7 @@ class Engine(LongRun):
             if train:
                 self._after_step(epoch, progress_bar, last_batch)
         if train and (last_batch or self.log_train_batch):
-            self._note_step("losses", epoch, train_ite)
+            self._steps.note("losses", train_ite if self.log_train_batch else epoch)
         if last_batch and self._clock.running:
             self._lines.add(self, epoch, train)
 
@@ -84,12 +80,11 @@ class Engine(LongRun):
                 raise FloatingPointError(
                     f"Every batch of epoch {epoch} was left out: no loss was finite."
                 )
-            distributed.same_buffers(self.model)
+            distributed.share(self.model.buffers())
             self._epoch.training = False
             for part in self._parts:
                 part.finish(self, epoch)
             self._epoch.ended = self._own_state(amid=True)
-        self._clock.count()
         words = [self._signals.received, int(self._clock.due(self.ckp_minutes))]
         received, due = distributed.largest(words, self.device)
         if not last_batch:
@@ -200,8 +195,5 @@ class Engine(LongRun):
 
     def save_best_model(self, epoch, train_ite, **kwargs) -> None:
         """Save the best model, see :meth:`deepinv.Trainer.save_best_model`; after evaluations."""
-        self._note_step("evaluations", epoch, train_ite)
+        self._steps.note("evaluations", train_ite if self.log_train_batch else epoch)
         super().save_best_model(epoch, train_ite, **kwargs)
-
-    def _note_step(self, kind: str, epoch: int, train_ite) -> None:
-        self._steps.note(kind, train_ite if self.log_train_batch else epoch)

@@ -3,14 +3,12 @@ r"""Losses and gradients that are not finite never reach the weights."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
-from typing import Any
 
 import torch
 from deepinv.utils.tensorlist import TensorList
 from torch import nn
-from torch.amp import GradScaler
 
 from ..attacks.parts import Measurements
 from ..memory import modules
@@ -21,10 +19,9 @@ from .snapshot import Snapshot
 
 class Guard:
     """
-    Undoes a batch whose loss or gradient is not finite.
+    Undoes a batch whose loss or gradient is not finite: that of one data set.
 
-    What is undone is a batch of one data set: with several of them in a step of the optimizer, the
-    gradients of the others count, in whatever order they come.
+    Where a step of the optimizer has several of them, the gradients of the others count.
     """
 
     def __init__(self, trainer: HostTrainer):
@@ -37,11 +34,11 @@ class Guard:
         """Keep what a batch may change."""
         self.found = None
         self._held.take()
-        meters = [meter for _, meter in trainer.loss_meters(train=True)]
-        meters.append(trainer.total_loss(train=True))
-        self._meters = [(m, vars(m) | {"vals": len(m.vals)}) for m in meters]
+        named = ("", trainer.total_loss(train=True)), *trainer.loss_meters(train=True)
+        self._meters = [(m, vars(m) | {"vals": len(m.vals)}) for _, m in named]
         # Of the other data sets of this step; with a step for each there are none
-        self._gradients = {} if step else _gradients(trainer.optimizer)
+        parameters = set() if step else _parameters(trainer)
+        self._gradients = {p: p.grad.clone() for p in parameters if p.grad is not None}
 
     def refuses_gradients(self, trainer: HostTrainer) -> bool:
         """Whether those of the batch, or of all data sets of a step, are not to be used."""
@@ -49,7 +46,7 @@ class Guard:
             # The loss was looked at, and the scaler does the rest
             return all(p.grad is None for p in _parameters(trainer))
         # In float16 gradients may overflow, and the scaler leaves out such steps itself
-        own = [] if trainer.scales_loss else trainer.model.parameters()
+        own = [] if trainer.loss_scaler.is_enabled() else trainer.model.parameters()
         return self._refuses(trainer, own)
 
     def refuses(self, trainer: HostTrainer) -> bool:
@@ -81,20 +78,7 @@ class Guard:
     @staticmethod
     def _scaled_together(trainer: HostTrainer) -> bool:
         """Whether the host looks at gradients after all data sets of a step, not after each."""
-        return trainer.scales_loss and trainer.optimizer_step_multi_dataset
-
-
-class NoEmptySteps(GradScaler):
-    """The host's scaler and steps, without those of a batch that was left out as a whole."""
-
-    def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> float | None:
-        groups = optimizer.param_groups
-        self._empty = all(p.grad is None for group in groups for p in group["params"])
-        return None if self._empty else super().step(optimizer, *args, **kwargs)
-
-    def update(self, new_scale: float | torch.Tensor | None = None) -> None:
-        if not self._empty:
-            super().update(new_scale)
+        return trainer.loss_scaler.is_enabled() and trainer.optimizer_step_multi_dataset
 
 
 def finite(*batch: Measurements | None) -> bool:
@@ -105,19 +89,13 @@ def finite(*batch: Measurements | None) -> bool:
 
 
 def where_not_finite(x: torch.Tensor | None, y: Measurements) -> str:
-    """In which of both, for messages."""
+    """Which of the two is not finite, for messages."""
     named = {"x": x, "y": y}
     names = [n for n, t in named.items() if t is not None and not finite(t)]
     return f"{' and '.join(names)} not finite" if names else "x and y are finite"
 
 
-def _parameters(trainer: HostTrainer) -> Iterator[nn.Parameter]:
+def _parameters(trainer: HostTrainer) -> set[nn.Parameter]:
     """Everything that may have a gradient."""
-    yield from trainer.model.parameters()
-    for group in trainer.optimizer.param_groups:
-        yield from group["params"]
-
-
-def _gradients(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, torch.Tensor]:
-    every = [p for group in optimizer.param_groups for p in group["params"]]
-    return {p: p.grad.clone() for p in every if p.grad is not None}
+    groups = trainer.optimizer.param_groups
+    return {*trainer.model.parameters(), *(p for group in groups for p in group["params"])}

@@ -22,7 +22,7 @@ MOST = 1000
 
 #: What is not looked into. A trainer, which hooks may hold, gives its parts.
 LEAVES: tuple[type, ...] = (torch.Tensor, np.ndarray, str, bytes, int, float, complex, type)
-LEAVES += (ModuleType, Trainer)
+LEAVES += (type(None), ModuleType, Trainer)
 
 #: Packages whose objects hold no generators, and those whose functions use no global ones.
 PLAIN = {*sys.stdlib_module_names, "numpy"}
@@ -38,19 +38,8 @@ def named(*groups: Mapping[str, object]) -> dict[str, Generator]:
     generators that are global where a function or a method is defined. Long lists are data, and
     not looked into.
 
-    :param dict groups: objects by their names, one group after the other; nearest ones first.
-    :return: (:class:`dict`) generators of torch, numpy and python, once each, by their names, in an
-        order that depends on how the objects are built alone.
-
-    |sep|
-
-    :Examples:
-
-    >>> import deepinv as dinv, torch
-    >>> from deepinv_jitter.training.generators import named
-    >>> noise = dinv.physics.GaussianNoise(0.1, rng=torch.Generator())
-    >>> list(named({"physics": dinv.physics.Denoising(noise)}))
-    ['physics.noise_model.rng']
+    Each is there once, such as ``physics.noise_model.rng``. The order depends on how the objects
+    are built alone; of several groups, the nearest ones come first.
     """
     found, seen = {}, {}  # what was seen is held, or another object could get its id
     kinds = set()
@@ -74,13 +63,9 @@ def named(*groups: Mapping[str, object]) -> dict[str, Generator]:
             queue.extend(
                 (name + way, part)
                 for way, part in parts
-                if not (part is None or isinstance(part, LEAVES) or _is_empty(part))
+                if not (isinstance(part, LEAVES) or (isinstance(part, dict) and not part))
             )
     return found
-
-
-def _is_empty(part: object) -> bool:
-    return isinstance(part, dict) and not part
 
 
 def _parts(thing: object) -> Iterator[tuple[str, object]]:
@@ -157,7 +142,6 @@ def state(generator: Generator) -> torch.Tensor | dict | tuple:
 
 
 def restore(generator: Generator, state: Any) -> None:
-    """Bring a generator to where it was."""
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
     elif isinstance(generator, random.Random):
@@ -167,7 +151,6 @@ def restore(generator: Generator, state: Any) -> None:
 
 
 def seed(generator: Generator, number: int) -> None:
-    """Let a generator begin anew."""
     if isinstance(generator, torch.Generator):
         generator.manual_seed(number)
     elif isinstance(generator, np.random.Generator):
@@ -177,7 +160,6 @@ def seed(generator: Generator, number: int) -> None:
 
 
 def drawn(generator: Generator) -> int:
-    """A number from a generator."""
     if isinstance(generator, torch.Generator):
         device = generator.device
         return int(torch.randint(2**62, (), generator=generator, device=device))
@@ -188,12 +170,7 @@ def drawn(generator: Generator) -> int:
     return generator.getrandbits(62)
 
 
-def _plain(state: Mapping) -> dict:
-    return {
-        key: (
-            _plain(value)
-            if isinstance(value, dict)
-            else (value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value)
-        )
-        for key, value in state.items()
-    }
+def _plain(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    return state.tolist() if isinstance(state, (np.ndarray, np.generic)) else state

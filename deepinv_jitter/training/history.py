@@ -3,15 +3,14 @@ r"""The curves of one or several trainings."""
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from deepinv import Trainer
 
-from .checkpoints import latest_checkpoint, loaded
-from .host import BEST, CHECKPOINTS, HISTORIES
+from .checkpoints import loaded, newest
+from .host import HISTORIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,7 +145,13 @@ def _curves(run: Run) -> list[Curve]:
         found = {key: getattr(run, name, {}) for name, key in HISTORIES.items()}
         found["history_steps"] = getattr(run, "history_steps", None)
     elif isinstance(run, (str, os.PathLike)):
-        found = loaded(_newest(Path(run)))
+        path = Path(run) if Path(run).is_file() else newest(run, best=True)
+        if path is None:
+            raise FileNotFoundError(
+                f"runs must be folders with checkpoints, got {str(run)!r} without: give the "
+                "save_path of a trainer."
+            )
+        found = loaded(path)
     else:
         raise TypeError(
             "runs must be a trainer, a folder, a checkpoint or a dictionary of such, got "
@@ -190,27 +195,3 @@ def steps_from_sizes(histories: dict) -> dict:
         "evaluations": list(range(1, every_epoch + 1)),
         "unit": "epoch",
     }
-
-
-def _newest(path: Path) -> Path:
-    """The newest checkpoint of a run's folder, or of one with the folders of several runs."""
-    if path.is_file():
-        return path
-    own = list(path.glob(CHECKPOINTS))
-    if not own:
-        own = [found] if (found := latest_checkpoint(path)) else []
-    if not own:
-        raise FileNotFoundError(
-            f"runs must be folders with checkpoints, got {str(path)!r} without: give the "
-            "save_path of a trainer."
-        )
-    # Of the many at the ends of epochs the last; the others, amid one or of the best, by their own
-    # word, as a copy changes the times of files
-    numbered = sorted((p for p in own if _number(p) >= 0), key=_number)[-1:]
-    candidates = [p for p in own if _number(p) < 0] + numbered
-    return max(candidates, key=lambda p: (loaded(p).get("epoch", -1), p.name != BEST))
-
-
-def _number(path: Path) -> int:
-    found = re.search(r"\d+", path.name)
-    return int(found[0]) if found else -1

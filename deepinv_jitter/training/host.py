@@ -22,6 +22,8 @@ from deepinv.utils import AverageMeter, get_timestamp
 from torch import nn
 from torch.amp import GradScaler
 
+from .workers import plain
+
 #: Histories that the host saves but does not load: attribute, key in the checkpoint.
 HISTORIES = {
     "loss_history": "loss",
@@ -45,7 +47,7 @@ ADAPTERS = (
 
 #: Attributes of a trainer that is set up.
 ATTRIBUTES = (
-    *("G", "epoch_start", "scaler", "_model_accepts_update_parameters"),
+    *("epoch_start", "scaler"),
     *("logs_total_loss_train", "logs_losses_train", "logs_metrics_train"),
     *("logs_total_loss_eval", "logs_losses_eval", "logs_metrics_eval"),
     *HISTORIES,
@@ -69,26 +71,18 @@ class HostTrainer(Trainer):
     """deepinv's Trainer, with ways to what it keeps to itself."""
 
     def setup_train(self, train: bool = True, **kwargs: Any) -> None:
-        """
-        Set up training or testing, see :meth:`deepinv.Trainer.setup_train`.
-
-        :raises RuntimeError: if this version of deepinv has not what the trainers build on.
-        """
+        """Set up, and refuse a version of deepinv that has not what the trainers build on."""
         super().setup_train(train=train, **kwargs)
         missing = [name for name in ATTRIBUTES if not hasattr(self, name)]
-        meter = vars(self.logs_total_loss_train) if not missing else {}
-        missing += [f"AverageMeter.{n}" for n in COUNTS if meter and n not in meter]
+        meter = vars(AverageMeter("any"))
+        missing += [f"AverageMeter.{name}" for name in COUNTS if name not in meter]
         if missing:
             raise RuntimeError(
                 "deepinv_jitter builds on deepinv 0.5, but version "
                 f"{deepinv.__version__} has no {', '.join(missing)} in its Trainer: install "
                 "'deepinv>=0.5,<0.6'."
             )
-
-    @property
-    def data_sets(self) -> int:
-        """How many data sets a batch is taken from."""
-        return self.G
+        self.scaler = NoEmptySteps(self.device.type, enabled=self.loss_scaler.is_enabled())
 
     @property
     def first_epoch(self) -> int:
@@ -96,35 +90,27 @@ class HostTrainer(Trainer):
         return self.epoch_start
 
     @property
-    def scales_loss(self) -> bool:
-        """Whether the loss is scaled, as in float16."""
-        return self.scaler.is_enabled()
+    def loss_scaler(self) -> GradScaler:
+        """What scales the loss, enabled in float16 alone."""
+        return self.scaler
 
-    def use_scaler(self, kind: type[GradScaler]) -> None:
-        """Let another kind scale the loss and make the steps."""
-        self.assign({"scaler": kind(self.device.type, enabled=self.scales_loss)})
-
-    def scaler_state(self) -> dict:
-        """Where the scale is."""
-        return self.scaler.state_dict()
-
-    def load_scaler(self, state: dict) -> None:
-        """Bring it back."""
-        self.scaler.load_state_dict(state)
-
-    def histories(self) -> dict[str, dict[str, list[float]]]:
-        """Its histories, by their keys in a checkpoint."""
-        return {key: getattr(self, name) for name, key in HISTORIES.items()}
+    def assign(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
 
     @contextmanager
-    def without_last_losses(self) -> Iterator[None]:
-        """As before the losses of the last epoch were added to their history."""
-        losses = self.loss_history
-        self.assign({"loss_history": {k: v[:-1] for k, v in losses.items()}})
+    def having(self, **values: Any) -> Iterator[None]:
+        """With other values of some attributes, for a while."""
+        former = {name: getattr(self, name) for name in values}
+        self.assign(values)
         try:
             yield
         finally:
-            self.assign({"loss_history": losses})
+            self.assign(former)
+
+    def without_last_losses(self) -> AbstractContextManager:
+        """As before the losses of the last epoch were added to their history."""
+        return self.having(loss_history={k: v[:-1] for k, v in self.loss_history.items()})
 
     def total_loss(self, train: bool) -> AverageMeter:
         """What adds up the losses of an epoch."""
@@ -132,22 +118,19 @@ class HostTrainer(Trainer):
 
     def loss_meters(self, train: bool) -> list[tuple[str, AverageMeter]]:
         """The same for each of them, as the logs call it."""
-        names = [type(loss).__name__ for loss in self.losses]
         meters = self.logs_losses_train if train else self.logs_losses_eval
-        return list(zip(names, meters, strict=True))
+        return _named(self.losses, meters)
 
     def metric_meters(self, train: bool) -> list[tuple[str, AverageMeter]]:
         """What adds up the metrics of an epoch, as the logs call it."""
-        names = [type(metric).__name__ for metric in self.metrics]
         meters = self.logs_metrics_train if train else self.logs_metrics_eval
-        return list(zip(names, meters, strict=True))
+        return _named(self.metrics, meters)
 
     def no_learning_meters(self) -> list[tuple[str, AverageMeter]]:
         """The same of the reconstruction without a network, if it is asked for."""
         if not self.compare_no_learning:
             return []
-        names = [f"{type(metric).__name__} no learning" for metric in self.metrics]
-        return list(zip(names, self.logs_metrics_no_learning, strict=True))
+        return _named(self.metrics, self.logs_metrics_no_learning, " no learning")
 
     def training_meters(self) -> list[AverageMeter]:
         """All that an epoch adds up while it trains."""
@@ -156,12 +139,12 @@ class HostTrainer(Trainer):
         return meters + ([self.check_grad_val] if self.check_grad else [])
 
     def loaders(self) -> dict[str, list]:
-        """The data loaders of training and evaluation."""
+        """The user's data loaders of training and evaluation, as they came."""
         names = "train_dataloader", "eval_dataloader"
-        return {name: found for name in names if (found := as_list(getattr(self, name)))}
+        found = {name: [plain(loader) for loader in as_list(getattr(self, name))] for name in names}
+        return {name: loaders for name, loaders in found.items() if loaders}
 
     def next_batch(self, g: int) -> Any:
-        """The next training batch of a data set."""
         return next(self.current_train_iterators[g])
 
     def release_iterators(self) -> None:
@@ -169,7 +152,7 @@ class HostTrainer(Trainer):
         self.assign(dict.fromkeys(ITERATORS))
 
     def go_on_logging(self, checkpoint: dict) -> None:
-        """In the run that wandb and mlflow know; the host begins another before it loads which."""
+        """In the runs of wandb and mlflow that a checkpoint names; the host reads it too late."""
         if "wandb_id" in checkpoint:
             known = {"id": checkpoint["wandb_id"], "resume": "allow"}
             self.assign({"wandb_setup": known | self.wandb_setup})
@@ -177,21 +160,25 @@ class HostTrainer(Trainer):
             known = {"run_id": checkpoint["mlflow_id"]}
             self.assign({"mlflow_setup": known | self.mlflow_setup})
 
-    def assign(self, values: Mapping[str, Any]) -> None:
-        """Set several attributes."""
-        for name, value in values.items():
-            setattr(self, name, value)
-
     def pass_through(
         self, model: nn.Module, y: torch.Tensor, physics: nn.Module, **kwargs: Any
     ) -> torch.Tensor:
         """The pass of a training batch through another module than the trainer's model."""
-        if self._model_accepts_update_parameters:
-            kwargs["update_parameters"] = True
-        model.train()
-        precision: AbstractContextManager = self.get_autocast_context()
-        with precision:
-            return model(y, physics, **kwargs)
+        with self.having(model=model):
+            return Trainer.model_inference(self, y, physics, train=True, **kwargs)
+
+
+class NoEmptySteps(GradScaler):
+    """The host's scaler and steps, without those of a batch that was left out as a whole."""
+
+    def step(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> float | None:
+        groups = optimizer.param_groups
+        self._empty = all(p.grad is None for group in groups for p in group["params"])
+        return None if self._empty else super().step(optimizer, *args, **kwargs)
+
+    def update(self, new_scale: float | torch.Tensor | None = None) -> None:
+        if not self._empty:
+            super().update(new_scale)
 
 
 def refill(meter: AverageMeter, values: Sequence[float]) -> None:
@@ -216,3 +203,7 @@ def as_list(value: object) -> list:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _named(parts: list, meters: list, end: str = "") -> list[tuple[str, AverageMeter]]:
+    return [(type(part).__name__ + end, m) for part, m in zip(parts, meters, strict=True)]

@@ -75,15 +75,12 @@ class InputJitterTrainer(JitterTrainer):
 
     :Examples:
 
-    >>> import torch, deepinv as dinv, deepinv_jitter as dj
-    >>> from torch.utils.data import DataLoader
+    >>> import deepinv as dinv, deepinv_jitter as dj
     >>> physics = dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
     >>> model = dj.UnfoldedGD(dj.PointMLP(), stepsize=0.5, max_iter=5)
-    >>> trainer = dj.InputJitterTrainer(
-    ...     model, physics, torch.optim.Adam(model.parameters(), lr=1e-3),
-    ...     DataLoader(dj.PointDataset(200), batch_size=100), epochs=2, device="cpu",
-    ...     online_measurements=True, save_path=None, verbose=False, sigma=0.05)
-    >>> model = trainer.train()
+    >>> model = dj.fit(
+    ...     model, physics, dj.PointDataset(200), epochs=2, batch_size=100,
+    ...     trainer=dj.InputJitterTrainer, sigma=0.05)
     """
 
     sigma: float | None = field(default=None, kw_only=True)
@@ -146,19 +143,22 @@ def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
     0.1
     """
     eps = checks.real("eps", eps, low=0)
-    parts = pairs(y, physics)
-    for part, _ in parts:
+    energy = noise = entries = 0.0
+    for part, own in pairs(y, physics):
         checks.batch(y=part)
-    energy = sum(_energy(part) for part, _ in parts)
-    noise = sum(_noise_energy(*pair) for pair in parts)
-    signal = energy - noise
-    if not eps < math.sqrt(max(signal, 0)):
+        precise = checks.widest(y.device)
+        measured = L2Ball(0.0).support(part, own).flatten(1).sum(1).to(precise)
+        # Of complex noise the energy of both its parts; the same level for all of a sample
+        levels = _levels(part, own).detach().flatten(1)[:, 0].to(precise)
+        energy += part.detach().abs().to(precise).square().flatten(1).sum(1).mean().item()
+        noise += (levels.square() * measured).mean().item()
+        entries += measured.mean().item()
+    signal = max(energy - noise, 0.0)
+    if not eps < math.sqrt(signal):
         raise ValueError(
-            "eps must be below the norm of the signal, here "
-            f"{math.sqrt(max(signal, 0)):.3g}, got {eps!r}."
+            f"eps must be below the norm of the signal, here {math.sqrt(signal):.3g}, got {eps!r}."
         )
     shrinkage = (signal - eps * math.sqrt(signal * noise / (energy - eps**2))) / energy
-    entries = sum(_entries(*pair).mean().item() for pair in parts)
     return math.sqrt(max(signal / shrinkage - energy, 0) / entries)
 
 
@@ -174,16 +174,7 @@ def pairs(y: torch.Tensor | TensorList, physics: Physics) -> list[tuple[torch.Te
     return list(zip(y, physics.physics_list, strict=True))
 
 
-def _energy(y: torch.Tensor) -> float:
-    return y.detach().abs().to(checks.widest(y.device)).square().flatten(1).sum(1).mean().item()
-
-
-def _entries(y: torch.Tensor, physics: Physics) -> torch.Tensor:
-    """How many entries of each sample are measured."""
-    return L2Ball(0.0).support(y, physics).flatten(1).sum(1).to(checks.widest(y.device))
-
-
-def _noise_energy(y: torch.Tensor, physics: Physics) -> float:
+def _levels(y: torch.Tensor, physics: Physics) -> torch.Tensor:
     levels = noise_levels(y, physics)
     if levels is None:
         name = type(getattr(physics, "noise_model", None)).__name__
@@ -191,9 +182,7 @@ def _noise_energy(y: torch.Tensor, physics: Physics) -> float:
             "eps gives the level of input jittering for measurements with deepinv's GaussianNoise, "
             f"but the physics has {name}: give sigma, the standard deviation."
         )
-    # The same for every entry of a sample; of complex noise the energy of both its parts
-    sigma = levels.detach().flatten(1)[:, 0].to(checks.widest(y.device))
-    return (sigma.square() * _entries(y, physics)).mean().item()
+    return levels
 
 
 def _noisy(

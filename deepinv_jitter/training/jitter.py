@@ -31,26 +31,23 @@ class JitterTrainer(Engine):
       validation metrics, early stopping and the choice of the best model are those of the model in
       evaluation mode, and its buffers and all random generators are afterwards as before. (The host
       computes evaluation losses in training mode, where the model is jittered and batch
-      normalisation takes the data in.) Of a model which a self-supervised loss has adapted, such as
-      by :class:`deepinv.loss.SplittingLoss`, what the loss has added is in training mode for that
-      loss, the network inside is not.
+      normalisation takes the data in.) What a self-supervised loss has wrapped around the model,
+      as :class:`deepinv.loss.SplittingLoss` does, is in training mode for that loss alone.
     - averaged weights, with ``ema``.
     - exact resume: with ``ckpt_pretrained`` set to a checkpoint, training goes on as if it had
       never stopped, bit for bit on one machine; :func:`latest_checkpoint` finds the newest.
-      Checkpoints hold the state of the global random generators of torch, CUDA, numpy and python,
-      of every generator of these that can be reached from the model, physics, physics generators,
-      losses, data loaders and data sets, and of the gradient scaler; the histories are taken up
-      again, so early stopping counts right. A warning before the training names data that cannot
-      come again; what was saved by a training that was built otherwise is refused.
+      Checkpoints hold the states of the global random generators and of all that can be reached
+      from the model, physics, losses and data, of the gradient scaler and of the histories, after
+      which early stopping goes. A warning before the training names data that cannot come again; a
+      checkpoint of a training that was built otherwise is refused.
     - signals: Ctrl-C and SIGTERM let the batch end, in training and validation, write
       ``ckp_interrupted.pth.tar`` and leave with exit status 130 (:class:`KeyboardInterrupt`) or
       143; a run resumes from the next batch. (With ``log_train_batch`` from the last epoch.)
       Workers of data loaders leave the signals to the training. Files are replaced in one step, so
-      that a kill at any time leaves the checkpoint of before.
-      The attribute ``seconds`` counts the time of all parts of a run.
+      that a kill at any time leaves the checkpoint of before. The attribute ``seconds`` counts the
+      time of all parts of a run.
     - losses and gradients that are not finite never reach the weights; what the model and the
       losses hold besides them, such as running means, is then as before the batch.
-    - many GPUs: one process for each, started by ``torchrun``, see below.
     - checkpoints that load with ``torch.load(..., weights_only=True)``, and no others are loaded.
     - one folder per training, side by side: ``test()`` makes none, and ``load_best_model()`` works
       after it, and after a resume.
@@ -60,14 +57,14 @@ class JitterTrainer(Engine):
     Metrics on training batches are off by default: they would score the jittered output, in
     training mode.
 
-    **Many GPUs.** Where ``torch.distributed`` is initialised, gradients are averaged over the
-    processes by :class:`torch.nn.parallel.DistributedDataParallel`; give the trainer the plain
-    model. The loaders share the data: :class:`torch.utils.data.DistributedSampler` for training
-    (its epoch is set), :class:`ShardSampler` or none for evaluation. Noise and attacks differ
-    between the processes and follow from the seeds; losses and metrics are those of all samples of
-    all of them. The first process alone prints, logs and writes. A checkpoint has the names of the
-    plain model, and resumes on any number of processes; bit for bit on as many as it was written
-    by.
+    **Many GPUs.** Where ``torch.distributed`` is initialised, as by ``torchrun`` and one process
+    per GPU, gradients are averaged over the processes by
+    :class:`torch.nn.parallel.DistributedDataParallel`; give the trainer the plain model. The
+    loaders share the data: :class:`torch.utils.data.DistributedSampler` for training (its epoch is
+    set), :class:`ShardSampler` or none for evaluation. Noise and attacks differ between the
+    processes and follow from the seeds; losses and metrics are those of all samples. The first
+    process alone prints, logs and writes. A checkpoint has the names of the plain model, and
+    resumes on any number of processes; bit for bit on as many as it was written by.
 
     :param bool compute_train_metrics: also compute metrics on training batches, on the jittered
         output. Default: ``False``.
@@ -83,16 +80,15 @@ class JitterTrainer(Engine):
     :param float, None ema: decay of an exponential moving average of the weights, above 0 and below
         1, such as 0.998. After each step of the optimizer :math:`\bar\theta \leftarrow d_n
         \bar\theta + (1 - d_n) \theta`, with :math:`d_n = \min(d, (1 + n) / (10 + n))` in step
-        :math:`n`, so that the start is soon forgotten. The averaged weights are what is validated,
-        chosen as the best, saved as the model and returned by ``train``; statistics of batch
-        normalisation are averaged with them. The model has its own weights while it trains, also
-        for attacks; they are in the checkpoints too. Default: ``None``, no average.
+        :math:`n`, so that the start is soon forgotten. The averaged weights, and with them the
+        statistics of batch normalisation, are validated, chosen as the best, saved as the model and
+        returned by ``train``. While it trains, also for attacks, the model has its own weights,
+        which are in the checkpoints too. Default: ``None``, no average.
     :param float, None ckp_minutes: also save within an epoch, ``ckp_interrupted.pth.tar``, when the
         last checkpoint is so many minutes old. Default: ``None``, at the end of epochs alone.
     :param dict ddp_options: arguments of :class:`torch.nn.parallel.DistributedDataParallel`.
-        Default: ``{}``; whether some parameters are without use, as they may be in an unrolled
-        model, one more pass finds out when the training starts. Where that changes from batch to
-        batch, give ``{"find_unused_parameters": True}``.
+        Default: ``{}``; one more pass at the start finds out whether some parameters are without
+        use. Where that changes from batch to batch, give ``{"find_unused_parameters": True}``.
     :raises TypeError: if the model is a ``DataParallel`` or ``DistributedDataParallel``.
     :raises ValueError: if ``on_non_finite`` is unknown, ``ckp_minutes`` is negative or ``ema`` is
         not between 0 and 1. In ``train`` and ``test``, if a data loader has ``drop_last=True``,
@@ -132,14 +128,7 @@ class JitterTrainer(Engine):
     def plot_history(
         self, path: str | os.PathLike | None = None, names: Sequence[str] | None = None
     ) -> Figure:
-        """
-        Losses and metrics of this training against the epoch, see :func:`plot_history`.
-
-        :param str, os.PathLike, None path: file to write. Default: ``None``, none.
-        :param Sequence[str], None names: losses and metrics to draw. Default: ``None``, all.
-        :return: (:class:`matplotlib.figure.Figure`) the figure.
-        :raises ValueError: if there is nothing to draw, or a name is unknown.
-        """
+        """Losses and metrics of this training against the epoch, see :func:`plot_history`."""
         return plot_history(self, path, names)
 
     def perturb(self, x: torch.Tensor | None, y: torch.Tensor, physics: Physics) -> torch.Tensor:
@@ -151,4 +140,4 @@ class JitterTrainer(Engine):
         :param deepinv.physics.Physics physics: the physics of this batch.
         :return: (:class:`torch.Tensor`) measurements, of the shape of ``y``.
         """
-        return super().perturb(x, y, physics)
+        return self._perturbation(self, x, y, physics)

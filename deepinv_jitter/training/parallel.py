@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from deepinv.physics import Physics
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..attacks.parts import Measurements
 from . import distributed
@@ -32,24 +33,18 @@ class Gradients:
     def model(
         self, trainer: Any, y: Measurements, physics: Physics, x: torch.Tensor | None
     ) -> nn.Module:
-        """
-        For the training pass alone: evaluation and attacks, of which processes have unequally many,
-        and checkpoints are with the plain model.
-        """
+        """For the training pass alone: all else is with the plain model."""
         self.averaged = True
         if self._model is None:
             options = dict(trainer.ddp_options)
             if not options.keys() & {"find_unused_parameters", "static_graph"}:
                 options["find_unused_parameters"] = has_unused(trainer, y, physics, x)
-            self._model = distributed.parallel(trainer.model, trainer.device, options)
+            device_ids = [trainer.device] if trainer.device.type == "cuda" else None
+            self._model = DistributedDataParallel(trainer.model, device_ids, **options)
         return self._model
 
     def check(self, trainer: HostTrainer) -> None:
-        """
-        Refuse a training batch whose gradients no other process knows.
-
-        :raises NotImplementedError: if the batch has not gone through :meth:`model`.
-        """
+        """Refuse a training batch whose gradients no other process knows."""
         if shares_gradients(trainer) and not self.averaged:
             raise NotImplementedError(
                 f"{type(trainer).__name__} trains the model outside its training pass, where "
@@ -83,7 +78,7 @@ class Merging:
 
     def expect(self, trainer: HostTrainer, last_batch: bool) -> None:
         """A batch of every data set comes; never is the time if it is not the last."""
-        self._left = trainer.data_sets if last_batch and distributed.count() > 1 else -1
+        self._left = len(trainer.train_dataloader) if last_batch and distributed.count() > 1 else -1
 
     def losses(self, trainer: HostTrainer, logs: dict, train: bool) -> None:
         self._left -= 1

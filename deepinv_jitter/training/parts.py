@@ -2,6 +2,7 @@ r"""What a training is made of: parts that have a state of their own, and are to
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 
@@ -24,6 +25,9 @@ class Part:
     def finish(self, trainer: Any, epoch: int) -> None:
         """The last training batch of an epoch has passed."""
 
+    def check(self, trainer: Any, checkpoint: dict, path: str | Path) -> None:
+        """Refuse a checkpoint that was written with another setting, before it is loaded."""
+
     def state(self, trainer: Any) -> dict:
         """What goes into a checkpoint, of tensors and builtins; called by all processes."""
         return {}
@@ -36,4 +40,4 @@ class Part:
         return {}
 
     def load_own(self, state: dict) -> None:
-        """Take it up again."""
+        """Take up that of this process."""

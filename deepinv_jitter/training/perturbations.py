@@ -3,7 +3,6 @@ r"""What is done to the measurements of a training batch; and the perturbations 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -25,19 +24,6 @@ class Perturbation(Part):
         return y
 
 
-class Batches(Iterator):
-    """The batches of a loader, of which the last one's indices are remembered."""
-
-    def __init__(self, iterator: Iterator):
-        self.iterator = iterator
-        self.indices: Sequence[Any] = []
-
-    def __next__(self) -> Any:
-        batch = next(self.iterator)
-        self.indices = batch.get("index", []) if isinstance(batch, dict) else []
-        return batch
-
-
 class Deltas(Part):
     """The last perturbation of every sample, of whatever process."""
 
@@ -48,16 +34,14 @@ class Deltas(Part):
         self._fresh: set[Deltas.Key] = set()  # which other processes do not know
         self._batch: list[Deltas.Key] = []
 
-    def meet(self, g: int, indices: Sequence[Any]) -> None:
-        """The samples that the next batch is made of."""
+    def meet(self, g: int, batch: Any) -> Any:
+        """Note the samples of a batch, which is handed on as it is."""
+        indices = batch.get("index", []) if isinstance(batch, dict) else []
         self._batch = [(int(g), int(i)) for i in indices]
+        return batch
 
     def last(self, y: Measurements) -> torch.Tensor:
-        """
-        The last perturbations of the samples of a batch, zero for those that had none.
-
-        :raises ValueError: if measurements have several parts, or samples no index.
-        """
+        """The last perturbations of the samples of a batch, zero for those that had none."""
         if isinstance(y, TensorList):
             raise ValueError(
                 "persistent keeps one tensor for each sample, got measurements of "
@@ -73,7 +57,6 @@ class Deltas(Part):
         return torch.stack([self.known.get(key, zero) for key in self._batch]).to(y)
 
     def note(self, delta: torch.Tensor) -> None:
-        """What has become of them."""
         # Copies: a row would keep the memory of its whole batch
         rows = map(torch.clone, delta.cpu())
         self.found = dict(zip(self._batch, rows, strict=True))
@@ -107,7 +90,7 @@ class Monitor(Part):
         self._batch: dict | None = None
 
     def note(self, trainer, x, y, physics) -> None:
-        """The first batch that counts is the one."""
+        """Keep the first batch that counts."""
         if trainer.monitor is not None and self._batch is None:
             # Copies: what comes from a worker lies in shared memory, an open file
             self.found = {
@@ -115,7 +98,7 @@ class Monitor(Part):
                 # A checkpoint holds plain lists
                 "y": list(y.clone()) if isinstance(y, TensorList) else y.clone(),
                 "physics": [p is physics for p in trainer.physics].index(True),
-                "parameters": {name: t.detach().clone() for name, t in tensors([physics]).items()},
+                "parameters": {name: t.detach().clone() for name, t in tensors(physics).items()},
             }
 
     def learn(self, trainer: Any, found: dict) -> None:
@@ -141,8 +124,7 @@ class Monitor(Part):
         if len(self.history) > 1 and ratio > 1.5 * median(self.history):
             warnings.warn(
                 f"Epoch {epoch}: the monitor attack harms {ratio:.2f} times as much as the "
-                f"training attack, up from {median(self.history):.2f}: catastrophic "
-                "overfitting. "
+                f"training attack, up from {median(self.history):.2f}: catastrophic overfitting. "
                 "Train with more steps, or go back to an earlier checkpoint.",
                 stacklevel=2,
             )

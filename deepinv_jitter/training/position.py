@@ -1,11 +1,8 @@
-r"""Where a training starts, how far it is, and how long it took."""
+r"""How far a training is, and how long it took."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -31,18 +28,11 @@ class Epoch:
     ended: dict | None = None
 
     def pass_batch(self) -> None:
-        """One more training batch has passed."""
         epoch, batch = self.position
         self.position = Position(epoch, batch + 1)
 
     def farewell(self, epochs: int, saved: Path | None, folder: object) -> str:
-        """
-        What is said of a training that ends before its time.
-
-        :param int epochs: how many epochs it was to have.
-        :param pathlib.Path, None saved: the checkpoint, if there is one.
-        :param str, pathlib.Path, None folder: the user's folder.
-        """
+        """What is said of a training that ends early: where it was, and how it goes on."""
         epoch, batch = self.position
         where = f"after batch {batch}" if batch else "before its first batch"
         where = "in its validation" if batch and not self.training else where
@@ -57,52 +47,30 @@ class Epoch:
         return f"{end}: nothing is saved, as save_path is None."
 
 
-@dataclass
-class Start:
-    """A training that is being set up, and the checkpoint that it goes on from."""
-
-    checkpoint: dict | None = None
-
-
 class Clock:
     """The seconds that all parts of a run took, and how many they were at the last checkpoint."""
 
     def __init__(self) -> None:
-        self.seconds = self._saved = 0.0
-        self._since: float | None = None  # when they were counted last, while a training runs
+        self.running = False  # while a training runs
+        self._since = 0.0
+        self.set(0.0)
 
     @property
-    def running(self) -> bool:
-        """Whether it is the time of a training."""
-        return self._since is not None
-
-    @contextmanager
-    def started(self) -> Iterator[None]:
-        """While a training runs."""
-        self.set(0.0)
-        self._since = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.count()
-            self._since = None
-
-    def count(self) -> None:
-        """Add the time since it was counted last."""
-        if self._since is not None:
-            now = time.perf_counter()
-            self.seconds, self._since = self.seconds + now - self._since, now
+    def seconds(self) -> float:
+        return self._before + (time.perf_counter() - self._since if self.running else 0)
 
     def set(self, seconds: float) -> None:
-        """As many as a checkpoint says."""
-        self.seconds = self._saved = seconds
+        """As many before this part as a checkpoint says."""
+        self.saved = self._before = seconds
 
-    def save(self) -> None:
-        """A checkpoint is written."""
-        self.count()
-        self._saved = self.seconds
+    def start(self) -> None:
+        self.set(0.0)
+        self.running, self._since = True, time.perf_counter()
+
+    def stop(self) -> None:
+        self.set(self.seconds)
+        self.running = False
 
     def due(self, minutes: float | None) -> bool:
         """Whether the last checkpoint is so old."""
-        pause = math.inf if minutes is None else 60 * minutes
-        return self.seconds - self._saved >= pause
+        return minutes is not None and self.seconds - self.saved >= 60 * minutes

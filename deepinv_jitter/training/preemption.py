@@ -1,8 +1,4 @@
-r"""
-What a run is left with when it is cut off.
-
-Signals are noted until what runs has come to a good place; files are replaced in one step.
-"""
+r"""Signals are noted until what runs has come to a good place; files are replaced in one step."""
 
 from __future__ import annotations
 
@@ -19,27 +15,10 @@ NOTED = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    r"""
+    """
     A draft beside a file, which takes the file's place once it is written.
 
     Until then, and if writing fails or the process is killed, the file stays what it was.
-
-    :param str, os.PathLike path: the file.
-    :return: context that gives the path of the draft (:class:`pathlib.Path`).
-    :raises OSError: if the draft cannot be written, on a full disk or in a read-only folder.
-
-    |sep|
-
-    :Examples:
-
-    >>> from pathlib import Path
-    >>> from tempfile import TemporaryDirectory
-    >>> from deepinv_jitter.training.preemption import replacing
-    >>> with TemporaryDirectory() as folder:
-    ...     with replacing(Path(folder) / "table.txt") as draft:
-    ...         _ = draft.write_text("whole")
-    ...     print([file.name for file in Path(folder).iterdir()])
-    ['table.txt']
     """
     path = Path(path)
     # Of this process, so that two of them never write into one draft
@@ -70,22 +49,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class Interrupted(SystemExit, KeyboardInterrupt):
-    r"""
-    Ctrl-C, obeyed: a script ends with exit status 130 and no traceback, a notebook goes on.
-
-    It is caught as :class:`KeyboardInterrupt` as well.
-
-    |sep|
-
-    :Examples:
-
-    >>> from deepinv_jitter.training.preemption import Interrupted
-    >>> try:
-    ...     raise Interrupted(130)
-    ... except KeyboardInterrupt as end:
-    ...     print(end.code)
-    130
-    """
+    """Ctrl-C, obeyed: a script ends with exit status 130 and no traceback, a notebook goes on."""
 
 
 class Signals:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from .history import steps_from_sizes
-from .host import HostTrainer
+from .host import HISTORIES, HostTrainer
 from .parts import Part
 
 
@@ -24,22 +24,16 @@ class Lines:
         """A training or a test."""
         bars = trainer.show_progress_bar
         self._shown = bars and not _overwrites()
-        trainer.show_progress_bar = bars and not self._shown
-        try:
-            yield
-        finally:
-            self.end(trainer)
-            trainer.show_progress_bar, self._shown = bars, False
+        with trainer.having(show_progress_bar=bars and not self._shown):
+            try:
+                yield
+            finally:
+                self.end(trainer)
+                self._shown = False
 
-    @contextmanager
-    def alone(self, trainer: HostTrainer) -> Iterator[None]:
+    def alone(self, trainer: HostTrainer) -> AbstractContextManager:
         """A batch: without bars the host prints lines of its own."""
-        bars = trainer.show_progress_bar
-        trainer.show_progress_bar = bars or self._shown
-        try:
-            yield
-        finally:
-            trainer.show_progress_bar = bars
+        return trainer.having(show_progress_bar=trainer.show_progress_bar or self._shown)
 
     def add(self, trainer: HostTrainer, epoch: int, train: bool) -> None:
         """What the training or the validation of an epoch has come to."""
@@ -75,32 +69,24 @@ class Steps(Part):
 
     def state(self, trainer: Any) -> dict:
         # Within an epoch its own is not in the histories that are saved
-        steps = {k: self.taken[k][:n] for k, n in _lengths_of_histories(trainer)}
+        steps = {kind: self.taken[kind][:n] for kind, n in _lengths(trainer).items()}
         return {"history_steps": self.taken | steps}
 
     def load(self, trainer: Any, checkpoint: dict) -> None:
         saved = checkpoint.get("history_steps") or steps_from_sizes(checkpoint)
-        for kind, length in _lengths_of_histories(trainer):
+        for kind, length in _lengths(trainer).items():
             if length == len(saved[kind]):  # else they begin anew, with others
                 self.taken[kind] = list(saved[kind])
 
 
-def _lengths_of_histories(trainer: Any) -> Iterator[tuple[str, int]]:
-    histories = trainer.histories()
-    for kind, keys in {"losses": ["loss"], "evaluations": ["eval_loss", "eval_metrics"]}.items():
-        lengths = [len(values) for key in keys for values in histories[key].values()]
-        yield kind, max(lengths, default=0)
-
-
-@contextmanager
-def unwarned(trainer: HostTrainer) -> Iterator[None]:
-    """The host warns that the bars slow down a GPU, also where there is none."""
-    shown = trainer.show_progress_bar
-    trainer.show_progress_bar = shown and trainer.device.type == "cuda"
-    try:
-        yield
-    finally:
-        trainer.show_progress_bar = shown
+def _lengths(trainer: Any) -> dict[str, int]:
+    """How long the host's histories are."""
+    lengths = {
+        key: max(map(len, getattr(trainer, name).values()), default=0)
+        for name, key in HISTORIES.items()
+    }
+    evaluations = max(lengths["eval_loss"], lengths["eval_metrics"])
+    return {"losses": lengths["loss"], "evaluations": evaluations}
 
 
 def _overwrites() -> bool:

@@ -14,24 +14,11 @@ from . import rng
 
 
 def inexact(loaders: Mapping[str, DataLoader]) -> list[str]:
-    r"""
-    What a resumed training cannot bring back, in words.
+    """
+    What a resumed training cannot bring back: a reason for each loader that stands in the way.
 
     One sample is drawn twice, all random generators that are found being set back in between, and
     at the end to where they were.
-
-    :param dict loaders: loaders by their names.
-    :return: (:class:`list`) a reason for each of those that stand in the way.
-
-    |sep|
-
-    :Examples:
-
-    >>> import deepinv_jitter as dj
-    >>> from torch.utils.data import DataLoader
-    >>> from deepinv_jitter.training.replay import inexact
-    >>> inexact({"loader": DataLoader(dj.PointDataset(4))})
-    []
     """
     reasons = []
     for name, loader in loaders.items():
@@ -60,14 +47,14 @@ def inexact(loaders: Mapping[str, DataLoader]) -> list[str]:
 def _tried(loader: DataLoader) -> tuple[bool, bool]:
     """Whether a sample draws random numbers, and whether it comes again."""
     dataset, collate = loader.dataset, loader.collate_fn
-    if isinstance(dataset, IterableDataset):
+    stream = isinstance(dataset, IterableDataset)
+    if stream:
         dataset = copy.deepcopy(dataset)  # from which nothing is taken
     generators = rng.generators([dataset, collate])
     before, draws = rng.state(generators), []
     try:
         for _ in range(2):
             rng.restore(before, generators)
-            stream = isinstance(dataset, IterableDataset)
             sample = next(iter(dataset)) if stream else dataset[0]
             alone = loader.batch_sampler is None  # a batch by itself
             draws.append(collate(sample if alone else [sample]))

@@ -8,34 +8,41 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .. import checks
 from . import checkpoints, distributed, rng
+from .averaging import Averaging
 from .checkpoints import INTERRUPTED, class_name
 from .generators import Generator, kind, named
 from .host import BEST, HISTORIES, HostTrainer, as_list, content
 from .parts import Part
-from .position import Clock, Epoch, Position, Start
+from .position import Clock, Epoch, Position
 from .preemption import replacing
 from .replay import inexact
-from .workers import plain
 
 
 @dataclass
 class ResumingTrainer(HostTrainer):
     """A training that is cut off goes on where it was, as if it had never stopped."""
 
+    ema: float | None = field(default=None, kw_only=True)
+
     def __post_init__(self) -> None:
+        if self.ema is not None:
+            self.ema = checks.positive("ema", self.ema, below=1)
         super().__post_init__()
         self.skipped: list[tuple[int, int]] = []
-        self._parts: list[Part] = []
+        self._averaging = Averaging()
+        self._parts: list[Part] = [self._averaging]
         self._clock = Clock()
         self._epoch = Epoch(Position(0, 0))
-        self._start: Start | None = None  # while a training is set up
+        #: what a training goes on from, while it is set up
+        self._start: dict | None = None
         #: where an epoch was cut off, until that is reached
         self._replay: dict | None = None
         self._time = 0.0  # of the last checkpoint, which never goes back
@@ -53,10 +60,6 @@ class ResumingTrainer(HostTrainer):
 
         Nothing is touched before all of it is known to fit.
 
-        :param str, pathlib.Path, None ckpt_pretrained: file; ``None`` means the trainer's
-            ``ckpt_pretrained``, from which training then resumes.
-        :param bool strict: whether all weights must be there, and no others.
-        :return: (:class:`dict`) the checkpoint, or ``None`` if there is none to load.
         :raises pickle.UnpicklingError: if the file holds more than tensors and builtins.
         :raises ValueError: if the file is damaged, no checkpoint, one of another model, or of a
             training with other parts, such as another optimizer.
@@ -65,27 +68,24 @@ class ResumingTrainer(HostTrainer):
         if path is None:
             return None
         # The host unpickles whatever the file holds; a file that passes here is only data
-        checkpoint = checkpoints.loaded(path)
         start = self._start if ckpt_pretrained is None else None
+        checkpoint = checkpoints.loaded(path) if start is None else start
         if start is not None:
-            self._check_setting(checkpoint, path)
+            for part in self._parts:
+                part.check(self, checkpoint, path)
         checkpoints.check_weights(self.model, checkpoint["state_dict"], path, strict)
         parts = self.model, self.optimizer, self.scheduler
         checkpoints.check_like(path, checkpoints.unlike(checkpoint, *parts))
         if start is not None:
             checkpoints.check_like(path, self._unlike_run(checkpoint))
             self._take_best_along(Path(path), checkpoint)
-            start.checkpoint = checkpoint
         super().load_model(ckpt_pretrained, strict)
         return checkpoint
-
-    def _check_setting(self, checkpoint: dict, path: str | Path) -> None:
-        """Refuse a checkpoint that was written with another setting."""
 
     def _unlike_run(self, checkpoint: dict) -> Iterator[str]:
         """What stands in the way of going on as if there had been no stop."""
         if checkpoint.get("scheduler") is not None and self.scheduler is None:
-            yield from checkpoints.unlike_scheduler(checkpoint, None)
+            yield str(checkpoints.unlike_part("scheduler", checkpoint, None))
         if "generators" in checkpoint:
             yield from checkpoints.unlike_generators(checkpoint["generators"], self._generators())
             before, here = checkpoint["ranks"][0].get("batches"), self._batches()
@@ -111,48 +111,52 @@ class ResumingTrainer(HostTrainer):
         self._epoch = Epoch(Position(self.first_epoch, 0))
         self._replay = None
         if self.save_path and distributed.own() == 0:
-            self._warn_of_inexact()
+            found = inexact(
+                {
+                    f"{name}[{i}]": loader
+                    for name, loaders in self.loaders().items()
+                    for i, loader in enumerate(loaders)
+                }
+            )
+            if found:
+                warnings.warn(
+                    "If this training is interrupted it can go on, but not exactly: "
+                    f"{'; '.join(found)}.",
+                    stacklevel=2,
+                )
         if checkpoint is None:
-            rng.diverge(self._generators().values(), distributed.own())
+            self._diverge()
         else:
             self._restore(checkpoint)
+        self._averaging.begin_run(self.model, self.ema)
 
-    def _warn_of_inexact(self) -> None:
-        found = inexact(
-            {
-                f"{name}[{i}]": loader
-                for name, loaders in self._plain_loaders().items()
-                for i, loader in enumerate(loaders)
-            }
-        )
-        if found:
-            warnings.warn(
-                "If this training is interrupted it can go on, but not exactly: "
-                f"{'; '.join(found)}.",
-                stacklevel=2,
-            )
+    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
+        """
+        Save a checkpoint from which training goes on, see :meth:`deepinv.Trainer.save_model`.
 
-    def _save(self, filename: str, epoch: int, state: dict) -> None:
-        """Write a checkpoint from which training can go on exactly."""
-        for part in self._parts:
-            state = state | part.state(self)
-        if not self.save_path:
-            return
-        self._clock.save()
+        :raises OSError: if the file cannot be written; one of before is kept.
+        """
+        state = dict(state or {})
+        with self._averaging.held(self.model):
+            for part in self._parts:
+                state |= part.state(self)
+            if self.save_path:
+                self._write(filename, epoch, state)
+
+    def _write(self, filename: str, epoch: int, state: dict) -> None:
+        self._clock.saved = self.seconds
         # Of nodes whose clocks differ, and of one that is set back, the newest is still the last
         self._time = max(time.time(), self._time + 1e-3)
         amid = filename == INTERRUPTED
         ended = self._epoch.ended if amid else None
+        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
         state |= {
             "ranks": distributed.gathered(ended or self._own_state(amid)),
             "time": self._time,
-            "parts": {
-                "optimizer": class_name(self.optimizer),
-                "scheduler": class_name(self.scheduler),
-            },
+            "parts": {name: class_name(part) for name, part in parts.items()},
             "groups": checkpoints.grouped(self.optimizer, self.model),
             "generators": {n: kind(g) for n, g in self._generators().items()},
-            "scaler": self.scaler_state(),
+            "scaler": self.loss_scaler.state_dict(),
             "skipped": self.skipped,
             "seconds": self.seconds,
         }
@@ -196,30 +200,29 @@ class ResumingTrainer(HostTrainer):
         for name, key in HISTORIES.items():
             own, saved = getattr(self, name), checkpoint.get(key, {})
             own |= {k: list(saved[k]) for k in own.keys() & saved.keys()}
-            if own.keys() - saved.keys():
-                warnings.warn(
-                    f"{name} of {', '.join(own.keys() - saved.keys())} begins here, as "
-                    "the checkpoint has none.",
-                    stacklevel=2,
-                )
+            if new := own.keys() - saved.keys():
+                message = f"{name} of {', '.join(new)} begins here, as the checkpoint has none."
+                warnings.warn(message, stacklevel=2)
         if checkpoint.get("scaler"):
-            self.load_scaler(checkpoint["scaler"])
+            self.loss_scaler.load_state_dict(checkpoint["scaler"])
         self.skipped = list(checkpoint.get("skipped", []))
         self._clock.set(checkpoint.get("seconds", 0.0))
         self._time = checkpoint.get("time", 0.0)
         for part in self._parts:
             part.load(self, checkpoint)
-        generators = self._generators()
-        if "generators" not in checkpoint:  # but the host's own trainer's
-            if "ranks" in checkpoint:
-                warnings.warn(
-                    "The checkpoint is of an earlier version, which did not name the random "
-                    "generators: they begin anew, as does an epoch that was cut off.",
-                    stacklevel=2,
-                )
-            rng.diverge(generators.values(), distributed.own())
+        if "generators" in checkpoint:
+            self._restore_random(checkpoint["ranks"])
             return
-        states = checkpoint["ranks"]
+        if "ranks" in checkpoint:  # else it is the host's own trainer's
+            warnings.warn(
+                "The checkpoint is of an earlier version, which did not name the random "
+                "generators: they begin anew, as does an epoch that was cut off.",
+                stacklevel=2,
+            )
+        self._diverge()
+
+    def _restore_random(self, states: list[dict]) -> None:
+        """What each process had of its own, and where it was in an epoch."""
         gpus, here = len(states[0]["rng"]["cuda"]), torch.cuda.device_count()
         if gpus != here and self.device.type == "cuda":
             warnings.warn(
@@ -229,17 +232,19 @@ class ResumingTrainer(HostTrainer):
             )
         if len(states) != distributed.count():
             # From another number of processes: an epoch that was cut off begins anew
-            rng.restore(states[0]["rng"], generators)
-            rng.diverge(generators.values(), distributed.own())
+            rng.restore(states[0]["rng"], self._generators())
+            self._diverge()
             return
         state = states[distributed.own()]
         for part in self._parts:
             part.load_own(state)
-        begin = state["rng"]
         if "batch" in state:
             self._replay, self._epoch.begins = state, dict(state["begins"])
-            begin = self._epoch.begins["loaders"]
-        rng.restore(begin, generators)
+        begin = state["begins"]["loaders"] if "batch" in state else state["rng"]
+        rng.restore(begin, self._generators())
+
+    def _diverge(self) -> None:
+        rng.diverge(self._generators().values(), distributed.own())
 
     def _pass_over(self, cut: dict, progress_bar: Any) -> None:
         """A batch that was trained on before the run was cut off."""
@@ -248,7 +253,7 @@ class ResumingTrainer(HostTrainer):
             f"Train epoch {epoch.position.epoch + 1}/{self.epochs}, passing over known batches"
         )
         trained = cut.get("trained", False)
-        for g in range(self.data_sets):
+        for g in range(len(self.train_dataloader)):
             if epoch.position.batch == 0:
                 rng.restore(epoch.begins[g], generators)
             if not trained:
@@ -263,16 +268,12 @@ class ResumingTrainer(HostTrainer):
 
     def _batches(self) -> list[str]:
         """What is known of the batches of an epoch, with which one that was cut off goes on."""
-        loaders = self._plain_loaders()["train_dataloader"]
-        # Which draw the order of an epoch earlier
-        workers = [getattr(loader, "num_workers", 0) > 0 for loader in loaders]
-        return [
-            f"{len(loader)} batches with{'' if some else 'out'} workers"
-            for loader, some in zip(loaders, workers, strict=True)
-        ]
-
-    def _plain_loaders(self) -> dict[str, list]:
-        return {k: [plain(part) for part in v] for k, v in self.loaders().items()}
+        said = []
+        for loader in self.loaders()["train_dataloader"]:
+            # Workers draw the order of an epoch earlier
+            end = "" if getattr(loader, "num_workers", 0) else "out"
+            said.append(f"{len(loader)} batches with{end} workers")
+        return said
 
     def _random_state(self) -> dict:
         return rng.state(self._generators())
@@ -281,7 +282,7 @@ class ResumingTrainer(HostTrainer):
         """Every generator that can be reached from the trainer, once each."""
         parts = "model", "physics", "physics_generator", "losses"
         groups = {name: as_list(getattr(self, name)) for name in parts}
-        loaders = self._plain_loaders()
+        loaders = self.loaders()
         own = {
             name: value
             for name, value in vars(self).items()

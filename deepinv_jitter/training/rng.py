@@ -3,7 +3,7 @@ r"""The state of everything random in a run: kept, brought back, and different i
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from random import Random
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from . import generators as own
 from .generators import Generator
 
-Generators = Mapping[str, Generator] | Iterable[Generator]
+Generators = dict[str, Generator] | list[Generator]
 
 
 def generators(owners: Iterable[object]) -> list[Generator]:
@@ -23,6 +23,7 @@ def generators(owners: Iterable[object]) -> list[Generator]:
 
 def state(generators: Generators) -> dict:
     """State of the global generators and of these, as tensors and builtins for ``weights_only``."""
+    keyed = generators.items() if isinstance(generators, dict) else enumerate(generators)
     legacy: Any = np.random.get_state()
     name, keys, *rest = legacy
     return {
@@ -30,15 +31,14 @@ def state(generators: Generators) -> dict:
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
         "python": random.getstate(),
-        "generators": {k: own.state(g) for k, g in _keyed(generators).items()},
+        "generators": {k: own.state(g) for k, g in keyed},
     }
 
 
-def restore(state: dict, generators: Generators) -> None:
+def restore(state: dict, generators: Any) -> None:
     """Bring a state back, to the very generators that it is of."""
-    keyed = _keyed(generators)
     for key, place in state["generators"].items():
-        own.restore(keyed[key], place)
+        own.restore(generators[key], place)
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -61,12 +61,6 @@ def diverge(generators: Iterable[Generator], process: int) -> None:
     torch.manual_seed(_other(int(torch.randint(2**62, (), device="cpu")), process))
     np.random.seed(_other(np.random.randint(2**31), process) % 2**32)
     random.seed(_other(random.getrandbits(62), process))
-
-
-def _keyed(generators: Generators) -> dict:
-    if isinstance(generators, Mapping):
-        return dict(generators)
-    return dict(enumerate(generators))
 
 
 def _other(seed: int, process: int) -> int:

@@ -1,27 +1,24 @@
-r"""A training or a test as a whole: set up, started, told to end, and saved."""
+r"""A training or a test as a whole: set up, started, told to end and saved."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from .. import checks
 from . import distributed
-from .averaging import Averaging
 from .checkpoints import loaded
-from .finite import Guard, NoEmptySteps
+from .finite import Guard
 from .host import SET_BY_TEST, as_list
 from .parallel import Folder, Gradients, Merging
 from .perturbations import Perturbation
-from .position import Position, Start
+from .position import Position
 from .preemption import Signals, obeyed
-from .progress import Lines, Steps, unwarned
+from .progress import Lines, Steps
 from .resume import ResumingTrainer
 from .validation import Validation
 from .workers import Shielded
@@ -37,14 +34,11 @@ class LongRun(ResumingTrainer):
     """deepinv's Trainer for trainings that take days: each as a whole."""
 
     freq_update_progress_bar: int = 10
-    ema: float | None = field(default=None, kw_only=True)
     ckp_minutes: float | None = field(default=None, kw_only=True)
     ddp_options: dict = field(default_factory=dict, kw_only=True)
     on_non_finite: str = field(default="raise", kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.ema is not None:
-            self.ema = checks.positive("ema", self.ema, below=1)
         if self.ckp_minutes is not None:
             self.ckp_minutes = checks.real("ckp_minutes", self.ckp_minutes, low=0)
         distributed.check_plain(self.model)
@@ -60,10 +54,9 @@ class LongRun(ResumingTrainer):
         super().__post_init__()
         self._signals, self._folder, self._lines = Signals(), Folder(), Lines()
         self._gradients, self._merging = Gradients(), Merging()
-        self._validation, self._averaging = Validation(), Averaging()
-        self._steps = Steps()
+        self._validation, self._steps = Validation(), Steps()
         self._perturbation = Perturbation()
-        self._parts += [self._validation, self._averaging, self._steps]
+        self._parts += [self._validation, self._steps]
 
     @property
     def history_steps(self) -> dict:
@@ -72,39 +65,40 @@ class LongRun(ResumingTrainer):
 
     def setup_train(self, train: bool = True, **kwargs: Any) -> None:
         """Set up training or testing, see :meth:`deepinv.Trainer.setup_train`."""
-        check_last_batch(as_list(self.train_dataloader))
-        check_last_batch(as_list(self.eval_dataloader))
-        start = self._start = Start() if train else None
+        self._start = None
         if train:
             self._steps.reset("training batch" if self.log_train_batch else "epoch")
-            if self.ckpt_pretrained and (self.wandb_vis or self.mlflow_vis):
-                self.go_on_logging(loaded(self.ckpt_pretrained))
             self._averaging.reset()
             self._gradients.reset()
             distributed.check_same("ckpt_pretrained", self.ckpt_pretrained)
             distributed.check_loaders(as_list(self.train_dataloader), as_list(self.eval_dataloader))
+            if self.ckpt_pretrained is not None:
+                self._start = loaded(self.ckpt_pretrained)
+                if self.wandb_vis or self.mlflow_vis:
+                    self.go_on_logging(self._start)
         if distributed.own() > 0:
             self.assign(dict.fromkeys(TELLS, False))
+        # The host warns that the bars slow down a GPU, also where there is none
+        bars = self.show_progress_bar and self.device.type == "cuda"
         folder = self._folder.opened(self, train)
-        with self._validation.adapting(self), unwarned(self), folder:
+        with self._validation.adapting(self), self.having(show_progress_bar=bars), folder:
             super().setup_train(train=train, **kwargs)
-        self._start = None
         self._guard = Guard(self)
-        self.use_scaler(NoEmptySteps)
         if self._clock.running:
-            plain = self._plain_loaders().items()
-            self.assign({name: [*map(Shielded, loaders)] for name, loaders in plain})
-        if start is not None:
-            self._begin_run(start.checkpoint)
-            self._averaging.begin_run(self)
+            found = self.loaders().items()
+            self.assign({name: [*map(Shielded, loaders)] for name, loaders in found})
+        if train:
+            self._begin_run(self._start)
+            self._start = None
 
     def train(self) -> nn.Module:
         """Train the model, see :meth:`deepinv.Trainer.train`."""
         with ExitStack() as end:
             end.enter_context(self._lines.instead_of_bars(self))
             end.enter_context(self._averaging.following(self))
-            end.callback(lambda: self.assign(self._plain_loaders()))
-            end.enter_context(self._clock.started())
+            end.callback(lambda: self.assign(self.loaders()))
+            self._clock.start()
+            end.callback(self._clock.stop)
             self._signals = end.enter_context(Signals())
             end.callback(self.release_iterators)
             end.callback(self._gradients.reset)
@@ -113,13 +107,12 @@ class LongRun(ResumingTrainer):
     def test(self, test_dataloader, save_path=None, *args, **kwargs) -> dict:
         """Test the model, see :meth:`deepinv.Trainer.test`; the trainer is as before."""
         loaders = as_list(test_dataloader)
-        check_last_batch(loaders)
         distributed.check_loaders([], loaders)
         save_path = save_path if distributed.own() == 0 else None
         kept = {k: getattr(self, k) for k in SET_BY_TEST if hasattr(self, k)}
         with ExitStack() as end:
             end.enter_context(self._lines.instead_of_bars(self))
-            end.callback(self.assign, kept)
+            end.enter_context(self.having(**kept))
             self._signals = end.enter_context(Signals())
             end.callback(self.release_iterators)
             shielded = [*map(Shielded, loaders)]
@@ -150,32 +143,3 @@ class LongRun(ResumingTrainer):
                 said = self._epoch.farewell(self.epochs, saved, folder)
                 logger.warning("%s", said)
         raise obeyed(signal)
-
-    def save_model(self, filename: str, epoch: int, state: dict | None = None) -> None:
-        """
-        Save a checkpoint from which training can go on exactly; its model is the average.
-
-        :param str filename: name of the file in ``save_path``.
-        :param int epoch: current epoch, from 0.
-        :param dict, None state: more to save, of tensors and builtins.
-        :raises OSError: if the file cannot be written; one of before is kept.
-        """
-        with self._averaging.held(self.model):
-            self._save(filename, epoch, state or {})
-
-    def _check_setting(self, checkpoint: dict, path: str | Path) -> None:
-        self._averaging.check(self.ema, checkpoint, path)
-
-
-def check_last_batch(loaders: Iterable) -> None:
-    """
-    Refuse loaders of which the host would leave out a full batch.
-
-    :raises ValueError: if one has ``drop_last=True``.
-    """
-    for loader in loaders:
-        if getattr(loader, "drop_last", False):
-            raise ValueError(
-                "Data loaders must have drop_last=False, got True: the host would lose one full "
-                "batch per epoch on top. Let the last batch be smaller."
-            )

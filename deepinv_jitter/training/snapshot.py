@@ -12,10 +12,10 @@ from ..memory import Memory, modules
 from . import rng
 
 
-def tensors(roots: Iterable[nn.Module]) -> dict[str, torch.Tensor]:
+def tensors(root: nn.Module) -> dict[str, torch.Tensor]:
     """Buffers, and tensors that are plain attributes, once each, by names that stay the same."""
     found, seen = {}, set()
-    for i, part in enumerate(modules(*roots)):
+    for i, part in enumerate(modules(root)):
         own = dict(part.named_buffers(recurse=False)) | vars(part)
         for name, value in own.items():
             if isinstance(value, torch.Tensor) and id(value) not in seen:
@@ -28,29 +28,25 @@ class Snapshot:
     """
     What modules hold besides their weights, as often as it is taken.
 
-    Buffers and tensors that are plain attributes, such as the warm start of a solver; not numbers,
-    with which a model may count its calls. The modules are looked for once: to look for them costs
-    more than to copy what they hold.
-
-    :param Iterable[torch.nn.Module] roots: the modules, with all below them.
-    :param Iterable[torch.nn.Module] counting: modules of which numbers are kept as well.
+    Buffers and tensors that are plain attributes, such as the warm start of a solver; numbers, with
+    which a model may count its calls, of the ``counting`` modules alone. The modules are looked for
+    once: to look for them costs more than to copy what they hold.
     """
 
     def __init__(self, roots: Iterable, counting: Iterable[nn.Module] = ()):
         counting = set(counting)
         found = list(modules(*roots))
-        self.generators = list(rng.generators(found))
+        self.generators = rng.generators(found)
         # Generators, too: deepinv's noise models take a new one with every call
         always = (torch.Tensor, torch.Generator, type(None))
-        # torch's own layers have nothing but buffers
-        self._attributes = [
-            (vars(part), (*always, bool, int, float) if part in counting else always)
-            for part in found
-            if not type(part).__module__.startswith("torch.nn.")
-        ]
-        buffers = [vars(part)["_buffers"] for part in found]
-        self._attributes += [(own, always) for own in buffers if own]
-        self._taken: list[tuple[dict, dict]] = []
+        self._attributes = []
+        for part in found:
+            # torch's own layers have nothing but buffers
+            if not type(part).__module__.startswith("torch.nn."):
+                kinds = (*always, bool, int, float) if part in counting else always
+                self._attributes.append((vars(part), kinds))
+            if part._buffers:
+                self._attributes.append((vars(part)["_buffers"], always))
 
     def take(self) -> None:
         """Keep what the modules hold now."""
@@ -58,11 +54,9 @@ class Snapshot:
             (own, {k: v for k, v in own.items() if isinstance(v, kinds)})
             for own, kinds in self._attributes
         ]
+        values = (v for _, kept in self._taken for v in kept.values())
         self._contents = {
-            id(v): (v, v.detach().clone())
-            for _, kept in self._taken
-            for v in kept.values()
-            if isinstance(v, torch.Tensor)
+            id(v): (v, v.detach().clone()) for v in values if isinstance(v, torch.Tensor)
         }
 
     def restore(self) -> None:
@@ -77,18 +71,17 @@ class Snapshot:
             tensor.data = content
 
     @contextmanager
-    def unnoticed(self, stream: int | None = None) -> Iterator[None]:
+    def unnoticed(self, stream: int = 0) -> Iterator[None]:
         """
         What happens inside leaves no trace in the modules, nor in any random generator.
 
-        :param int, None stream: draw from a stream with this number, from 1, which follows from
-            where the generators are. Default: ``None``, what would be drawn next.
+        It draws from a stream that follows from where the generators are; from stream 0 what would
+        be drawn next.
         """
         self.take()
         states = rng.state(self.generators)
         try:
-            if stream is not None:
-                rng.diverge(self.generators, stream)
+            rng.diverge(self.generators, stream)
             yield
         finally:
             rng.restore(states, self.generators)
@@ -103,7 +96,7 @@ def holding(root: nn.Module, contents: dict[str, torch.Tensor]) -> Iterator[None
     Not ``physics.update``, which may treat what it is given, such as normalising it.
     """
     memory = Memory(modules(root))
-    own = {name: t for name, t in tensors([root]).items() if name in contents}
+    own = {name: t for name, t in tensors(root).items() if name in contents}
     memory.restore({id(t): contents[name].to(t.device) for name, t in own.items()})
     try:
         yield

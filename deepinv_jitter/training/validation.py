@@ -17,11 +17,11 @@ from .snapshot import Snapshot
 
 class Validation(Part):
     """
-    Looking at a model changes nothing in it.
+    Losses and metrics of evaluation data are those of the model in evaluation mode.
 
-    Losses and metrics of evaluation data are those of the model in evaluation mode. Only what a
-    self-supervised loss has wrapped around the network is in training mode for that loss, the
-    network inside is not. Buffers, counters and random generators are afterwards as before.
+    Only what a self-supervised loss has wrapped around the network is in training mode for that
+    loss, the network inside is not. Buffers, counters and random generators are afterwards as
+    before.
     """
 
     def __init__(self) -> None:

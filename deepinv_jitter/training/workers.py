@@ -21,15 +21,13 @@ _started: WeakSet = WeakSet()  # iterators of persistent workers that leave the 
 
 
 class Shielded:
-    r"""
+    """
     A data loader whose workers leave SIGINT and SIGTERM to this process.
 
     Schedulers and terminals send signals to all processes of a job. Workers that ended at once
     would take with them what this process needs to end in good order, or make torch raise an error
-    in the middle of a batch. The loader itself is as before after every call.
-
-    :param torch.utils.data.DataLoader loader: the loader; others have no workers known here, and
-        are used as they are.
+    in the middle of a batch. The loader itself is as before after every call. What is no
+    ``DataLoader`` has no workers known here, and is used as it is.
     """
 
     def __init__(self, loader: DataLoader):
@@ -95,7 +93,6 @@ def _held_back(context) -> Iterator[None]:
 
 
 def _begin(init: Callable[[int], None] | None, number: int) -> None:
-    """What a worker does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     main = multiprocessing.parent_process()
     assert main is not None  # of a worker
