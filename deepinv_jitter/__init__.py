@@ -15,8 +15,6 @@ at the root. What a module is for, its docstring says in its first line.
 - `evaluation`: how robust a network is.
 """
 
-import warnings
-
 from .attacks import (
     APGDAttack,
     Attack,
@@ -165,14 +163,3 @@ __all__ = [
     "unjitter",
     "worst_case_risk",
 ]
-
-
-def __getattr__(name: str):
-    if name == "PowerAttack":
-        warnings.warn(
-            "PowerAttack is called FrankWolfeAttack now: use the new name, the old one will go.",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return FrankWolfeAttack
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -118,7 +118,7 @@ def test_the_converged_attack_looks_once_a_round(radius, looks, far):
 MORE = {
     "deepinv.Trainer": (0, 0),
     "JitterTrainer": (1, 0),  # whether the gradient is finite
-    "JitterTrainer, ema": (1, 1),  # torch's number of steps
+    "JitterTrainer, ema": (1, 0),
     "InputJitterTrainer": (1, 1),  # which entries are measured
     "AttackTrainer": (3, 1),  # whether x and y are finite, and the attack's own look
     "AttackTrainer, persistent": (5, 2),  # the perturbations, and a look at them

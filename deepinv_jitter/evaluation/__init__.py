@@ -7,22 +7,3 @@ from .risks import Risk, average_case_risk, generalization_risk, worst_case_risk
 from .robustness import evaluate_robustness
 from .selection import choose_sigma
 from .shifts import Bias, HorizontalLayer, Lesion, Shift
-
-__all__ = [
-    "Bias",
-    "HorizontalLayer",
-    "Lesion",
-    "PaperPSNR",
-    "PaperSSIM",
-    "Risk",
-    "RobustnessComparison",
-    "RobustnessReport",
-    "Shift",
-    "average_case_risk",
-    "choose_sigma",
-    "contrast_recovery",
-    "error_outside",
-    "evaluate_robustness",
-    "generalization_risk",
-    "worst_case_risk",
-]

@@ -8,17 +8,3 @@ from .fitting import fit
 from .history import plot_history
 from .input_jitter import InputJitterTrainer, input_jitter_sigma
 from .jitter import JitterTrainer
-
-__all__ = [
-    "AttackTrainer",
-    "DDPMTrainer",
-    "DenoisingLoss",
-    "InputJitterTrainer",
-    "JitterTrainer",
-    "RobustTrainer",
-    "ShardSampler",
-    "fit",
-    "input_jitter_sigma",
-    "latest_checkpoint",
-    "plot_history",
-]

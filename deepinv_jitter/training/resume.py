@@ -210,16 +210,10 @@ class ResumingTrainer(HostTrainer):
         self._time = checkpoint.get("time", 0.0)
         for part in self._parts:
             part.load(self, checkpoint)
-        if "generators" in checkpoint:
+        if "ranks" in checkpoint:
             self._restore_random(checkpoint["ranks"])
-            return
-        if "ranks" in checkpoint:  # else it is the host's own trainer's
-            warnings.warn(
-                "The checkpoint is of an earlier version, which did not name the random "
-                "generators: they begin anew, as does an epoch that was cut off.",
-                stacklevel=2,
-            )
-        self._diverge()
+        else:  # it is the host's own trainer's
+            self._diverge()
 
     def _restore_random(self, states: list[dict]) -> None:
         """What each process had of its own, and where it was in an epoch."""

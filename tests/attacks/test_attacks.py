@@ -1003,14 +1003,6 @@ def test_a_truth_smaller_than_the_output(objective, several):
             plain(Reconstructor(lambda y: 2 * y), x, y, DENOISING)
 
 
-def test_the_old_name_of_an_attack():
-    with pytest.warns(DeprecationWarning, match="PowerAttack is called FrankWolfeA"):
-        assert dj.PowerAttack is dj.FrankWolfeAttack
-    with pytest.raises(AttributeError, match="has no attribute 'PowerAttacks'"):
-        dj.PowerAttacks
-    assert "PowerAttack" not in dj.__all__
-
-
 def test_attacks_are_stateless_modules():
     """They can be copied, hold nothing of a model, and say what they are."""
     attack = dj.APGDAttack(dj.L2Ball(1.0), steps=7)

@@ -549,20 +549,6 @@ def test_a_jitter_training_goes_on_as_an_adversarial_one(tmp_path, checkpoint):
     resumed(tmp_path, checkpoint, trainer=dj.AttackTrainer, attack=attack).train()
 
 
-def test_a_checkpoint_of_an_earlier_version(tmp_path, checkpoint):
-    """Without names of generators: they begin anew, which is said."""
-    content = torch.load(checkpoint, weights_only=True)
-    for key in ("generators", "groups", "parts", "time"):
-        del content[key]
-    states = content["ranks"][0]["rng"]["generators"]
-    content["ranks"][0]["rng"]["generators"] = list(states.values())
-    torch.save(content, checkpoint)
-    trainer = resumed(tmp_path, checkpoint)
-    with pytest.warns(UserWarning, match="of an earlier version, .* they begin anew"):
-        trainer.train()
-    assert trainer.loss_history["SupLoss"][:2] == content["loss"]["SupLoss"]
-
-
 @pytest.mark.parametrize("shares", [2, 4])
 def test_gradients_add_up_over_the_shares_of_a_data_set(shares):
     """The documented way to batches that do not fit into memory."""
