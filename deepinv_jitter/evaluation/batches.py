@@ -2,7 +2,7 @@ r"""The samples of an evaluation: truths, measurements, and the parameters of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, combinations
@@ -20,6 +20,7 @@ from ..attacks.noise import noise_models
 from ..attacks.parts import Measurements, named_parts
 from ..memory import Memory, modules
 from .seeds import seed_of, seeded
+from .shares import indices, part
 
 
 @dataclass
@@ -34,6 +35,32 @@ class Source:
     def memory(self) -> Memory:
         """The physics as it is before any batch, which updates it by replacing tensors."""
         return Memory(modules(self.physics))
+
+    def batches(
+        self, device: torch.device, start: int, first: int = 0, turns: int = 1
+    ) -> Iterator[tuple[Batch | None, int]]:
+        """
+        Every ``turns``-th batch from the ``first`` on, and of the others the size alone.
+
+        The others are not read where that can be told from their indices.
+        """
+        order = indices(self.loader) if turns > 1 else None
+        if order is None:
+            for number, data in enumerate(self.loader):
+                read = self.batch(data, device, start)
+                yield read if number % turns == first else None, len(read.x)
+                start += len(read.x)
+            return
+        own = iter(part(self.loader, order[first::turns]))
+        for number, asked in enumerate(order):
+            batch = self.batch(next(own), device, start) if number % turns == first else None
+            if batch is not None and len(batch.x) != len(asked):
+                raise ValueError(
+                    "collate_fn must give one sample for each index where processes share the "
+                    f"data, got {len(batch.x)} for {len(asked)}: leave distributed=False."
+                )
+            yield batch, len(asked)
+            start += len(asked)
 
     def batch(self, data: Any, device: torch.device, start: int) -> Batch:
         """A batch of the loader, checked."""

@@ -131,8 +131,10 @@ def evaluate_robustness(
     :param torch.device, str, None device: where batches are moved to; model and physics must be
         there. Default: ``None``, the device of the model.
     :param bool distributed: share the batches among the processes of ``torch.distributed``. All
-        call with the same arguments, a loader that gives all data on each, and get the report of a
-        single process; each has a ``state`` of its own, its number appended. Default: ``False``.
+        call with the same arguments, a loader of all data on each, and get the report of a single
+        process, if samples do not depend on which were read before; of a
+        :class:`~torch.utils.data.DataLoader` each reads its share alone. Each has a ``state`` of
+        its own, its number appended. Default: ``False``.
     :param bool verbose: show progress and the time that remains. Default: ``True``.
     :return: (:class:`RobustnessReport`) all values of all samples; for a dictionary of models a
         :class:`RobustnessComparison` of their reports.
@@ -240,9 +242,8 @@ def _fill(
     ):
         for source in sources:
             before = index
-            for data in source.loader:
-                batch = source.batch(data, device, start)
-                if index % turns == process:
+            for batch, size in source.batches(device, start, (process - index) % turns, turns):
+                if batch is not None:
                     batch.settle(protocol.seed)
                     marks = digests(batch)
                     # All of them first, before work is lost to data that do not fit one
@@ -252,7 +253,7 @@ def _fill(
                         complete(entry, batch, protocol, models[name], caches[name], bar)
                 else:
                     bar.update(count * len(models))
-                start += len(batch.x)
+                start += size
                 index += 1
             if index == before:
                 raise ValueError("dataloader must give at least one batch, got none.")

@@ -19,6 +19,7 @@ from evaluation_cases import Scaled, noise
 from torch.utils.data import DataLoader, Subset
 
 import deepinv_jitter as dj
+from deepinv_jitter.evaluation.batches import Source
 
 ERROR = "squared error"
 
@@ -544,3 +545,75 @@ def test_subsets_of_data_sets_say_their_peak():
     physics = dj.SeismicConvolution(noise_model=noise())
     report = evaluate(loader, physics, metrics=None)
     assert report.description["peak"] == "2.0"
+
+
+# Shares of several processes
+
+
+class Read(torch.utils.data.Dataset):
+    """Which samples were asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, i):
+        self.asked.append(i)
+        return {"x": torch.full((1, 2), float(i))}
+
+
+def doubled(samples):
+    return {"x": torch.cat([sample["x"][None] for sample in samples for _ in range(2)])}
+
+
+SOURCES = {
+    "in order": lambda data: DataLoader(data, 2),
+    "shuffled": lambda data: DataLoader(data, 2, shuffle=True),
+    "generator": lambda data: DataLoader(
+        data, 2, shuffle=True, generator=torch.Generator().manual_seed(3)
+    ),
+    "batch sampler": lambda data: DataLoader(data, batch_sampler=[[6, 1], [0], [2, 3, 4], [5]]),
+    "list": lambda data: list(DataLoader(data, 2)),
+}
+
+
+@pytest.mark.parametrize("turns", [2, 3])
+@pytest.mark.parametrize("name", SOURCES)
+def test_processes_share_the_batches(name, turns):
+    """They read their share alone, and get what a single process has, with its numbers."""
+
+    def batches(first, turns):
+        torch.manual_seed(0)
+        data = Read()
+        source = Source(SOURCES[name](data), dinv.physics.Denoising(), None)
+        return data, [*source.batches(torch.device("cpu"), 0, first, turns)]
+
+    _, whole = batches(0, 1)
+    for first in range(turns):
+        data, shared = batches(first, turns)
+        assert [size for _, size in shared] == [size for _, size in whole]
+        for number, (own, expected) in enumerate(zip(shared, whole, strict=True)):
+            assert (own[0] is not None) == (number % turns == first)
+            if own[0] is not None:
+                assert torch.equal(own[0].x, expected[0].x) and own[0].start == expected[0].start
+        if name != "list":
+            read = torch.cat([own.x for own, _ in shared if own is not None])
+            assert sorted(data.asked) == sorted(read[:, 0, 0].int().tolist())
+
+
+def test_a_share_needs_a_sample_for_each_index():
+    source = Source(DataLoader(Read(), 2, collate_fn=doubled), dinv.physics.Denoising(), None)
+    with pytest.raises(ValueError, match="one sample for each index .* got 4 for 2: leave distrib"):
+        next(source.batches(torch.device("cpu"), 0, 0, 2))
+
+
+def test_what_has_no_index_is_read_in_whole():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return ({"x": torch.full((1, 2), float(i))} for i in range(5))
+
+    source = Source(DataLoader(Stream(), 2), dinv.physics.Denoising(), None)
+    shared = [*source.batches(torch.device("cpu"), 0, 1, 2)]
+    assert [(batch is None, size) for batch, size in shared] == [(True, 2), (False, 2), (True, 1)]
