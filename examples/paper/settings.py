@@ -68,7 +68,7 @@ SEISMIC = {
     "cpu": Settings(
         size=(64, 64), train=4000, test=12, iterations=5, width=16, depth=4, batch=4, epochs=20,
         draws=480, lr=5e-3, warmup=0.2, own_networks=True, ema=0.998, noise=0.01,
-        input_sigma=0.01, jitter=both(0.1, "relative"), radius=0.5, relative_to="noise",
+        input_sigma=0.02, jitter=both(0.5, "relative"), radius=0.5, relative_to="noise",
         radii=(0.5,), train_attack="power"),
     "paper": Settings(
         size=(352, 352), train=1000, test=100, iterations=10, width=64, depth=5, batch=16,
