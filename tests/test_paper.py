@@ -25,8 +25,6 @@ from volumes import write_volumes
 
 PUBLISHED = Path(__file__).parent.parent / "docs" / "results"
 SEEDS = 5
-#: Files beside the runs that are no runs.
-OTHERS = ("speed", "attack_strength")
 RECORD = {
     "schema", "run", "preset", "settings", "data", "versions", "device", "seconds", "parameters",
     "stepsize", "samples", "conditions", "elsewhere", "risks",
@@ -40,6 +38,12 @@ def command(out, *arguments, seeds=1):
 
 def pages(folder):
     return {path.name: path.read_text() for path in folder.glob("*.md")}
+
+
+def records_of(folder):
+    """Beside them are files of what was measured otherwise."""
+    files = (folder / "runs").glob("*.json")
+    return [path for path in files if path.stem.split("-")[0] in problems.PROBLEMS]
 
 
 def check_record(record):
@@ -64,8 +68,7 @@ def test_every_table_and_figure(tmp_path, monkeypatch):
     for target in run.TARGETS:
         suffix = "png" if target.startswith("figure") else "md"
         assert (folder / f"{target}.{suffix}").stat().st_size > 200, target
-    records = [path for path in (folder / "runs").glob("*.json") if path.stem not in OTHERS]
-    for path in records:
+    for path in records_of(folder):
         check_record(json.loads(path.read_text()))
         assert len(list((folder / "weights").glob("*.tmp"))) == 0
 
@@ -251,7 +254,7 @@ def test_published_records():
     published = [t for n, t in tables.TABLES.items() if (folder / f"{n}.md").exists()]
     cases = [(table.problem, table.algorithm) for table in published]
     archive = runs.Archive(PUBLISHED, "cpu", cases=cases, verbose=False)
-    for path in folder.glob("runs/*-*.json"):
+    for path in records_of(folder):
         check_record(json.loads(path.read_text()))
     for table in published:
         text = (folder / f"{table.name}.md").read_text()

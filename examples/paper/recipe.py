@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -142,34 +143,31 @@ def screening(archive: Archive) -> list[list[str]]:
     return rows
 
 
-def strength(archive: Archive) -> dict[str, float]:
+def strength(archive: Archive, problem: str, algorithm: str) -> dict[str, float]:
     """
     Excess error of the attack that trains, 3 Frank-Wolfe steps, over that of the paper's 20 steps.
 
     On the first network of every training, over the test images.
     """
+    case = archive.problem(problem)
+    (batch,), physics = case.batches("test"), case.physics(0)
+    x, y = batch["x"], physics(batch["x"], **batch["params"])
+    ball = case.settings.ball
+    attacks = {
+        "power": dj.FrankWolfeAttack(ball, steps=3, keep="last", checks=False),
+        "paper": dj.PGDAttack(ball, steps=20, keep="last", checks=False),
+    }
     found = {}
-    for problem, algorithm in archive.cases:
-        if problem == "points":
-            continue
-        case = archive.problem(problem)
-        (batch,), physics = case.batches("test"), case.physics(0)
-        x, y = batch["x"], physics(batch["x"], **batch["params"])
-        ball = case.settings.ball
-        attacks = {
-            "power": dj.FrankWolfeAttack(ball, steps=3, keep="last", checks=False),
-            "paper": dj.PGDAttack(ball, steps=20, keep="last", checks=False),
-        }
-        for method in DECIDED:
-            model = archive.model(Run(problem, algorithm, method))
-            excess = {}
-            for name, attack in attacks.items():
-                result = attack.run(model, x, y, physics)
-                # What the training meets is the last point, whichever was worst
-                last = model(y + result.delta, physics) - x
-                errors = last.detach().square().flatten(1).sum(1)
-                excess[name] = (errors - result.loss_clean).sum().item()
-            found[f"{problem}-{algorithm}-{method}"] = excess["power"] / excess["paper"]
+    for method in DECIDED:
+        model = archive.model(Run(problem, algorithm, method))
+        excess = {}
+        for name, attack in attacks.items():
+            result = attack.run(model, x, y, physics)
+            # What the training meets is the last point, whichever was worst
+            last = model(y + result.delta, physics) - x
+            errors = last.detach().square().flatten(1).sum(1)
+            excess[name] = (errors - result.loss_clean).sum().item()
+        found[method] = excess["power"] / excess["paper"]
     return found
 
 
@@ -189,14 +187,12 @@ def render(archive: Archive, seeds: int) -> str:
             name = METHODS[method].label_for(algorithm)
             row = [f"{problem}, {algorithm.upper()}", name, cost(method), *cells]
             rows.append([*row, "yes" if s.good else "no"])
-    path = archive.folder / "runs" / "attack_strength.json"
-    ratios = archive.kept(path, lambda: strength(archive))
     table = [["network", *(METHODS[m].label for m in DECIDED)]]
-    for problem, algorithm in archive.cases:
-        if problem != "points":
-            names = (f"{problem}-{algorithm}-{m}" for m in DECIDED)
-            cells = [f"{ratios[n]:.3f}" if n in ratios else "" for n in names]
-            table.append([f"{problem}, {algorithm.upper()}", *cells])
+    for problem, algorithm in archive.images:
+        path = archive.folder / "runs" / f"strength-{problem}-{algorithm}.json"
+        ratios = archive.kept(path, partial(strength, archive, problem, algorithm))
+        cells = [f"{ratios[m]:.3f}" for m in DECIDED]
+        table.append([f"{problem}, {algorithm.upper()}", *cells])
     return f"""# A recipe beyond the paper
 
 Wanted: at most twice the cost of MSE training, on clean data not worse than MSE training, under the
