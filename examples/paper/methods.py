@@ -15,6 +15,8 @@ import deepinv_jitter as dj
 ALGORITHMS = ("gd", "pgd")
 #: Problem and algorithm of all that is trained.
 CASES = (("points", "gd"), ("seismic", "gd"), ("seismic", "pgd"), ("mri", "gd"), ("mri", "pgd"))
+#: The case of Table 5, of which other pages know nothing.
+BASELINES = ("mri", "baselines")
 
 
 def unrolled(problem: Problem, algorithm: str, **options) -> torch.nn.Module:

@@ -29,7 +29,7 @@ import speed
 import tables
 import theory
 import verdicts
-from methods import CASES
+from methods import BASELINES, CASES
 from runs import Archive
 
 TARGETS = (
@@ -59,11 +59,13 @@ def about(target: str) -> set[tuple[str, str]]:
     """The cases that a target is about, of which it shows those that are chosen."""
     name = figures.PICTURED.get(target, target)
     if name in tables.TABLES:
-        return {(tables.TABLES[name].problem, tables.TABLES[name].algorithm)}
+        return {tables.TABLES[name].case}
     if target == "figure4":
         return {("seismic", "gd"), ("mri", "gd")}
     if target in ("figure1", "figure6", "theory"):
         return {("points", "gd")}
+    if target == "claims":
+        return {table.case for table in tables.TABLES.values()}
     return set(CASES) - (set() if target in ("table6", "recipe") else {("points", "gd")})
 
 
@@ -95,7 +97,7 @@ def make(target: str, archive: Archive, seeds: int) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The paper's tables and figures")
-    names = ["-".join(case) for case in CASES]
+    names = ["-".join(case) for case in (*CASES, BASELINES)]
     parser.add_argument("target", choices=[*TARGETS, "all"])
     parser.add_argument(
         "--cases", nargs="+", choices=names, default=names, help="those of all pages"
@@ -111,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--seeds must be at least 1, got {args.seeds}")
 
     matplotlib.use("Agg")
-    cases = [case for case in CASES if "-".join(case) in args.cases]
+    cases = [case for case in (*CASES, BASELINES) if "-".join(case) in args.cases]
     archive = Archive(
         args.out,
         args.preset,

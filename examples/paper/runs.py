@@ -11,7 +11,7 @@ from pathlib import Path
 
 import deepinv as dinv
 import torch
-from methods import CASES, METHODS, build, fit, stepsizes
+from methods import BASELINES, CASES, METHODS, build, fit, stepsizes
 from problems import PROBLEMS, Problem
 
 import deepinv_jitter as dj
@@ -62,12 +62,14 @@ class Archive:
         folder: Path,
         preset: str,
         *,
-        cases: Iterable[tuple[str, str]] = CASES,
+        cases: Iterable[tuple[str, str]] = (*CASES, BASELINES),
         data=None,
         device="cpu",
         verbose=True,
     ):
-        self.folder, self.preset, self.cases = folder / preset, preset, tuple(cases)
+        self.folder, self.preset, cases = folder / preset, preset, tuple(cases)
+        self.cases = [case for case in CASES if case in cases]
+        self.others = [case for case in cases if case == BASELINES]
         self.data, self.device, self.verbose = data, device, verbose
         self._problems: dict[str, Problem] = {}
         for name in ("runs", "weights"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import paper
 from intervals import Interval, crossed, paired
-from methods import METHODS
+from methods import BASELINES, METHODS
 from runs import Archive, Run
 
 from deepinv_jitter.evaluation.tables import markdown
@@ -25,6 +25,12 @@ class Table:
     problem: str
     algorithm: str
     methods: tuple[str, ...] = ("mse", "at", "input", "jitter")
+    baselines: bool = False  # beside those of the method
+
+    @property
+    def case(self) -> tuple[str, str]:
+        """What chooses it."""
+        return BASELINES if self.baselines else (self.problem, self.algorithm)
 
     @property
     def name(self) -> str:
@@ -51,6 +57,7 @@ TABLES = {
             "mri",
             "gd",
             ("mse", "at", "input", "jitter", "sn", "ddpm"),
+            baselines=True,
         ),
     )
 }
@@ -58,7 +65,7 @@ TABLES = {
 
 def tables_of(archive: Archive) -> list[Table]:
     """Those of its cases."""
-    return [t for t in TABLES.values() if (t.problem, t.algorithm) in archive.cases]
+    return [t for t in TABLES.values() if t.case in (*archive.cases, *archive.others)]
 
 
 class Results:
