@@ -113,6 +113,13 @@ def describe_thumbnails(app, doctree):
             image["alt"] = f"The last picture of the demo {name[1].replace('_', ' ')}"
 
 
+def mark_sentences(app, doctree):
+    """Browsers squeeze the text of a table to a word a line before it scrolls: say where it is."""
+    for cell in doctree.findall(nodes.entry):
+        if (length := len(cell.astext())) > 30:
+            cell["classes"].append("sentence" if length < 100 else "passage")
+
+
 def list_modules(app, docname, source):
     """The modules of the package from the ground up, each in the first line of its docstring."""
     package = Path(deepinv_jitter.__file__).parent
@@ -124,7 +131,9 @@ def list_modules(app, docname, source):
             name = name.removesuffix(".__init__")
             first = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
             targets.append(f".. py:module:: {name}")
-            lines.append(f"- :mod:`~{name}`: {first}")
+            indent = "" if path.stem == "__init__" or path.parent == package else "  "
+            # A list in a list needs empty lines around it
+            lines += [f"{indent}- :mod:`~{name}`: {first}", ""]
     listing = "\n".join(["```{eval-rst}", *targets, *lines, "```"])
     source[0] = source[0].replace("<!-- list of modules -->", listing)
 
@@ -132,3 +141,4 @@ def list_modules(app, docname, source):
 def setup(app):
     app.connect("source-read", list_modules)
     app.connect("doctree-read", describe_thumbnails)
+    app.connect("doctree-read", mark_sentences)

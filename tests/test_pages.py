@@ -72,6 +72,22 @@ def test_code_that_runs_elsewhere_is_python():
             compile(code, page, "exec")
 
 
+def test_every_picture_has_an_alternative_text_and_a_caption():
+    """An option over two lines ends the options: its second line becomes the caption."""
+    written = [p for p in DOCS.rglob("*.md") if "results" not in p.parts and p.stem != "results"]
+    figures = 0
+    for page in written:
+        text = page.read_text()
+        assert "![" not in text, f"{page.name}: a picture without a caption, use {{figure}}"
+        for body in re.findall(r"^```{figure} [^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            options, _, caption = body.partition("\n\n")
+            figures += 1
+            assert all(line.startswith(":") for line in options.splitlines()), (page.name, options)
+            assert re.search(r"^:alt: .{20,}", options, re.MULTILINE), (page.name, options)
+            assert caption.strip(), (page.name, options)
+    assert figures >= 4
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*(non_blocking|progress bar)")
 @pytest.mark.parametrize("page", SMALL)

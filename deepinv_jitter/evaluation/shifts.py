@@ -14,8 +14,8 @@ from .. import checks
 
 class Shift(ABC):
     r"""
-    Base of the edits: adds the :meth:`detail` :math:`d` of a subclass to every sample, and says
-    where. What is random about it depends on ``seed`` and on the number of the sample alone.
+    Base of the edits: adds the :meth:`~Shift.detail` :math:`d` of a subclass to every sample, and
+    says where. What is random about it depends on ``seed`` and on the number of the sample alone.
     """
 
     seed = 0

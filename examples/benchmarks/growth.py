@@ -148,8 +148,12 @@ def render(record: dict, path: Path) -> str:
         f"{LABELS[axis]} {exponent(record, axis, 'seconds'):.2f}"
         for axis in ("pixels", "iterations", "batch")
     )
+    figure = (
+        f"```{{figure}} {path.name}\n:alt: Time and memory of a training step against what it "
+        "grows with\n:width: 100%\n\nTime and memory of a training step.\n```"
+    )
     return (
-        f"![growth]({path.name})\n\nExponents of the time: {growths}. A gradient of an attack "
+        f"{figure}\n\nExponents of the time: {growths}. A gradient of an attack "
         f"costs {gradient:.2f} steps of MSE training.\n\n"
         f"A training at {TARGET['size']} x {TARGET['size']}, K = {TARGET['iterations']}, batch "
         f"{TARGET['batch']}, {TARGET['epochs']} epochs of {TARGET['slices']} slices "

@@ -123,7 +123,7 @@ def main() -> None:
             size = f"{parameters:,}, {4 * parameters / 1e6:.3g} MB, {1e3 * step:g} ms"
             for link, speed in LINKS.items():
                 costs = [computed(parameters, n, speed) for n in (2, 8, 64)]
-                cells = [f"{1e3 * c:.2g} ms, {100 * c / step:.2g} %" for c in costs]
+                cells = [f"{float(f'{1e3 * c:.2g}'):g} ms, {100 * c / step:.2g} %" for c in costs]
                 lines.append([f"{name} ({size})", link, *cells])
         print("\n" + markdown(lines))
     distributed.destroy_process_group()
