@@ -213,7 +213,11 @@ and than AT under the strong attack, beyond doubt.
 
 {markdown(rows)}
 
-![Accuracy and robustness of every training, beside MSE training](recipe.png)
+```{{figure}} recipe.png
+:alt: Gain in robustness against gain in accuracy, relative to MSE training, one plot a problem
+
+Accuracy and robustness of every training, beside MSE training: better is right and up.
+```
 
 ## Strength of the attack that trains
 
