@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 import deepinv_jitter as dj
 from deepinv_jitter.evaluation.tables import markdown
-from deepinv_jitter.training import distributed as ranks
+from deepinv_jitter.training import distributed as processes
 
 SIZE = (96, 96)
 BATCH, STEPS = 4, 12
@@ -59,7 +59,7 @@ def trainer() -> dj.JitterTrainer:
         noise_model=dinv.physics.GaussianNoise(0.05),
     )
     data = dj.BrainSliceDataset("train", img_size=SIZE, resolution=2)
-    data = Subset(data, range(BATCH * ranks.count()))
+    data = Subset(data, range(BATCH * processes.count()))
     return dj.JitterTrainer(
         model,
         physics,
@@ -94,7 +94,7 @@ def measured() -> dict[str, float]:
     seconds[f"gradient of {4 * count / 1e3:.0f} kB"] = timed(
         lambda: distributed.all_reduce(gradient), 50
     )
-    seconds["flag"] = timed(lambda: ranks.largest([0], run.device), 50)
+    seconds["flag"] = timed(lambda: processes.largest([0], run.device), 50)
     return seconds
 
 
@@ -114,7 +114,7 @@ def main() -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     seconds = measured()
-    if ranks.own() == 0:
+    if processes.own() == 0:
         milliseconds = [[name, f"{1e3 * s:.3g}"] for name, s in seconds.items()]
         print(markdown([["measured on 2 processes, gloo", "ms"], *milliseconds]))
         head = "network (parameters, gradient, assumed step)"

@@ -130,12 +130,12 @@ class NormalisedStepTrainer(dj.JitterTrainer):
 
     def __post_init__(self):
         super().__post_init__()
-        self.law = self.model.fixed_point.iterator.jitter.noise
+        self.noise = self.model.fixed_point.iterator.jitter.noise
 
     def perturb(self, x, y, physics):
         factor = self.stepsize / stepsizes(self.model)[0]
-        levels = [factor * sigma for sigma in self.law.sigma]
-        dj.jitter(self.model, dj.GaussianJitter(levels, self.law.scale, self.law.generator))
+        levels = [factor * sigma for sigma in self.noise.sigma]
+        dj.jitter(self.model, dj.GaussianJitter(levels, self.noise.scale, self.noise.generator))
         return y
 
 

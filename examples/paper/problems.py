@@ -49,8 +49,8 @@ class Problem(ABC):
         if sigma is None:
             return self
         other = copy.copy(self)
-        laws = {k: dj.GaussianJitter(sigma, v.scale) for k, v in self.settings.jitter.items()}
-        other.settings = replace(self.settings, jitter=laws, input_sigma=sigma)
+        noises = {k: dj.GaussianJitter(sigma, v.scale) for k, v in self.settings.jitter.items()}
+        other.settings = replace(self.settings, jitter=noises, input_sigma=sigma)
         return other
 
     @abstractmethod

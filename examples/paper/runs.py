@@ -139,8 +139,8 @@ class Archive:
         settings = asdict(self.problem(run.problem).at_noise(run.sigma).settings)
         # A method does not depend on the noise of the others
         used = METHODS[run.method].noise if run.method in METHODS else ()
-        laws = settings.pop("jitter")
-        settings["jitter"] = laws[run.algorithm] if "jitter" in used else None
+        noises = settings.pop("jitter")
+        settings["jitter"] = noises[run.algorithm] if "jitter" in used else None
         settings["input_sigma"] = settings["input_sigma"] if "input" in used else None
         return json.loads(json.dumps({"settings": plain(settings), "data": self.data}))
 

@@ -30,8 +30,8 @@ def chosen(archive: Archive, problem: str, algorithm: str, method: str) -> tuple
     if archive.preset == "smoke":
         levels = levels[:1]
     settings = archive.problem(problem).settings
-    law = settings.jitter[algorithm].sigma[0]
-    preset = {"jitter": law, "input": settings.input_sigma}[method]
+    jitter = settings.jitter[algorithm].sigma[0]
+    preset = {"jitter": jitter, "input": settings.input_sigma}[method]
 
     def run(level: float) -> Run:
         if level == 0:
