@@ -15,7 +15,7 @@ import deepinv_jitter
 
 PACKAGE = Path(deepinv_jitter.__file__).parent
 ROOMS = re.findall(r"^- `(\w+)`", deepinv_jitter.__doc__, re.MULTILINE)
-WIDTH = 12  # of a module at most so many stand side by side
+WIDTH = 12  # at most so many modules stand side by side
 
 
 def imported(path: Path) -> set[str]:
