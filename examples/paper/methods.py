@@ -35,19 +35,19 @@ def diffusion(problem: Problem, algorithm: str) -> torch.nn.Module:
     return problem.diffusion()
 
 
-def plain(problem: Problem) -> Callable:
+def plain(problem: Problem, algorithm: str) -> Callable:
     return dj.JitterTrainer
 
 
-def noisy(problem: Problem) -> Callable:
-    return partial(dj.InputJitterTrainer, sigma=problem.settings.input_sigma)
+def noisy(problem: Problem, algorithm: str) -> Callable:
+    return partial(dj.InputJitterTrainer, sigma=problem.settings.input_sigma[algorithm])
 
 
-def attacked(problem: Problem) -> Callable:
+def attacked(problem: Problem, algorithm: str) -> Callable:
     return partial(dj.AttackTrainer, attack=problem.training_attack)
 
 
-def denoising(problem: Problem) -> Callable:
+def denoising(problem: Problem, algorithm: str) -> Callable:
     return dj.DDPMTrainer
 
 
@@ -89,19 +89,19 @@ def quick(problem: Problem, steps: int = 3) -> dj.Attack:
     return dj.FrankWolfeAttack(problem.settings.ball, steps=steps, keep="last")
 
 
-def mixed(share: float, steps: int, problem: Problem) -> Callable:
+def mixed(share: float, steps: int, problem: Problem, algorithm: str) -> Callable:
     return partial(
         dj.RobustTrainer,
         attack=quick(problem, steps),
         share=share,
-        sigma=problem.settings.input_sigma,
+        sigma=problem.settings.input_sigma[algorithm],
     )
 
 
-def late(problem: Problem) -> Callable:
+def late(problem: Problem, algorithm: str) -> Callable:
     """Noise for 60 % of the epochs, then attacks."""
     start = problem.settings.epochs - max(1, int(0.4 * problem.settings.epochs))
-    return mixed(lambda epoch: float(epoch >= start), 3, problem)
+    return mixed(lambda epoch: float(epoch >= start), 3, problem, algorithm)
 
 
 INPUT, BOTH = ("input",), ("input", "jitter")
@@ -187,7 +187,7 @@ def fit(
     settings = problem.settings
     torch.manual_seed(seed)
     model = build(problem, algorithm, method, step).to(device)
-    trainer = METHODS[method].trainer(problem)
+    trainer = METHODS[method].trainer(problem, algorithm)
     if step == "normalised":
         trainer = partial(NormalisedStepTrainer, stepsize=problem.stepsize)
     epochs = max(1, round(METHODS[method].epochs * settings.epochs * budget))

@@ -50,7 +50,8 @@ class Problem(ABC):
             return self
         other = copy.copy(self)
         noises = {k: dj.GaussianJitter(sigma, v.scale) for k, v in self.settings.jitter.items()}
-        other.settings = replace(self.settings, jitter=noises, input_sigma=sigma)
+        inputs = dict.fromkeys(self.settings.input_sigma, sigma)
+        other.settings = replace(self.settings, jitter=noises, input_sigma=inputs)
         return other
 
     @abstractmethod

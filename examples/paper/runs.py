@@ -139,9 +139,9 @@ class Archive:
         settings = asdict(self.problem(run.problem).at_noise(run.sigma).settings)
         # A method does not depend on the noise of the others
         used = METHODS[run.method].noise if run.method in METHODS else ()
-        noises = settings.pop("jitter")
-        settings["jitter"] = noises[run.algorithm] if "jitter" in used else None
-        settings["input_sigma"] = settings["input_sigma"] if "input" in used else None
+        for name, kind in {"jitter": "jitter", "input_sigma": "input"}.items():
+            by_algorithm = settings.pop(name)
+            settings[name] = by_algorithm[run.algorithm] if kind in used else None
         return json.loads(json.dumps({"settings": plain(settings), "data": self.data}))
 
     def _check(self, path: Path, kept: dict, run: Run) -> None:

@@ -3,13 +3,14 @@ r"""The numbers of the presets: ``smoke`` for tests, ``cpu`` for two cores, ``pa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import deepinv_jitter as dj
 
 
-def both(sigma: float, scale: str) -> dict[str, dj.GaussianJitter]:
-    """One noise model for both algorithms."""
-    return dict.fromkeys(("gd", "pgd"), dj.GaussianJitter(sigma, scale))
+def both(value: Any) -> dict[str, Any]:
+    """The same for both algorithms."""
+    return dict.fromkeys(("gd", "pgd"), value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Settings:
     epochs: int
     lr: float
     noise: float  # standard deviation of the measurement noise
-    input_sigma: float  # input jittering: standard deviation of each entry
+    input_sigma: dict[str, float]  # input jittering: standard deviation of each entry
     jitter: dict[str, dj.GaussianJitter]  # SGD and SPGD jittering, by algorithm
     radius: float  # of the attack in training and in the tables
     relative_to: str | None  # the unit of the radius: None is absolute
@@ -47,7 +48,7 @@ class Settings:
 
 _POINTS = {
     "size": (2,), "train": 200, "test": 50, "width": 32, "depth": 3, "batch": 200,
-    "noise": 0.1, "input_sigma": 0.1, "jitter": both(0.1, "norm"),
+    "noise": 0.1, "input_sigma": both(0.1), "jitter": both(dj.GaussianJitter(0.1, "norm")),
     "radius": 0.01, "relative_to": None, "radii": (0.01, 0.02, 0.05, 0.1),
 }  # fmt: skip
 POINTS = {
@@ -62,18 +63,20 @@ POINTS = {
 SEISMIC = {
     "smoke": Settings(
         size=(24, 24), train=4, test=2, iterations=2, width=8, depth=3, batch=2, epochs=1,
-        lr=3e-3, noise=0.01, input_sigma=0.05, jitter=both(0.1, "relative"),
+        lr=3e-3, noise=0.01, input_sigma=both(0.05),
+        jitter=both(dj.GaussianJitter(0.1, "relative")),
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
         solver_steps=3),
     "cpu": Settings(
         size=(64, 64), train=4000, test=12, iterations=5, width=16, depth=4, batch=4, epochs=20,
         draws=480, lr=5e-3, warmup=0.2, own_networks=True, ema=0.998, noise=0.01,
-        input_sigma=0.02, jitter=both(0.5, "relative"), radius=0.5, relative_to="noise",
-        radii=(0.5,), train_attack="power"),
+        input_sigma={"gd": 0.05, "pgd": 0.02},
+        jitter={k: dj.GaussianJitter(v, "relative") for k, v in {"gd": 2.0, "pgd": 0.5}.items()},
+        radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power"),
     "paper": Settings(
         size=(352, 352), train=1000, test=100, iterations=10, width=64, depth=5, batch=16,
-        epochs=100, lr=1e-4, noise=0.01, input_sigma=0.05,
-        jitter=both(0.1, "relative"), radius=1.0, relative_to=None,
+        epochs=100, lr=1e-4, noise=0.01, input_sigma=both(0.05),
+        jitter=both(dj.GaussianJitter(0.1, "relative")), radius=1.0, relative_to=None,
         radii=(1.0, 3.52), train_attack="paper", steps=100),
 }  # fmt: skip
 
@@ -81,17 +84,17 @@ MRI = {
     "smoke": Settings(
         size=(32, 32), train=4, test=2, iterations=2, width=8, depth=3, batch=2, epochs=1,
         draws=2, lr=3e-3, warmup=0.2, own_networks=True, ema=0.9, noise=0.05,
-        input_sigma=0.05, jitter=both(0.05, "relative"),
+        input_sigma=both(0.05), jitter=both(dj.GaussianJitter(0.05, "relative")),
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
         solver_steps=3),
     "cpu": Settings(
         size=(64, 64), train=12000, test=12, iterations=5, width=16, depth=4, batch=2, epochs=20,
         draws=200, lr=2e-3, warmup=0.2, own_networks=True, ema=0.998, noise=0.05,
-        input_sigma=0.05, jitter=both(0.05, "relative"), radius=0.5, relative_to="noise",
-        radii=(0.5,), train_attack="power", solver_steps=60),
+        input_sigma=both(0.05), jitter=both(dj.GaussianJitter(0.05, "relative")),
+        radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", solver_steps=60),
     "paper": Settings(
         size=(320, 320), train=1000, test=100, iterations=10, width=64, depth=8, batch=4,
-        epochs=130, lr=1e-4, noise=0.05, input_sigma=0.05,
-        jitter=both(0.01, "relative"), radius=1.0, relative_to=None,
+        epochs=130, lr=1e-4, noise=0.05, input_sigma=both(0.05),
+        jitter=both(dj.GaussianJitter(0.01, "relative")), radius=1.0, relative_to=None,
         radii=(1.0, 11.4), train_attack="paper", steps=100),
 }  # fmt: skip

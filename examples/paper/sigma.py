@@ -30,8 +30,10 @@ def chosen(archive: Archive, problem: str, algorithm: str, method: str) -> tuple
     if archive.preset == "smoke":
         levels = levels[:1]
     settings = archive.problem(problem).settings
-    jitter = settings.jitter[algorithm].sigma[0]
-    preset = {"jitter": jitter, "input": settings.input_sigma}[method]
+    if method == "jitter":
+        (preset,) = settings.jitter[algorithm].sigma
+    else:
+        preset = settings.input_sigma[algorithm]
 
     def run(level: float) -> Run:
         if level == 0:

@@ -44,7 +44,7 @@ def training_step(problem: Problem, algorithm: str, method: str, device: str):
     x = problem.truths["train"][: problem.settings.batch].to(device)
     masks = problem.masks(0, device)
     y = physics(x, **(masks.step(len(x)) if masks else {}))
-    trainer = METHODS[method].trainer(problem)(
+    trainer = METHODS[method].trainer(problem, algorithm)(
         model, physics, optimizer, [], device=device, save_path=None, verbose=False
     )
     trainer.setup_train()
