@@ -19,7 +19,7 @@ from .. import checks
 from ..attacks.noise import noise_models
 from ..attacks.parts import Measurements, named_parts
 from ..memory import Memory, modules
-from .seeds import seed_of, seeded
+from ..training.rng import seed_of, seeded
 from .shares import indices, part
 
 
@@ -97,7 +97,7 @@ class Source:
         assert generator is not None
         for number in numbers:
             seed_here = seed_of(seed, "physics", number)
-            with seeded(seed_here, device, generator):
+            with seeded(seed_here, generator):
                 rows.append(generator.step(batch_size=1, seed=seed_here))
         params: dict[str, Any] = {}
         for name in dict.fromkeys(chain.from_iterable(rows)):
@@ -152,7 +152,7 @@ class Batch:
                 f"the physics has none of the parameters {sorted(self.params)}, which would be "
                 "ignored: set, for example, a noise model that has them."
             )
-        with seeded(seed_of(seed, "first", self.start), self.x.device, self.physics):
+        with seeded(seed_of(seed, "first", self.start), self.physics):
             if candidates and len(self.x) > 1:
                 self._tell_apart(candidates)
             else:
@@ -164,8 +164,7 @@ class Batch:
             made = []
             for i in range(len(self.x)):
                 self._set(self.row(i))
-                own = seed_of(seed, "noise", self.start + i)
-                with seeded(own, self.x.device, self.physics):
+                with seeded(seed_of(seed, "noise", self.start + i), self.physics):
                     made.append(self.physics(self.x[i : i + 1]))
             if isinstance(made[0], TensorList):
                 self.y = TensorList([torch.cat(part) for part in zip(*made, strict=True)])

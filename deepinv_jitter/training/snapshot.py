@@ -79,12 +79,11 @@ class Snapshot:
         be drawn next.
         """
         self.take()
-        states = rng.state(self.generators)
         try:
-            rng.diverge(self.generators, stream)
-            yield
+            with rng.kept(self.generators):
+                rng.diverge(self.generators, stream)
+                yield
         finally:
-            rng.restore(states, self.generators)
             self.restore()
 
 
