@@ -103,6 +103,15 @@ class Memory:
             box.clear()
             box.extend(content) if isinstance(box, list) else box.update(content)
 
+    @contextmanager
+    def holding(self, others: dict[int, torch.Tensor]) -> Iterator[None]:
+        """Other tensors in the place of some, by the id of those; afterwards all is as before."""
+        try:
+            self.restore(others)
+            yield
+        finally:
+            self.restore()
+
     def rewind(self) -> None:
         """Bring back training modes, and the state of the generators held as attributes."""
         for module, training in self.modes:
@@ -127,10 +136,9 @@ def preserved(*roots: object) -> Iterator[None]:
     """
     memory = Memory(modules(*roots))
     try:
-        memory.restore(memory.copies())
-        yield
+        with memory.holding(memory.copies()):
+            yield
     finally:
-        memory.restore()
         memory.rewind()
 
 

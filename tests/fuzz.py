@@ -343,14 +343,14 @@ def in_ball(budget, delta, eps):
 def budget(d):
     make, (physics, _, shape) = ball(d), problem(d)
     y = d.tensor(3, *shape, bad=NAN + HUGE + TYPES + FLOATS + SHAPES + KINDS[:3])
-    law = d.spoilt(d.choice(["sphere", "ball", "gaussian"]), "cauchy", None)
+    distribution = d.spoilt(d.choice(["sphere", "ball", "gaussian"]), "cauchy", None)
     generator = d.spoilt(d.generator(), None, 3)
 
     def call():
         budget = make()
         eps, support = budget.radii(y, physics), budget.support(y, physics)
         zero = budget.zero(y, physics)
-        return budget, eps, support, budget.random(zero, eps, generator, law, support)
+        return budget, eps, support, budget.random(zero, eps, generator, distribution, support)
 
     def check(result):
         budget, eps, support, delta = result
@@ -358,7 +358,7 @@ def budget(d):
         assert eps.shape == (len(y),) and (eps >= 0).all()
         in_ball(budget, delta, eps)
         assert not delta[~support].any()
-        if law == "sphere":
+        if distribution == "sphere":
             assert torch.allclose(budget.norm(delta), eps * support.flatten(1).any(1), rtol=3e-2)
 
     return call, check

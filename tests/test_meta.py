@@ -234,8 +234,8 @@ def everything():
     y, eps = torch.ones(4, 2, device="cpu"), torch.ones(4, device="cpu")
     for ball in (dj.L2Ball(1.0), dj.LinfBall(1.0)):
         yield ball.radii(y, None)
-        for law in ("sphere", "ball", "gaussian"):
-            yield ball.random(y, eps, torch.Generator().manual_seed(0), law)
+        for distribution in ("sphere", "ball", "gaussian"):
+            yield ball.random(y, eps, torch.Generator().manual_seed(0), distribution)
     yield dj.GaussianJitter(0.1, generator=torch.Generator().manual_seed(0))(y)
 
 

@@ -110,19 +110,19 @@ def test_projection_is_inside_and_idempotent(ball, dtype, batch, shape, eps, see
     seeds,
 )
 def test_random_draws_lie_in_the_ball_and_on_the_support(
-    ball, law, dtype, batch, shape, radius, seed
+    ball, distribution, dtype, batch, shape, radius, seed
 ):
     ball, like = ball(1.0), torch.zeros(batch, *shape, dtype=dtype)
     eps = radius * torch.rand(batch, generator=generator(seed), dtype=torch.float64)
     support = torch.rand(like.shape, generator=generator(seed + 1)) > 0.3
     with assert_global_rng_untouched():
-        delta = ball.random(like, eps, generator(seed), law, support)
-        again = ball.random(like, eps, generator(seed), law, support)
+        delta = ball.random(like, eps, generator(seed), distribution, support)
+        again = ball.random(like, eps, generator(seed), distribution, support)
     assert torch.equal(delta, again) and delta.dtype == dtype
     assert not delta[~support].any()
     norm = ball.norm(delta).double()
     assert (norm <= eps).all()
-    if law == "sphere":
+    if distribution == "sphere":
         full = eps * support.flatten(1).any(1)
         assert torch.allclose(norm, full, rtol=1e-5)
 

@@ -15,7 +15,7 @@ from .parts import Layout, Measurements
 from .samples import check_pair, check_radius, column, per_sample, same_normal
 from .support import Support, broadcast, check_support, reached
 
-LAWS = ("sphere", "ball", "gaussian")
+DISTRIBUTIONS = ("sphere", "ball", "gaussian")
 
 
 class Budget(ABC):
@@ -200,7 +200,7 @@ class Budget(ABC):
         like: torch.Tensor,
         eps: torch.Tensor,
         generator: torch.Generator,
-        law: str = "sphere",
+        distribution: str = "sphere",
         support: torch.Tensor | None = None,
     ) -> torch.Tensor:
         r"""
@@ -211,8 +211,8 @@ class Budget(ABC):
         :param torch.Tensor like: gives shape, type and device, shape `(B, ...)`.
         :param torch.Tensor eps: absolute radius, shape `(B,)`.
         :param torch.Generator generator: source of the randomness, on the CPU.
-        :param str law: ``"sphere"`` or ``"ball"``, both uniform (on the corners, for the cube); or
-            ``"gaussian"`` noise that measures :math:`\varepsilon` in the sense of
+        :param str distribution: ``"sphere"`` or ``"ball"``, both uniform (on the corners, for the
+            cube); or ``"gaussian"`` noise that measures :math:`\varepsilon` in the sense of
             ``relative_to="noise"``, brought back into the ball where it leaves it. Default:
             ``"sphere"``.
         :param torch.Tensor, None support: ``True`` where the perturbation may differ from zero,
@@ -220,13 +220,14 @@ class Budget(ABC):
         :return: (:class:`torch.Tensor`) perturbation inside the ball.
         :raises TypeError: if ``like`` is no tensor of real or complex numbers, or ``generator`` no
             :class:`torch.Generator`.
-        :raises ValueError: if the law is unknown, or ``eps`` or ``support`` do not fit ``like``.
+        :raises ValueError: if the distribution is unknown, or ``eps`` or ``support`` do not fit
+            ``like``.
         """
         check_pair("like", like, eps)
         checks.instance("generator", generator, torch.Generator, "torch.Generator")
         if generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU, got one on {generator.device}.")
-        checks.choice("law", law, LAWS)
+        checks.choice("distribution", distribution, DISTRIBUTIONS)
         if support is None:
             support = torch.ones_like(like, dtype=torch.bool)
         if support.dtype != torch.bool or support.shape != like.shape:
@@ -235,11 +236,11 @@ class Budget(ABC):
                 f"{tuple(support.shape)} of {support.dtype}."
             )
         normal = torch.where(support, same_normal(like, generator), 0)
-        if law == "gaussian":
+        if distribution == "gaussian":
             scale = eps / self.norm(support.to(eps.dtype)).clamp_min(1)
             return self.project((normal * column(scale, like)).to(like.dtype), eps)
         sphere = self.steepest(normal, eps)
-        if law == "sphere":
+        if distribution == "sphere":
             return sphere
         entries = support.flatten(1).sum(1).clamp_min(1).to(eps.dtype)
         return (sphere * self._depth(sphere, entries, generator)).to(like.dtype)

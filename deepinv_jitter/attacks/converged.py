@@ -3,11 +3,10 @@ r"""A search that goes on, for each sample, until it has converged."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from deepinv.physics import Physics
 from torch import nn
 
 from .. import checks as rules
@@ -181,9 +180,10 @@ def subset(problem: Problem, rows: torch.Tensor) -> Iterator[Problem]:
     neither does, as for a model that mixes the samples of a batch, all samples go on.
     """
     if len(rows) < len(problem.eps):
-        part = problem.take(rows)
-        for as_it_is in (nullcontext(), _cut(problem.physics, rows, len(problem.eps))):
-            with as_it_is:
+        part, memory = problem.take(rows), Memory(modules(problem.physics))
+        each = [t for t in memory.tensors if t.shape[:1] == problem.eps.shape]
+        for cut in ({}, {id(t): t[rows] for t in each}):
+            with memory.holding(cut):
                 if _is_known(part):
                     yield part
                     problem.put(rows, part)
@@ -199,13 +199,3 @@ def _is_known(part: Problem) -> bool:
     except Exception:  # of whatever kind a wrong batch size makes a model or a physics raise
         return False
     return torch.allclose(loss, part.worst_loss, rtol=1e-3)
-
-
-@contextmanager
-def _cut(physics: Physics, rows: torch.Tensor, count: int) -> Iterator[None]:
-    memory = Memory(modules(physics))
-    try:
-        memory.restore({id(t): t[rows] for t in memory.tensors if t.shape[:1] == (count,)})
-        yield
-    finally:
-        memory.restore()

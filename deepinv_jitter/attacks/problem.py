@@ -166,9 +166,9 @@ class Problem:
         """The step of that length which gains most."""
         return self.budget.steepest(g, length)
 
-    def random(self, generator: torch.Generator, law: str = "sphere") -> torch.Tensor:
+    def random(self, generator: torch.Generator, distribution: str = "sphere") -> torch.Tensor:
         """A random point of the budget."""
-        return self.budget.random(self.zero, self.eps, generator, law, self.support)
+        return self.budget.random(self.zero, self.eps, generator, distribution, self.support)
 
     def start(self, init: torch.Tensor | None, seed: int) -> torch.Tensor:
         """The given first point, brought into the budget, or a random one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import checks as rules
-from .budgets import LAWS, Budget
+from .budgets import DISTRIBUTIONS, Budget
 from .problem import Objective
 from .search import SearchAttack
 
@@ -17,8 +17,8 @@ class RandomAttack(SearchAttack):
 
     :param Budget budget: the allowed perturbations.
     :param int samples: number of draws, each the same direction for every sample. Default: 100.
-    :param str law: ``"sphere"``, ``"ball"`` or ``"gaussian"``, see :meth:`Budget.random`. Default:
-        ``"sphere"``.
+    :param str distribution: ``"sphere"``, ``"ball"`` or ``"gaussian"``, see :meth:`Budget.random`.
+        Default: ``"sphere"``.
     :param bool checks: find out in :meth:`Attack.run` whether the model is stochastic. Default:
         ``True``.
 
@@ -44,26 +44,26 @@ class RandomAttack(SearchAttack):
         budget: Budget,
         *,
         samples: int = 100,
-        law: str = "sphere",
+        distribution: str = "sphere",
         objective: Objective = "error",
         seed: int = 0,
         checks: bool = True,
     ):
-        rules.choice("law", law, LAWS)
+        rules.choice("distribution", distribution, DISTRIBUTIONS)
         steps = rules.whole("samples", samples, 1)
         super().__init__(
             budget, steps=steps, start="zero", objective=objective, seed=seed, checks=checks
         )
-        self.law = law
+        self.distribution = distribution
 
     @property
     def settings(self):
-        law = "" if self.law == "sphere" else f", law={self.law!r}"
-        return f"samples={self.steps}{law}"
+        sphere = self.distribution == "sphere"
+        return f"samples={self.steps}" + ("" if sphere else f", distribution={self.distribution!r}")
 
     def search(self, problem, delta):
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.steps):
             problem.loss(delta)
-            delta = problem.random(generator, self.law)
+            delta = problem.random(generator, self.distribution)
         return delta

@@ -13,14 +13,13 @@ from deepinv.datasets.base import batch_as_dict
 from deepinv.physics import LinearPhysics, NoiseModel, Physics
 from deepinv.physics.generator import PhysicsGenerator
 from deepinv.utils import TensorList
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .. import checks
 from ..attacks.noise import noise_models
 from ..attacks.parts import Measurements, named_parts
 from ..memory import Memory, modules
-from .seeds import seed_of, seeded
-from .shares import indices, part
+from ..training.rng import seed_of, seeded
 
 
 @dataclass
@@ -44,14 +43,14 @@ class Source:
 
         The others are not read where that can be told from their indices.
         """
-        order = indices(self.loader) if turns > 1 else None
+        order = _indices(self.loader) if turns > 1 else None
         if order is None:
             for number, data in enumerate(self.loader):
                 read = self.batch(data, device, start)
                 yield read if number % turns == first else None, len(read.x)
                 start += len(read.x)
             return
-        own = iter(part(self.loader, order[first::turns]))
+        own = iter(_part(self.loader, order[first::turns]))
         for number, asked in enumerate(order):
             batch = self.batch(next(own), device, start) if number % turns == first else None
             if batch is not None and len(batch.x) != len(asked):
@@ -97,7 +96,7 @@ class Source:
         assert generator is not None
         for number in numbers:
             seed_here = seed_of(seed, "physics", number)
-            with seeded(seed_here, device, generator):
+            with seeded(seed_here, generator):
                 rows.append(generator.step(batch_size=1, seed=seed_here))
         params: dict[str, Any] = {}
         for name in dict.fromkeys(chain.from_iterable(rows)):
@@ -152,7 +151,7 @@ class Batch:
                 f"the physics has none of the parameters {sorted(self.params)}, which would be "
                 "ignored: set, for example, a noise model that has them."
             )
-        with seeded(seed_of(seed, "first", self.start), self.x.device, self.physics):
+        with seeded(seed_of(seed, "first", self.start), self.physics):
             if candidates and len(self.x) > 1:
                 self._tell_apart(candidates)
             else:
@@ -164,8 +163,7 @@ class Batch:
             made = []
             for i in range(len(self.x)):
                 self._set(self.row(i))
-                own = seed_of(seed, "noise", self.start + i)
-                with seeded(own, self.x.device, self.physics):
+                with seeded(seed_of(seed, "noise", self.start + i), self.physics):
                     made.append(self.physics(self.x[i : i + 1]))
             if isinstance(made[0], TensorList):
                 self.y = TensorList([torch.cat(part) for part in zip(*made, strict=True)])
@@ -264,6 +262,32 @@ def paired(dataloader: Any, physics: Any, generator: Any) -> list[Source]:
             if not isinstance(thing, kind):
                 raise TypeError(f"{name} must be {noun}, got {type(thing).__name__}.")
     return [Source(*parts) for parts in zip(loaders, physics, generator, strict=True)]
+
+
+class _Indices(Dataset):
+    """A data set in which every sample is its index."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return index
+
+
+def _indices(loader: Iterable) -> list[list] | None:
+    """Of every batch, drawn as the loader itself would; ``None`` where no index tells a sample."""
+    if (
+        type(loader) is not DataLoader
+        or loader.batch_sampler is None
+        or isinstance(loader.dataset, IterableDataset)
+    ):
+        return None
+    options: dict[str, Any] = {"collate_fn": list, "generator": loader.generator}
+    return list(DataLoader(_Indices(), batch_sampler=loader.batch_sampler, **options))
+
+
+def _part(loader: Any, batches: list[list]) -> DataLoader:
+    """A loader of some batches alone."""
+    names = "num_workers collate_fn pin_memory timeout worker_init_fn multiprocessing_context"
+    options: dict[str, Any] = {n: getattr(loader, n) for n in [*names.split(), "prefetch_factor"]}
+    return DataLoader(loader.dataset, batch_sampler=batches, **options)
 
 
 def _length(value: Any) -> int | None:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from .. import checks
 from ..attacks.parts import Layout
 from ..attacks.samples import where
+from ..training.rng import seed_of, seeded
 from .batches import Batch
 from .cache import Cache
 from .metrics import contrast_recovery, error_outside
@@ -30,7 +31,6 @@ from .results import (
     Condition,
 )
 from .scores import Scores, alike, squared_error
-from .seeds import seed_of, seeded
 
 
 class Bench:
@@ -209,7 +209,7 @@ def complete(
     def randomness(purpose: str):
         # So that a resumed evaluation of a random model goes on as it would have
         own = seed_of(protocol.seed, purpose, batch.start)
-        return seeded(own, device, model, batch.physics)
+        return seeded(own, model, batch.physics)
 
     batch.measure(protocol.seed)
     cache.start()

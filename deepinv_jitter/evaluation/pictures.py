@@ -3,36 +3,20 @@ r"""Reconstructions side by side, clean and attacked, as images or as points of 
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from deepinv.utils.signals import complex_abs
 
+from ..training.history import COLOURS, MARKERS
 from .results import CLEAN, Results
 from .words import name_of, value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-#: Okabe and Ito's colours, which the colour-blind tell apart, and markers for print without colour.
-COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
-MARKERS = "o", "s", "^", "D", "v", "P", "X", "*"
-
-
-def saved(figure: Figure, path: str | os.PathLike | None) -> Figure:
-    """The figure, written if there is a path."""
-    import matplotlib.pyplot as plt
-
-    if path is not None:
-        # Text stays text, which can be edited, searched and read aloud
-        text: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
-        with plt.rc_context(text):
-            figure.savefig(path, dpi=200)
-    return figure
 
 
 @dataclass

@@ -225,11 +225,7 @@ def worst_case_risk(
 
 def _risk(model: nn.Module, physics: Physics, count: int, draw: Callable[[], Pair]) -> Risk:
     """Mean and standard error of the squared errors of draws, with the model in evaluation mode."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            "model must be a torch.nn.Module, called as model(y, physics), "
-            f"got {type(model).__name__}."
-        )
+    checks.instance("model", model, nn.Module, "torch.nn.Module")
     errors = []
     with evaluated(model), torch.no_grad():
         for _ in range(count):

@@ -27,13 +27,13 @@ from ..attacks.base import Attack
 from ..memory import evaluated, modules, preserved
 from ..optim.jittering import no_jitter
 from ..training import distributed as processes
+from ..training.rng import seeded
 from .batches import Source, paired
 from .cache import Cache, digests, files
 from .comparison import RobustnessComparison
 from .conditions import complete
 from .protocol import Protocol, attack_of, conditions_of, named_metrics, peak_for
 from .report import RobustnessReport
-from .seeds import seeded
 from .shifts import Shift
 
 
@@ -230,7 +230,7 @@ def _fill(
     batches = sum(operator.length_hint(source.loader) for source in sources)
     index = start = 0
     with (
-        seeded(protocol.seed, device, *(source.loader for source in sources)),
+        seeded(protocol.seed, *(source.loader for source in sources)),
         tqdm(
             total=batches * count * len(models) or None,
             disable=not verbose or process > 0,

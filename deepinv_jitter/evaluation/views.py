@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import checks
-from .pictures import COLOURS, MARKERS, images, points, saved
+from ..training.history import COLOURS, saved, style
+from .pictures import images, points
 from .results import CLEAN, RANDOM, WORST, Results
 from .tables import as_csv
 from .words import plural, unit_of, with_unit
@@ -157,10 +158,10 @@ class Views:
 
 def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
     for number, report in enumerate(reports.values()):
-        own = _style(number)
-        for kind, style in LINES.items():
+        own = style(number)
+        for kind, line in LINES.items():
             eps, means, low, high = _curve(report, kind, metric)
-            ax.plot(eps, means, zorder=3, **own, **style)
+            ax.plot(eps, means, zorder=3, **own, **line)
             if len(reports) == 1:
                 ax.fill_between(eps, low, high, color=own["color"], alpha=0.15, linewidth=0)
             elif kind == WORST:
@@ -183,17 +184,13 @@ def _curve(report: Results, kind: str, metric: str) -> tuple[list[float], ...]:
     return list(labels), *([row[k] for row in found] for k in ("mean", "low", "high"))
 
 
-def _style(number: int) -> dict[str, Any]:
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-
-
 def _legend(ax: Axes, reports: dict[str, Results]) -> None:
     """The networks by colour and marker, and what solid and dashed lines are."""
     from matplotlib.lines import Line2D
 
     entries = []
     for number, name in enumerate(filter(None, reports)):
-        entries.append(Line2D([], [], **_style(number), label=name))
+        entries.append(Line2D([], [], **style(number), label=name))
     plain = "#444444" if entries else COLOURS[0]
     for label, kind in {"worst case": WORST, "random, equal norm": RANDOM}.items():
         entries.append(Line2D([], [], color=plain, ls=LINES[kind]["ls"], label=label))

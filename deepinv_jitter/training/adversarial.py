@@ -21,10 +21,9 @@ class Attacked(Perturbation):
 
     def __init__(self, deltas: Deltas, monitor: Monitor, otherwise: Perturbation):
         self.deltas, self.monitor, self.otherwise = deltas, monitor, otherwise
-        self._turn = 0, 0  # the epoch, and how many of its batches were asked about
 
     def __call__(self, trainer, x, y, physics) -> Measurements:
-        if not self._attacks_next(trainer.share):
+        if not _attacked(trainer.share, *trainer._epoch.position):
             return self.otherwise(trainer, x, y, physics)
         if not finite(x, y):
             # with a loss that is not finite either, on which all processes agree
@@ -37,26 +36,14 @@ class Attacked(Perturbation):
             self.deltas.note(delta)
         return y + delta
 
-    def begin(self, epoch: int) -> None:
-        if self._turn[0] != epoch:
-            self._turn = epoch, 0
 
-    def _attacks_next(self, share: float | Callable[[int], float]) -> bool:
-        """Whether the next batch is attacked; it counts as passed."""
-        epoch, passed = self._turn
-        self._turn = epoch, passed + 1
-        given = share(epoch) if callable(share) else share
-        level = checks.real("share", given, low=0, high=1)
-        # Blind to rounding: 3 of 9 batches for a third
-        before, after = (math.floor(n * level + 1e-9) for n in (passed, passed + 1))
-        return after > before
-
-    def own_state(self) -> dict:
-        return {"turn": self._turn}
-
-    def load_own(self, state: dict) -> None:
-        epoch, passed = state.get("turn", self._turn)
-        self._turn = epoch, passed
+def _attacked(share: float | Callable[[int], float], epoch: int, passed: int) -> bool:
+    """Whether the next batch of an epoch is attacked, of which so many have passed."""
+    given = share(epoch) if callable(share) else share
+    level = checks.real("share", given, low=0, high=1)
+    # Blind to rounding: 3 of 9 batches for a third
+    before, after = (math.floor(n * level + 1e-9) for n in (passed, passed + 1))
+    return after > before
 
 
 @dataclass
@@ -128,7 +115,7 @@ class AttackTrainer(JitterTrainer):
         super().__post_init__()
         self._deltas, self._monitor = Deltas(), Monitor()
         self._perturbation = Attacked(self._deltas, self._monitor, self._perturbation)
-        self._parts += [self._deltas, self._monitor, self._perturbation]
+        self._parts += [self._deltas, self._monitor]
 
     @property
     def monitor_history(self) -> list[float]:

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from .generators import Generator, kind
 from .host import BEST, CHECKPOINTS
+from .rng import Generator, kind
 
 #: The file that is written within an epoch.
 INTERRUPTED = "ckp_interrupted.pth.tar"

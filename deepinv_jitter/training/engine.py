@@ -64,8 +64,7 @@ class Engine(LongRun):
             if distributed.count() == 1 or not self._clock.running:
                 self._obey(received, progress_bar)
             return
-        for part in self._parts:
-            part.begin(epoch)
+        self._validation.forget()
         if not self._epoch.training:
             (received,) = distributed.largest([received], self.device)
             self._obey(received, progress_bar)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from deepinv import Trainer
 
@@ -20,7 +20,7 @@ Run: TypeAlias = str | os.PathLike | Trainer
 
 #: Okabe and Ito's colours, which the colour-blind tell apart.
 COLOURS = (*("#0072B2", "#D55E00", "#009E73", "#CC79A7"), *("#E69F00", "#56B4E9", "#000000"))
-#: For those who see no colours, and for more runs than there are.
+#: For those who see no colours, and for more runs or networks than there are.
 MARKERS = "os^DvPX*"
 
 
@@ -98,8 +98,7 @@ def plot_history(
         for i, (label, curves) in enumerate(found.items()):
             for curve in curves:
                 if curve.name == name:
-                    colour = COLOURS[i % len(COLOURS)]
-                    _draw(ax, curve, label, colour, MARKERS[i % len(MARKERS)])
+                    _draw(ax, curve, label, **style(i))
         ax.grid(alpha=0.3)
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes.flat[len(names) :]:
@@ -112,19 +111,34 @@ def plot_history(
         ncols=min(max(len(found), 2), columns + 1),
         frameon=False,
     )
+    return saved(figure, path)
+
+
+def style(number: int) -> dict[str, Any]:
+    """The colour and the marker of the first, the second and so on."""
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+
+
+def saved(figure: Figure, path: str | os.PathLike | None) -> Figure:
+    """The figure, written if there is a path."""
+    import matplotlib.pyplot as plt
+
     if path is not None:
-        figure.savefig(path, dpi=150)
+        # Text stays text, which can be edited, searched and read aloud
+        text: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}
+        with plt.rc_context(text):
+            figure.savefig(path, dpi=200)
     return figure
 
 
-def _draw(ax: Axes, curve: Curve, label: str, colour: str, marker: str) -> None:
+def _draw(ax: Axes, curve: Curve, label: str, color: str, marker: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     validation = curve.part == "validation"
     ax.plot(
         curve.steps,
         curve.values,
-        color=colour,
+        color=color,
         linestyle="-" if validation else "--",
         marker=marker if validation else None,
         markersize=4,

@@ -16,9 +16,6 @@ class Part:
     #: what the batch at hand has taught it, until that counts or is left out
     found: Any = None
 
-    def begin(self, epoch: int) -> None:
-        """A training batch of this epoch is next."""
-
     def learn(self, trainer: Any, found: Any) -> None:
         """The batch has counted, and what it has taught with it."""
 

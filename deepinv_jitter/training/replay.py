@@ -51,16 +51,14 @@ def _tried(loader: DataLoader) -> tuple[bool, bool]:
     if stream:
         dataset = copy.deepcopy(dataset)  # from which nothing is taken
     generators = rng.generators([dataset, collate])
-    before, draws = rng.state(generators), []
-    try:
+    draws = []
+    with rng.kept(generators) as before:
         for _ in range(2):
             rng.restore(before, generators)
             sample = next(iter(dataset)) if stream else dataset[0]
             alone = loader.batch_sampler is None  # a batch by itself
             draws.append(collate(sample if alone else [sample]))
         after = rng.state(generators)
-    finally:
-        rng.restore(before, generators)
     return not _same(before, after), _same(*draws)
 
 

@@ -18,7 +18,6 @@ from .. import checks
 from . import checkpoints, distributed, rng
 from .averaging import Averaging
 from .checkpoints import INTERRUPTED, class_name
-from .generators import Generator, kind, named
 from .host import BEST, HISTORIES, HostTrainer, as_list, content
 from .parts import Part
 from .position import Clock, Epoch, Position
@@ -155,7 +154,7 @@ class ResumingTrainer(HostTrainer):
             "time": self._time,
             "parts": {name: class_name(part) for name, part in parts.items()},
             "groups": checkpoints.grouped(self.optimizer, self.model),
-            "generators": {n: kind(g) for n, g in self._generators().items()},
+            "generators": {n: rng.kind(g) for n, g in self._generators().items()},
             "scaler": self.loss_scaler.state_dict(),
             "skipped": self.skipped,
             "seconds": self.seconds,
@@ -272,7 +271,7 @@ class ResumingTrainer(HostTrainer):
     def _random_state(self) -> dict:
         return rng.state(self._generators())
 
-    def _generators(self) -> dict[str, Generator]:
+    def _generators(self) -> dict[str, rng.Generator]:
         """Every generator that can be reached from the trainer, once each."""
         parts = "model", "physics", "physics_generator", "losses"
         groups = {name: as_list(getattr(self, name)) for name in parts}
@@ -281,6 +280,6 @@ class ResumingTrainer(HostTrainer):
             name: value
             for name, value in vars(self).items()
             if name not in groups | loaders
-            and (isinstance(value, Generator) or not name.startswith("_"))
+            and (isinstance(value, rng.Generator) or not name.startswith("_"))
         }
-        return named(*({name: part} for name, part in groups.items()), loaders, own)
+        return rng.named(*({name: part} for name, part in groups.items()), loaders, own)

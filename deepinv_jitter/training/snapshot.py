@@ -3,7 +3,7 @@ r"""What modules hold besides their weights, such as running means: kept, and br
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
@@ -79,26 +79,20 @@ class Snapshot:
         be drawn next.
         """
         self.take()
-        states = rng.state(self.generators)
         try:
-            rng.diverge(self.generators, stream)
-            yield
+            with rng.kept(self.generators):
+                rng.diverge(self.generators, stream)
+                yield
         finally:
-            rng.restore(states, self.generators)
             self.restore()
 
 
-@contextmanager
-def holding(root: nn.Module, contents: dict[str, torch.Tensor]) -> Iterator[None]:
+def holding(root: nn.Module, contents: dict[str, torch.Tensor]) -> AbstractContextManager:
     """
     A module with other contents of its :func:`tensors`, of any shape.
 
     Not ``physics.update``, which may treat what it is given, such as normalising it.
     """
-    memory = Memory(modules(root))
     own = {name: t for name, t in tensors(root).items() if name in contents}
-    memory.restore({id(t): contents[name].to(t.device) for name, t in own.items()})
-    try:
-        yield
-    finally:
-        memory.restore()
+    others = {id(t): contents[name].to(t.device) for name, t in own.items()}
+    return Memory(modules(root)).holding(others)

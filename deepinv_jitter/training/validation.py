@@ -38,8 +38,9 @@ class Validation(Part):
         self._adapters += [m for m in trainer.model.modules() if m not in network]
         self._held = None
 
-    def begin(self, epoch: int) -> None:
-        self._held = None  # a training batch may make modules and generators
+    def forget(self) -> None:
+        """A training batch is next, which may make modules and generators."""
+        self._held = None
 
     @contextmanager
     def looking(self, trainer: Any) -> Iterator[None]:

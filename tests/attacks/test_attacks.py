@@ -860,7 +860,11 @@ BALL = dj.L2Ball(1.0)
             "autocast must be one of .None, torch.bfloat16, .* got torch.float32",
         ),
         (lambda: dj.PGDAttack.paper(0.0), ValueError, "eps must be positive, got 0.0"),
-        (lambda: dj.RandomAttack(BALL, law="cauchy"), ValueError, "law must be .* got 'cauchy'"),
+        (
+            lambda: dj.RandomAttack(BALL, distribution="cauchy"),
+            ValueError,
+            "distribution must be .* got 'cauchy'",
+        ),
         (lambda: dj.PGDAttack(BALL).repeat(0), ValueError, "n must be .* at least 1, got 0"),
         (lambda: dj.WorstCase([]), ValueError, "at least one attack, got none"),
         (lambda: dj.WorstCase([BALL]), TypeError, "attacks must hold attacks, got L2Ball"),

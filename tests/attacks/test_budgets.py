@@ -110,16 +110,16 @@ def test_gradients_of_any_size(ball, scale):
 
 @every_ball
 @every_dtype
-@pytest.mark.parametrize("law", ["sphere", "ball", "gaussian"])
-def test_random_draws(ball, dtype, law):
+@pytest.mark.parametrize("distribution", ["sphere", "ball", "gaussian"])
+def test_random_draws(ball, dtype, distribution):
     like, support = torch.zeros(4, 1, 6, 5, dtype=dtype), torch.rand(4, 1, 6, 5) > 0.4
     with assert_global_rng_untouched():
-        out = ball.random(like, EPS, generator(), law, support)
-        again = ball.random(like, EPS, generator(), law, support)
+        out = ball.random(like, EPS, generator(), distribution, support)
+        again = ball.random(like, EPS, generator(), distribution, support)
     assert out.dtype == dtype and torch.equal(out, again)
     assert not out[~support].any() and not out[0].any() and out[1:].any()
     assert (plain_norm(ball, out) <= EPS.double() * (1 + 1e-6)).all()
-    alone = ball.random(like[2:3], EPS[2:3], generator(), law, support[2:3])
+    alone = ball.random(like[2:3], EPS[2:3], generator(), distribution, support[2:3])
     assert torch.allclose(alone, out[2:3], rtol=10 * torch.finfo(dtype).eps)
 
 
@@ -127,11 +127,11 @@ def test_laws():
     eps, like = torch.ones(1), torch.zeros(1, 3)
     g = generator()
     norms = {
-        (name, law): torch.cat(
-            [ball(1.0).norm(ball(1.0).random(like, eps, g, law)) for _ in range(600)]
+        (name, distribution): torch.cat(
+            [ball(1.0).norm(ball(1.0).random(like, eps, g, distribution)) for _ in range(600)]
         )
         for name, ball in BALLS.items()
-        for law in ("sphere", "ball")
+        for distribution in ("sphere", "ball")
     }
     for name in BALLS:
         assert torch.allclose(norms[name, "sphere"], torch.tensor(1.0))
@@ -271,7 +271,7 @@ def test_refused_with_a_physics():
         dj.L2Ball(1.0, support=torch.ones(5)).support(y, physics)
     with pytest.raises(TypeError, match="needs a deepinv LinearPhysics, .* got Physics"):
         dj.L2Ball(1.0, domain="image").zero(y, dinv.physics.Physics())
-    with pytest.raises(ValueError, match="law must be one of .* got 'cauchy'"):
+    with pytest.raises(ValueError, match="distribution must be one of .* got 'cauchy'"):
         dj.L2Ball(1.0).random(y, torch.ones(3), generator(), "cauchy")
 
 

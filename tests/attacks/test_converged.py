@@ -286,8 +286,8 @@ def test_it_says_what_it_is_in_one_line():
         "start='zero'), MomentumAttack(steps=40, start='random'), MomentumAttack(steps=40, "
         "start='random', widen=3)], tolerance=0.01, max_steps=1500)"
     )
-    assert repr(dj.RandomAttack(ball, law="ball")) == (
-        "RandomAttack(L2Ball(1.0, relative_to='noise'), samples=100, law='ball')"
+    assert repr(dj.RandomAttack(ball, distribution="ball")) == (
+        "RandomAttack(L2Ball(1.0, relative_to='noise'), samples=100, distribution='ball')"
     )
 
 

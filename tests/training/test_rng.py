@@ -13,7 +13,7 @@ from deepinv.datasets.fastmri import MRISliceTransform
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Subset
 
 import deepinv_jitter as dj
-from deepinv_jitter.training import generators
+from deepinv_jitter.training import rng
 
 KINDS = {
     "torch": torch.Generator,
@@ -30,18 +30,18 @@ GLOBAL = torch.Generator()
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_are_plain_data_and_bring_back(kind):
     generator = KINDS[kind]()
-    generators.drawn(generator)
+    rng.drawn(generator)
     file = io.BytesIO()
-    torch.save(generators.state(generator), file)
+    torch.save(rng.place(generator), file)
     file.seek(0)
-    draws = [generators.drawn(generator) for _ in range(3)]
-    generators.restore(generator, torch.load(file, weights_only=True))
-    assert draws == [generators.drawn(generator) for _ in range(3)]
+    draws = [rng.drawn(generator) for _ in range(3)]
+    rng.put(generator, torch.load(file, weights_only=True))
+    assert draws == [rng.drawn(generator) for _ in range(3)]
     assert len(set(draws)) == 3
-    generators.seed(generator, 2**40)
-    first = generators.drawn(generator)
-    generators.seed(generator, 2**40)
-    assert first == generators.drawn(generator)
+    rng.reseed(generator, 2**40)
+    first = rng.drawn(generator)
+    rng.reseed(generator, 2**40)
+    assert first == rng.drawn(generator)
 
 
 def closing(generator):
@@ -110,7 +110,7 @@ class Held:
 )
 def test_found(kind, holder):
     generator = KINDS[kind]()
-    found = generators.named({"thing": HOLDERS[holder](generator)})
+    found = rng.named({"thing": HOLDERS[holder](generator)})
     assert [g for g in found.values() if g is generator] == [generator]
 
 
@@ -118,7 +118,7 @@ def test_global_and_class_wide_ones_are_found():
     class Wide(WithGlobal):
         rng = np.random.default_rng(0)
 
-    found = generators.named({"data": Wide()})
+    found = rng.named({"data": Wide()})
     assert found == {"data.Wide.rng": Wide.rng, "data.WithGlobal.__getitem__.GLOBAL": GLOBAL}
 
 
@@ -126,7 +126,7 @@ def test_names_do_not_depend_on_what_was_built_before():
     def build():
         law = dj.GaussianJitter(0.1, generator=torch.Generator())
         model = dj.UnfoldedGD(hooked(torch.Generator()), jitter=law)
-        return list(generators.named({"model": model}))
+        return list(rng.named({"model": model}))
 
     first = build()
     hooked(torch.Generator())
@@ -134,12 +134,12 @@ def test_names_do_not_depend_on_what_was_built_before():
 
 
 def test_what_draws_from_the_system_has_no_state():
-    assert generators.named({"thing": random.SystemRandom()}) == {}
+    assert rng.named({"thing": random.SystemRandom()}) == {}
 
 
 def test_many_files_cost_nothing(monkeypatch):
     looked = []
-    parts = generators._parts
-    monkeypatch.setattr(generators, "_parts", lambda t: looked.append(t) or parts(t))
-    generators.named({"data": Held([["a", 1.0]] * 5000)})
+    parts = rng._parts
+    monkeypatch.setattr(rng, "_parts", lambda t: looked.append(t) or parts(t))
+    rng.named({"data": Held([["a", 1.0]] * 5000)})
     assert len(looked) < 10
