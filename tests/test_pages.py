@@ -94,7 +94,9 @@ def test_every_picture_has_an_alternative_text_and_a_caption():
 def test_the_script_for_many_gpus_runs_in_two_processes(tmp_path):
     (script,) = (code for code in blocks("long_runs.md") if "init_process_group" in code)
     assert "epochs=3" in script and "img_size=(48, 48)" in script
-    script = script.replace("epochs=3", "epochs=1").replace("img_size=(48, 48)", "img_size=(16, 16)")
+    script = script.replace("epochs=3", "epochs=1").replace(
+        "img_size=(48, 48)", "img_size=(16, 16)"
+    )
     (tmp_path / "train.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

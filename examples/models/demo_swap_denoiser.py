@@ -46,7 +46,6 @@ def camera(seed):
 # Freshly initialised. In the sizes that deepinv publishes, DnCNN and DRUNet start from its weights
 # with ``pretrained="download"``; ``pretrained="weights.pt"`` takes a file. See
 # `deepinv's list <https://deepinv.github.io/deepinv/user_guide/reconstruction/denoisers.html>`_.
-# Any other network goes in as it is, by way of :class:`~deepinv_jitter.ProximalPrior`.
 
 channels = dict(in_channels=1, out_channels=1)
 priors = {

@@ -43,7 +43,8 @@ def problem(seed):
 # Four trainings
 # --------------
 # Unrolled gradient descent, eq. (8) of the paper, with a small network as the gradient of the
-# prior. SGD jittering is an argument of the model, the other two are trainers.
+# prior (:class:`~deepinv_jitter.GradientPrior`). SGD jittering is an argument of the model, the
+# other two are trainers.
 
 
 def trained(trainer=dj.JitterTrainer, jitter=None, **options):
@@ -69,7 +70,8 @@ models = {
 # The paper's expectations of the squared error, here as distances from the truth, on the same test
 # measurements for all: of the average case, with more noise in the measurements
 # (:class:`~deepinv_jitter.Risk` also tells its standard error), of the worst case within the
-# radius, and of generalisation, when it is the truth that moves.
+# radius, and of generalisation, when it is the truth that moves. There the robust ones pay: what
+# draws everything to the one point that it knows follows no other.
 
 x = torch.stack([sample["x"] for sample in dj.PointDataset(200)])
 physics = problem(seed=1)
