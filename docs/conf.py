@@ -110,7 +110,7 @@ def describe_thumbnails(app, doctree):
     for image in doctree.findall(nodes.image):
         name = re.search(r"sphx_glr_(?:demo_)?(\w+)_thumb", image["uri"])
         if name and not image.get("alt"):
-            image["alt"] = f"The last picture of the demo {name[1].replace('_', ' ')}"
+            image["alt"] = f"A picture of the demo {name[1].replace('_', ' ')}"
 
 
 def mark_sentences(app, doctree):
