@@ -97,8 +97,8 @@ for name, model in models.items():
 
 axis = torch.linspace(-1, 1, 201)
 plane = torch.cartesian_prod(axis, axis)
-figure, axes = plt.subplots(1, 4, figsize=(12, 3.4), layout="constrained")
-for ax, (name, model) in zip(axes, models.items()):
+figure, axes = plt.subplots(2, 2, figsize=(7.4, 6.4), layout="constrained")
+for ax, (name, model) in zip(axes.flat, models.items()):
     with torch.no_grad():
         error = model(plane, physics).norm(dim=1).reshape(len(axis), -1)
     picture = ax.imshow(
