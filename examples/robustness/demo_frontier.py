@@ -91,7 +91,8 @@ for (scheme, (training, knobs)), marker in zip(schemes.items(), "*osD"):
             curve.append([psnr(model(v, physics), x).mean().item() for v in (y, y_attacked)])
         print(f"{scheme:26s}{knob:<6g}clean %.2f dB, attacked %.2f dB" % tuple(curve[-1]))
         ax.annotate(knob or "", curve[-1], xytext=(9, 7), textcoords="offset points")
-    ax.plot(*zip(*curve), marker + "-", lw=3, ms=11, label=scheme)
+    size = 24 if marker == "*" else 12
+    ax.plot(*zip(*curve), marker + "-", lw=3, ms=size, label=scheme)
 ax.set(xlabel="PSNR, clean [dB]", ylabel="PSNR, attacked [dB]")
 ax.margins(0.1)
 ax.legend(frameon=False, loc="lower left")
