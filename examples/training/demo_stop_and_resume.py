@@ -1,6 +1,6 @@
 r"""
-Stop a training, and go on
-==========================
+Stop a training, and resume it
+==============================
 
 Trainings are stopped: by Ctrl-C, by a scheduler, by a power cut. All trainers of this package go on
 as if nothing had happened, with the same batches and the same noise, to the same weights, bit for
