@@ -71,6 +71,7 @@ sphinx_gallery_conf = {
     "doc_module": ("deepinv_jitter",),
     "reference_url": {"deepinv_jitter": None},
     "abort_on_example_error": True,
+    "capture_repr": (),  # a figure is shown, and not named
     "show_memory": False,
     "write_computation_times": False,
     "download_all_examples": False,
@@ -110,7 +111,7 @@ def describe_thumbnails(app, doctree):
     for image in doctree.findall(nodes.image):
         name = re.search(r"sphx_glr_(?:demo_)?(\w+)_thumb", image["uri"])
         if name and not image.get("alt"):
-            image["alt"] = f"The last picture of the demo {name[1].replace('_', ' ')}"
+            image["alt"] = f"A picture of the demo {name[1].replace('_', ' ')}"
 
 
 def mark_sentences(app, doctree):

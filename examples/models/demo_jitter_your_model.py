@@ -55,7 +55,9 @@ def hqs():
 # %%
 # The one line
 # ------------
-# ``dj.jitter`` works in place and returns the model; ``dj.unjitter`` takes the noise away again.
+# ``dj.jitter`` works in place and returns the model: its iterator is now within a
+# :class:`~deepinv_jitter.JitteredIterator`. :func:`~deepinv_jitter.no_jitter` silences it for a
+# while, :func:`~deepinv_jitter.unjitter` takes it away again.
 
 torch.manual_seed(0)
 model = pgd()
@@ -74,6 +76,8 @@ for mode in (True, False):
     with torch.no_grad():
         first, second = (m.train(mode)(y, physics) for m in (model, jittered))
     print(f"same output with train({mode}):", torch.equal(first, second))
+with torch.no_grad(), dj.no_jitter(jittered.train()):
+    print("same output with no_jitter:", torch.equal(first, jittered(y, physics)))
 
 # %%
 # Training

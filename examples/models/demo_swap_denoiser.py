@@ -123,9 +123,10 @@ images = {"truth": x} | outputs
 titles = ["truth"] + [
     f"{name}\n{psnr(image[3:4], x[3:4]).item():.1f} dB" for name, image in outputs.items()
 ]
-figure, axes = plt.subplots(1, len(images), figsize=(14, 2.7), layout="constrained")
-for ax, title, image in zip(axes, titles, images.values()):
+figure, axes = plt.subplots(2, 4, figsize=(9, 5.4), layout="constrained")
+axes.flat[-1].set_axis_off()
+for ax, title, image in zip(axes.flat, titles, images.values()):
     ax.imshow(image[3, 0], cmap="gray", vmin=0, vmax=1)
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=14)
     ax.set_axis_off()
 plt.show()

@@ -27,7 +27,8 @@ import deepinv_jitter as dj
 sections = dj.ReflectivityDataset(6, img_size=(96, 96), seed=3)
 x = torch.stack([section["x"] for section in sections])
 noise = dinv.physics.GaussianNoise(0.01, rng=torch.Generator().manual_seed(1))
-physics = dj.SeismicConvolution(noise_model=noise)
+wavelet = dj.ricker(51, a=4.0)  # or by frequency=25.0 (Hz) and dt=2.0 (ms)
+physics = dj.SeismicConvolution(wavelet, noise_model=noise)  # of norm 1, whatever the wavelet's
 y = physics(x)
 
 # %%
@@ -62,26 +63,32 @@ y_others = physics(others)
 weight = max((1e-3, 2e-3, 4e-3, 8e-3), key=lambda w: psnr(sparse(y_others, w), others).mean())
 
 # %%
-# Clean, more noise, and the worst case
-# -------------------------------------
-# The attack changes the traces by half the norm of their noise.
+# Clean, more noise, the worst case, and a layer
+# ----------------------------------------------
+# The attack changes the traces by half the norm of their noise. The layer is short and flat, as no
+# section of the training has it: how much of it comes back
+# (:func:`~deepinv_jitter.contrast_recovery`) is 1 for all of it and 0 for nothing.
 
 attack = dj.APGDAttack(dj.L2Ball(0.5, relative_to="noise"), steps=20)
 more_noise = y + 0.02 * torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
+with_layer, region = dj.HorizontalLayer(height=0.3)(x)
+y_layer = y + physics.A(with_layer - x)  # the same noise
 
 methods = {"sparse": lambda y, physics: sparse(y, weight)} | models
 panels = {"truth": x, "measured": y}
-print(f"{'PSNR (dB)':16s}{'clean':>8s}{'noise +0.02':>13s}{'worst case':>12s}")
+print(f"{'PSNR (dB)':16s}{'clean':>8s}{'noise +0.02':>13s}{'worst case':>12s}{'layer':>8s}")
 for name, method in methods.items():
     with torch.no_grad():
-        panels[name], noisy = method(y, physics), method(more_noise, physics)
-    scores = [psnr(panels[name], x).mean(), psnr(noisy, x).mean()]
+        panels[name], noisy, layer = (method(v, physics) for v in (y, more_noise, y_layer))
+    back = dj.contrast_recovery(layer, panels[name], with_layer, x).mean()
+    scores = [psnr(panels[name], x).mean(), psnr(noisy, x).mean(), None, back]
     if name in models:
         delta = attack(method, x, y, physics)
         with torch.no_grad():
             panels[f"{name}, attacked"] = method(y + delta, physics)
-        scores.append(psnr(panels[f"{name}, attacked"], x).mean())
-    print(f"{name:16s}" + "".join(f"{s:{w}.2f}" for s, w in zip(scores, (8, 13, 12))))
+        scores[2] = psnr(panels[f"{name}, attacked"], x).mean()
+    cells = zip(scores, (8, 13, 12, 8))
+    print(f"{name:16s}" + "".join(" " * w if s is None else f"{s:{w}.2f}" for s, w in cells))
 
 # %%
 # One section
@@ -93,7 +100,8 @@ order += ["measured", None, "MSE, attacked", "SPGD jittering, attacked"]
 for ax, name in zip(axes.flat, order):
     ax.set(xticks=[], yticks=[])
     if name is None:
-        ax.set_axis_off()
+        ax.plot(physics.wavelet, range(-25, 26), color="black")
+        ax.set(title="wavelet", ylim=(48, -48), box_aspect=1)  # time as in the sections
         continue
     section = panels[name]
     value = psnr(section[:1], x[:1]).item()

@@ -12,8 +12,12 @@ under attack.
 # %%
 # The checkpoint, and its data
 # ----------------------------
-# A network for brain MRI, 4x accelerated, which comes with the package. A checkpoint of your own is
-# loaded into a model of your own by ``load_state_dict``, before or after the one line.
+# A network for brain MRI, 4x accelerated, which comes with the package. For one of your own, build
+# your model as it was and load its checkpoint, before or after the one line. The files of deepinv's
+# trainers have the weights under a name::
+#
+#     weights = torch.load("runs/mse/ckp_best.pth.tar", weights_only=True)["state_dict"]
+#     model.load_state_dict(weights)
 
 import deepinv as dinv
 import matplotlib.pyplot as plt

@@ -85,10 +85,13 @@ for name, model in models.items():
     clean, worst = (psnr(x, x_test).mean() for x in (panels[name], attacked))
     print(f"{name:20s}{clean:8.2f}{worst:10.2f}")
 
-figure, axes = plt.subplots(1, len(panels), figsize=(11, 2.9), layout="constrained")
-for ax, (name, image) in zip(axes, panels.items()):
+figure, axes = plt.subplots(2, 3, figsize=(7.5, 5.9), layout="constrained")
+order = ["truth", "R2R", "R2R, jittered", "measured", "MSE, with the truth"]
+axes.flat[-1].set_axis_off()
+for ax, name in zip(axes.flat, order):
+    image = panels[name]
     value = psnr(image[3:4], x_test[3:4]).item()
     ax.imshow(image[3, 0], cmap="gray", vmin=0, vmax=1)
-    ax.set_title(name if name == "truth" else f"{name}\n{value:.1f} dB", fontsize=10)
+    ax.set_title(name if name == "truth" else f"{name}\n{value:.1f} dB", fontsize=14)
     ax.set_axis_off()
 plt.show()

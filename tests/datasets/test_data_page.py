@@ -92,6 +92,15 @@ def test_segy_from_the_files_to_the_report(files, capsys):
     assert names["reflectivity"].isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:.*(non_blocking|progress bar)")
+def test_a_physics_of_ones_own(capsys):
+    names = run("A physics of your own")
+    physics, x = names["physics"], names["x"]
+    assert physics.adjointness_test(x).abs() < 1e-2
+    assert 0.1 < physics.compute_sqnorm(x) <= 1
+    assert "worst case, 0.5 x noise" in capsys.readouterr().out
+
+
 @pytest.mark.filterwarnings("ignore:.*(non_blocking|tuple)")
 def test_any_data_set(files):
     sample = run("Any deepinv dataset")["train"][1]

@@ -119,15 +119,11 @@ class Model:
     at: str | None = None
     data: Callable = images
 
-    @property
-    def call(self) -> str:
-        at = f', at="{self.at}"' if self.at else ""
-        return f"dj.jitter(model, sigma{at})"
-
     def outcome(self) -> str:
         jitter = partial(dj.jitter, sigma=0.1, at=self.at)
         result = outcome(self.build, jitter, self.data)
-        return f"works: noise {self.noise}" if result == "works" else result
+        at = f' with `at="{self.at}"`' if self.at else ""
+        return f"works{at}: noise {self.noise}" if result == "works" else result
 
 
 def dncnn(channels=1):
@@ -407,7 +403,7 @@ DENOISERS = {
 @cache
 def model_row(name: str) -> str:
     model = MODELS[name]
-    return _row(f"`{name}`", f"`{model.call}`", model.outcome())
+    return _row(f"`{name}`", model.outcome())
 
 
 @cache
@@ -422,7 +418,7 @@ def denoiser_row(name: str) -> str:
     assert (swap.level is not None) == bool(level)
     result = "; GD ".join(results)
     needs = f" (`{swap.needs}`)" if swap.needs else ""
-    return _row(f"`{swap.code}`{needs}", level, result)
+    return _row(f"`{swap.code}`{needs}", result, level)
 
 
 def _row(*cells: str) -> str:
