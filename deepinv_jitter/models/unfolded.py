@@ -32,9 +32,10 @@ TRAINABLE = ("stepsize", "lambda_reg", "sigma_denoiser")
 SYNONYMS = {"lambda": "lambda_reg", "g_param": "sigma_denoiser"}
 
 
-def adjoint(y: torch.Tensor, physics: Physics) -> torch.Tensor:
-    r"""The default start of the iterations, :math:`x_0 = A^\top y`."""
-    return physics.A_adjoint(y)
+def adjoint(y: torch.Tensor, physics: Physics) -> dict:
+    r"""The default start of the iterations, :math:`x_0 = A^\top y`, and that it is :math:`A^\top y`."""
+    x = physics.A_adjoint(y)
+    return {"est": (x,), "adjoint": x}
 
 
 class _Unfolded(BaseOptim):
