@@ -33,7 +33,7 @@ SYNONYMS = {"lambda": "lambda_reg", "g_param": "sigma_denoiser"}
 
 
 def adjoint(y: torch.Tensor, physics: Physics) -> dict:
-    r"""The default start of the iterations, :math:`x_0 = A^\top y`, and that it is :math:`A^\top y`."""
+    r"""The default start of the iterations, :math:`x_0 = A^\top y`; the gradients need it too."""
     x = physics.A_adjoint(y)
     return {"est": (x,), "adjoint": x}
 
