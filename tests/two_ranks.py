@@ -414,7 +414,13 @@ def tiled(folder):
                 loss = (model.train()(y, physics) - x).square().mean()
                 loss.backward()
                 optimizer.step()
+            try:
+                dj.PGDAttack(dj.L2Ball(0.1), steps=1, checks=False)(model, x, y, physics)
+                said = ""
+            except NotImplementedError as error:
+                said = str(error)
         outcomes[name] = {"loss": loss.item()} | dict(model.state_dict())
+        outcomes[f"attack on {name}"] = said
     return outcomes
 
 
