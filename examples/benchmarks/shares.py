@@ -1,10 +1,10 @@
 r"""
-Where the time of a training step goes: in the network, in what surrounds it, and between.
+Where the time of a training step goes that is not the network's.
 
 ``python examples/benchmarks/shares.py`` runs steps of SGD jittering under torch's profiler, and
 the network alone. Layers are known by name; of other operations the network has the time that they
-take when it runs alone, and what they take beyond is sorted by what calls for them. What is left is
-the time between operations, that of Python and of the profiler.
+take when it runs alone, and what they take beyond is sorted by what calls for them. The rest of the
+step, its time of the processor, is the network's and that between operations, of Python.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def spent(step, rounds: int) -> tuple[Counter, float]:
     """
     Milliseconds of each operation in a step, without those that it calls; and of the step.
 
-    Of each call the median over the rounds, so that other processes do not count.
+    Of each call the median over the rounds, so that other processes do not count, if it is short.
     """
     calls, whole = defaultdict(list), []
     step()
@@ -54,18 +54,17 @@ def spent(step, rounds: int) -> tuple[Counter, float]:
 
 
 def shares(case: Case, rounds: int) -> list[str]:
-    """Per cent of the step, of each part."""
+    """Milliseconds of a step, and per cent of each part."""
     alone, _ = spent(case.floor(), rounds)
     step, whole = spent(case.step(case.model(jitter=0.1)), rounds)
-    parts = dict.fromkeys(("network", *PARTS, "other"), 0.0)
+    parts = dict.fromkeys((*PARTS, "other"), 0.0)
     for name, ms in step.items():
         layer = any(word in name for word in LAYERS) and name != "aten::bmm"
         network = ms if layer else min(ms, alone[name])
         called = (part for part, words in PARTS.items() if any(word in name for word in words))
-        parts["network"] += network
         parts[next(called, "other")] += ms - network
-    between = max(0.0, whole - sum(step.values()))
-    cells = [f"{100 * ms / whole:.1f}" for ms in (*parts.values(), between)]
+    rest = whole - sum(parts.values())
+    cells = [f"{100 * ms / whole:.2g}" for ms in (*parts.values(), rest)]
     return [case.name, f"{whole:.0f}", *cells]
 
 
@@ -75,7 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    lines = [["case", "ms", "network", *PARTS, "other", "between"]]
+    lines = [["case", "ms", *PARTS, "other", "network and Python"]]
     for case in cases(args.quick, "cpu").values():
         lines.append(shares(case, args.rounds))
     print(markdown(lines))
