@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from torch import distributed
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
 sys.path.insert(0, str(FOLDER))
@@ -17,6 +18,7 @@ import cases  # noqa: E402
 import goals  # noqa: E402
 import measure  # noqa: E402
 import memory  # noqa: E402
+import scaling  # noqa: E402
 
 CASES = cases.cases(quick=True, device="cpu")
 
@@ -44,6 +46,37 @@ def test_command(target, tmp_path, monkeypatch, capsys):
         assert all([row["what"], row["case"]] in named for row in record["rows"])
     else:
         assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_shares_command(monkeypatch, capsys):
+    arguments = ["shares.py", "--quick", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(FOLDER / "shares.py"), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    head, _, *rows = rows_of(capsys.readouterr().out)
+    assert [row[0] for row in rows] == list(CASES)
+    assert all(len(row) == len(head) and float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_weak_scaling_is_a_table_of_rounds(monkeypatch):
+    """With a single process, here."""
+
+    def alone(command, **_):
+        distributed.init_process_group(store=distributed.HashStore(), rank=0, world_size=1)
+        try:
+            scaling.write_steps(Path(command[-1]))
+        finally:
+            distributed.destroy_process_group()
+
+    monkeypatch.setattr(scaling, "STEPS", 1)
+    monkeypatch.setattr(scaling.subprocess, "run", alone)
+    _, _, *rows = rows_of(scaling.weak([1, 1], rounds=2))
+    assert [row[0] for row in rows] == ["1", "1"]
+    assert all(float(row[1]) > 0 and row[2] == "1 [1, 1]" for row in rows)
 
 
 def test_convergence_command(monkeypatch, capsys):

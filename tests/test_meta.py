@@ -256,6 +256,26 @@ def test_nor_in_an_evaluation():
     torch.testing.assert_close(elsewhere.values, here.values, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", TRAINERS)
+def test_nor_in_a_training(name, far):
+    """With a loader that does not shuffle: torch's own draws on its default device."""
+    ended = []
+    for where in ("cpu", "meta"):
+        torch.manual_seed(0)
+        trainer = copies.trainer_of(name, CASE, 2, device="cpu")
+        with torch.device(where):
+            ended.append([p.detach() for p in trainer.train().parameters()])
+    assert all(map(torch.equal, *ended))
+
+
+@pytest.mark.parametrize("attack", SAME.values(), ids=list(SAME))
+def test_nor_in_an_attack(attack):
+    x, physics, model = CASE.truth(), CASE.physics(), CASE.model(max_iter=2)
+    here = attack(model, x, physics.A(x), physics)
+    with torch.device("meta"):
+        assert torch.equal(attack(model, x, physics.A(x), physics), here)
+
+
 @pytest.mark.parametrize("scale", ["std", "relative"])
 def test_a_generator_may_be_on_another_device_than_the_noise(scale, far):
     """The noise is the same; without double precision, too."""

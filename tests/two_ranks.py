@@ -388,6 +388,42 @@ def split(folder):
     return outputs
 
 
+def tiled(folder):
+    """Steps of a jittered network whose operators and tiles are shared by the processes."""
+    outcomes = {}
+    for name, unfolded in {"SGD": dj.UnfoldedGD, "SPGD": dj.UnfoldedPGD}.items():
+        torch.manual_seed(0)
+        blurs = [
+            dinv.physics.Blur(torch.rand(1, 1, 3, 3) / 4.5, padding="circular")
+            for _ in range(RANKS)
+        ]
+        denoiser = dinv.models.DnCNN(1, 1, depth=3, nf=8, pretrained=None)
+        with torch.no_grad():  # else the iterations blow up
+            for p in denoiser.parameters():
+                p *= 0.5
+        noise = dj.GaussianJitter(0.1, generator=torch.Generator().manual_seed(0))
+        model = unfolded(denoiser, stepsize=0.3, max_iter=3, jitter=noise, checkpoint=True)
+        x = torch.rand(1, 1, 32, 32)
+        with DistributedContext(device_mode="cpu") as context:
+            physics = distribute(dinv.physics.StackedLinearPhysics(blurs), context)
+            distribute(model, context, patch_size=16, overlap=4, tiling_dims=(2, 3))
+            optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+            y = physics(x)
+            for _ in range(2):
+                optimizer.zero_grad()
+                loss = (model.train()(y, physics) - x).square().mean()
+                loss.backward()
+                optimizer.step()
+            try:
+                dj.PGDAttack(dj.L2Ball(0.1), steps=1, checks=False)(model, x, y, physics)
+                said = ""
+            except NotImplementedError as error:
+                said = str(error)
+        outcomes[name] = {"loss": loss.item()} | dict(model.state_dict())
+        outcomes[f"attack on {name}"] = said
+    return outcomes
+
+
 def fails(folder):
     """One rank comes upon a broken file."""
 
@@ -401,7 +437,7 @@ def fails(folder):
 
 
 SCENARIOS = [gradients, noise, resumed, from_one, epochs, tested, robustness, left_out]
-SCENARIOS += [interrupted, refused, split, averaged, unused]
+SCENARIOS += [interrupted, refused, split, tiled, averaged, unused]
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])

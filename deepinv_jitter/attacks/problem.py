@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
+from deepinv.distributed.framework import DistributedStackedPhysics
 from deepinv.loss.metric import Metric
 from deepinv.physics import Physics
 from torch import nn
@@ -220,6 +221,11 @@ def undisturbed(
         raise RuntimeError(
             "attacks need gradients, which torch.inference_mode rules out: call them "
             "outside of it, or under torch.no_grad."
+        )
+    if isinstance(physics, DistributedStackedPhysics) and physics.ctx.world_size > 1:
+        raise NotImplementedError(
+            "attacks need the gradient to all measurements, of which each process has its own part "
+            "when deepinv.distributed shares a physics among them: attack in a single process."
         )
     # Once per attack: a loss that is no number would look like one that cannot be raised
     rules.batch(**({} if x is None else {"x": x}), **named_parts("y", y))

@@ -32,9 +32,10 @@ TRAINABLE = ("stepsize", "lambda_reg", "sigma_denoiser")
 SYNONYMS = {"lambda": "lambda_reg", "g_param": "sigma_denoiser"}
 
 
-def adjoint(y: torch.Tensor, physics: Physics) -> torch.Tensor:
-    r"""The default start of the iterations, :math:`x_0 = A^\top y`."""
-    return physics.A_adjoint(y)
+def adjoint(y: torch.Tensor, physics: Physics) -> dict:
+    r"""The default start of the iterations, :math:`x_0 = A^\top y`; the gradients need it too."""
+    x = physics.A_adjoint(y)
+    return {"est": (x,), "adjoint": x}
 
 
 class _Unfolded(BaseOptim):
@@ -63,7 +64,7 @@ class _Unfolded(BaseOptim):
         max_iter = checks.whole("max_iter", max_iter, 1)
         sigma_denoiser = _either(sigma_denoiser=sigma_denoiser, g_param=g_param)
         init = _either(init=init, custom_init=custom_init)
-        init = adjoint if init is None else init
+        start: Callable = adjoint if init is None else init
         trainable = _checked_trainables(trainable_params, sigma_denoiser)
         parameters: dict[str, Any] = {
             "stepsize": _per_iteration("stepsize", stepsize, max_iter, scalar=True),
@@ -100,7 +101,7 @@ class _Unfolded(BaseOptim):
         if not all(isinstance(f, DataFidelity) for f in fidelities):
             raise TypeError(f"data_fidelity must be a deepinv DataFidelity, got {data_fidelity!r}.")
         checks.per_iteration("data_fidelity", len(fidelities), max_iter)
-        if not callable(init):
+        if not callable(start):
             raise TypeError(
                 f"init must be callable as init(y, physics), got {type(init).__name__}."
             )
@@ -109,7 +110,7 @@ class _Unfolded(BaseOptim):
             prior=priors,
             params_algo=parameters,
             max_iter=max_iter,
-            custom_init=init,
+            custom_init=start,
             unfold=True,
             trainable_params=trainable,
         )

@@ -181,33 +181,35 @@ TRAINERS: dict[str, tuple[type[dinv.Trainer], dict]] = {
 }
 
 
-def problem(case: Case) -> tuple[torch.Tensor, torch.Tensor, dinv.physics.Physics]:
-    """Truths, measurements and a physics with noise, on the pretended device."""
+def problem(
+    case: Case, device: str = "meta"
+) -> tuple[torch.Tensor, torch.Tensor, dinv.physics.Physics]:
+    """Truths, measurements and a physics with noise, on the pretended device or another."""
     physics = case.physics()
     physics.noise_model = dinv.physics.GaussianNoise(0.05)
-    physics.to("meta")
-    x = case.truth().to("meta")
+    physics.to(device)
+    x = case.truth().to(device)
     return x, physics.A(x), physics
 
 
-def model_of(case: Case, **options) -> dj.UnfoldedGD:
-    return case.model(**{"max_iter": 2} | options).to("meta")
+def model_of(case: Case, device: str = "meta", **options) -> dj.UnfoldedGD:
+    return case.model(**{"max_iter": 2} | options).to(device)
 
 
-def trainer_of(name: str, case: Case, batches: int) -> dinv.Trainer:
-    """A trainer of an epoch on the pretended device."""
+def trainer_of(name: str, case: Case, batches: int, device: str = "meta") -> dinv.Trainer:
+    """A trainer of an epoch, on the pretended device if no other is named."""
     trainer, options = TRAINERS[name]
-    model = model_of(case, jitter=0.1)
+    model = model_of(case, device, jitter=0.1)
     x = torch.cat([case.truth()] * batches)
     data = dj.IndexedDataset(dinv.datasets.TensorDataset(x=x, use_dict_output=True))
     return trainer(
         model,
-        problem(case)[2],
+        problem(case, device)[2],
         torch.optim.Adam(model.parameters()),
         DataLoader(data, batch_size=case.batch),
         online_measurements=True,
         epochs=1,
-        device="meta",
+        device=device,
         save_path=None,
         verbose=False,
         **options,

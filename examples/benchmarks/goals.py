@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import deepinv as dinv
 import torch
 from cases import Case
 from deepinv.datasets import TensorDataset
@@ -146,6 +147,25 @@ def gradients(cases: list[Case], rounds: int) -> Iterator[Row]:
         goal = {352: 0.75, 4096: 0.02}.get(case.size[0])
         ratio = times.ratio("ours", "dense")
         yield Row("seismic gradient / dense (A^T A) x - A^T y", case.name, ratio, goal)
+
+
+def mri_gradients(cases: list[Case], rounds: int) -> Iterator[Row]:
+    """The gradient of an image's data fidelity against the host's, which has A^T y in it."""
+    for case in cases:
+        x, y, physics = case.batch_of()
+        host = dinv.physics.MRI(physics.mask, (2, *case.size), device=case.device)
+        known = dj.NormalL2().given(physics.A_adjoint(y))
+        gradient = {
+            "ours": lambda x: known.grad(x, y, physics),
+            "host": lambda x: dinv.optim.L2().grad(x, y, host),
+        }
+        functions = {name: lambda f=f: f(x) for name, f in gradient.items()}
+        functions |= {f"{name}, both": _derivative(f, x) for name, f in gradient.items()}
+        times = in_turns(functions, rounds)
+        ratio = times.ratio("ours", "host")
+        yield Row("MRI gradient / host's L2.grad", case.name, ratio, 0.35)
+        ratio = times.ratio("ours, both", "host, both")
+        yield Row("the same, forward and backward", case.name, ratio)
 
 
 def checkpoints(case: Case, rounds: int) -> Iterator[Row]:

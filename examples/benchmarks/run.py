@@ -61,6 +61,7 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
     attacks = (1, 2) if quick else (3, 10, 20)
     plan = [
         (goals.gradients, [*sections, traces], 2 * rounds),
+        (goals.mri_gradients, [c for c in all_cases.values() if c.kind == "mri"], 2 * rounds),
         (goals.small_steps, all_cases["points"], most),
         *((goals.components, case, rounds) for case in all_cases.values() if case.kind != "points"),
         (goals.checkpoints, all_cases["MRI 96"], rounds),

@@ -2,20 +2,32 @@ r"""
 What data-parallel training sends, and what that costs on 2, 8 and 64 GPUs.
 
 ``torchrun --standalone --nproc_per_node=2 examples/benchmarks/scaling.py`` measures, on two
-processes, the step of a trainer with and without the others, and the messages of one step. The
-table is computed, for the faster of two ways to add up S bytes over N GPUs: a ring sends
-2 (N - 1) / N S through each link in 2 (N - 1) hops, a tree 2 S in 2 log2 N hops. Bandwidth, latency
-and the step of a GPU are assumed.
+processes, the step of a trainer with and without the others, and the messages of one step.
+``python examples/benchmarks/scaling.py`` measures weak scaling: the step of 1, 2 and 4 processes,
+in turns, each with a batch of its own. Where there are more processes than cores, the time of the
+processor tells what they cost each other, the time of the clock that they wait for a core.
+
+The table of GPUs is computed, for the faster of two ways to add up S bytes over N GPUs: a ring
+sends 2 (N - 1) / N S through each link in 2 (N - 1) hops, a tree 2 S in 2 log2 N hops. Bandwidth,
+latency and the step of a GPU are assumed.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 from statistics import median
 
 import deepinv as dinv
 import torch
+from measure import Times
 from torch import distributed
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
@@ -74,9 +86,8 @@ def trainer() -> dj.JitterTrainer:
     )
 
 
-def measured() -> dict[str, float]:
-    """Seconds of a step, together and alone, and of its messages."""
-    run = trainer()
+def training_step(run: dj.JitterTrainer):
+    """A step of the trainer, by all processes together."""
     run.setup_train()
     x = torch.stack([run.train_dataloader[0].dataset[i]["x"] for i in range(BATCH)])
     y = run.physics[0](x)
@@ -86,6 +97,13 @@ def measured() -> dict[str, float]:
         run.compute_loss(run.physics[0], x, y, train=True, epoch=0)
         run.optimizer.step()
 
+    return step
+
+
+def measured() -> dict[str, float]:
+    """Seconds of a step, together and alone, and of its messages."""
+    run = trainer()
+    step = training_step(run)
     seconds = {"step of two processes": timed(step)}
     run._parallel = None  # as in a single process, but for the flag
     seconds["step without their gradients"] = timed(step)
@@ -96,6 +114,50 @@ def measured() -> dict[str, float]:
     )
     seconds["flag"] = timed(lambda: processes.largest([0], run.device), 50)
     return seconds
+
+
+def write_steps(path: Path) -> None:
+    """Seconds of a step, by the clock and of the processor, the mean of all processes."""
+    step, seconds = training_step(trainer()), []
+    for _ in range(STEPS + 2):
+        distributed.barrier()
+        clock, processor = time.perf_counter(), time.process_time()
+        step()
+        seconds.append([time.perf_counter() - clock, time.process_time() - processor])
+    mean = torch.tensor(seconds[2:], dtype=torch.float64)
+    distributed.all_reduce(mean)
+    if processes.own() == 0:
+        path.write_text(json.dumps((mean / processes.count()).tolist()))
+
+
+def weak(counts: list[int], rounds: int) -> str:
+    """The table of weak scaling; of every round the medians of its steps."""
+    names = ("clock", "processor")
+    seconds: dict[str, list[float]] = {f"{n} {name}": [] for n in counts for name in names}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for trial in range(rounds):
+        for n in counts if trial % 2 else counts[::-1]:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "steps.json"
+                command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+                command += [f"--nproc_per_node={n}", __file__, "--steps", str(path)]
+                subprocess.run(command, env=environment, check=True, capture_output=True)
+                steps = json.loads(path.read_text())
+            for name, values in zip(names, zip(*steps, strict=True), strict=True):
+                seconds[f"{n} {name}"].append(median(values))
+    times, one = Times(seconds), counts[0]
+    lines = [["processes", "ms, clock", "of one process's", "ms, processor", "of one process's"]]
+    for n in counts:
+        cells = [
+            text
+            for name in names
+            for text in (
+                f"{1e3 * times.median(f'{n} {name}'):.0f}",
+                str(times.ratio(f"{n} {name}", f"{one} {name}")),
+            )
+        ]
+        lines.append([str(n), *cells])
+    return markdown(lines)
 
 
 def computed(parameters: int, count: int, link: tuple[float, float]) -> float:
@@ -111,8 +173,20 @@ def computed(parameters: int, count: int, link: tuple[float, float]) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Data-parallel training: what the others cost")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if "RANK" not in os.environ:
+        print(weak(args.counts, args.rounds))
+        return
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
+    if args.steps is not None:
+        write_steps(args.steps)
+        distributed.destroy_process_group()
+        return
     seconds = measured()
     if processes.own() == 0:
         milliseconds = [[name, f"{1e3 * s:.3g}"] for name, s in seconds.items()]

@@ -331,6 +331,36 @@ def test_of_several_data_sets_the_bad_part_alone_is_left_out(
     assert found[0][1:] == found[1][1:]
 
 
+ADDED = {
+    "JitterTrainer": (dj.JitterTrainer, {}),
+    "AttackTrainer": (dj.AttackTrainer, {"attack": dj.FrankWolfeAttack(dj.L2Ball(0.1), steps=2)}),
+}
+
+
+@pytest.mark.parametrize("scheme", ADDED)
+def test_gradients_of_the_parts_of_a_batch_add_up_to_those_of_the_batch(tmp_path, scheme):
+    """Their mean, times the number of parts."""
+    trainer_class, options = ADDED[scheme]
+    parts = [torch.utils.data.Subset(Points(), range(i, 12, 3)) for i in range(3)]
+    ended = []
+    for loaders in ([DataLoader(part, 4) for part in parts], [DataLoader(Points(), 12)]):
+        trainer = trainer_of(
+            tmp_path / str(len(ended)), Points(), 4, trainer=trainer_class, **options
+        )
+        dj.unjitter(trainer.model)
+        trainer.train_dataloader, trainer.physics = loaders, [trainer.physics] * len(loaders)
+        rate = 0.3 / len(loaders)
+        trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=rate)
+        steps = []
+        trainer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+        ended.append([p.detach() for p in trainer.train().parameters()])
+        assert len(steps) == 4
+    start = trainer_of(tmp_path / "start", Points(), trainer=trainer_class, **options).model
+    for p, q, before in zip(*ended, start.parameters(), strict=True):
+        assert torch.allclose(p, q, atol=1e-6)
+        assert not torch.allclose(q, before, atol=1e-4)
+
+
 def test_where_all_parts_are_bad_no_step_is_made(tmp_path):
     """Not even an empty one, which would count as a step of the optimizer."""
     steps = []

@@ -247,6 +247,21 @@ def test_a_model_on_all_ranks_needs_one_noise(found):
     assert torch.equal(alike, other_alike) and not close(apart, other_apart, 1e-3)
 
 
+@pytest.mark.parametrize("scheme", ["SGD", "SPGD"])
+def test_training_a_model_on_all_ranks_is_that_in_one_process(found, tmp_path, scheme):
+    """With the tiles of one image on all of them, and one noise."""
+    alone = two_ranks.tiled(tmp_path)
+    expected = alone[scheme]
+    first, second = (rank["tiled"][scheme] for rank in found)
+    assert any("denoiser.processor" in name for name in expected)
+    for name, value in expected.items():
+        assert close(first[name], value) and close(first[name], second[name]), name
+    # Each would perturb its own measurements alone, by the whole radius
+    for rank in found:
+        assert "attack in a single process" in rank["tiled"][f"attack on {scheme}"]
+    assert alone[f"attack on {scheme}"] == ""
+
+
 def test_the_failure_of_one_rank_ends_the_run_with_its_error(folder):
     """The last thing that the two processes do; one that hangs would do so for half an hour."""
     assert (folder / "status").read_text() != "0"
