@@ -252,12 +252,18 @@ class Seismic(Problem):
         self.scale = 1.0 if preset == "paper" else 0.5
         self.width = 4.0 * self.scale
         self.wavelet = dj.ricker(51 if preset == "paper" else 25, a=self.width)
-        gain = dj.SeismicConvolution(self.wavelet, normalize=False).compute_sqnorm(
-            torch.ones(1, 1, *self.settings.size), verbose=False
-        )
-        self.stepsize = 1 / gain.item()
+        gain = self.gain(self.wavelet)
+        self.stepsize = 1 / gain
         # The network's part of a step has the unit of the image, whatever the step size
-        self.lambda_reg = gain.item()
+        self.lambda_reg = gain
+
+    def gain(self, wavelet: torch.Tensor) -> float:
+        """The squared norm of the convolution."""
+        operator, x = (
+            dj.SeismicConvolution(wavelet, normalize=False),
+            torch.ones(self.settings.size),
+        )
+        return operator.compute_sqnorm(x[None, None], verbose=False).item()
 
     # As in the paper's code: the sections start from themselves
     init = staticmethod(lambda y, physics: y)
@@ -295,6 +301,9 @@ class Seismic(Problem):
             for factor in (-0.2, 0.2)
         }
         wavelets |= {f"phase {d} degrees": rotated(self.wavelet, d) for d in (30, 90)}
+        # Of the same gain, as step sizes, learned or not, are for that of the training
+        for name, wavelet in wavelets.items():
+            wavelets[name] = wavelet * math.sqrt(self.lambda_reg / self.gain(wavelet))
         others = {name: (x, {}, self.physics(4, wavelet=w)) for name, w in wavelets.items()}
         for factor in (0.5, 2):
             others[f"noise x {factor:g}"] = x, {}, self.physics(4, noise=factor)
