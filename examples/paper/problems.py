@@ -252,18 +252,12 @@ class Seismic(Problem):
         self.scale = 1.0 if preset == "paper" else 0.5
         self.width = 4.0 * self.scale
         self.wavelet = dj.ricker(51 if preset == "paper" else 25, a=self.width)
-        gain = self.gain(self.wavelet)
-        self.stepsize = 1 / gain
-        # The network's part of a step has the unit of the image, whatever the step size
-        self.lambda_reg = gain
-
-    def gain(self, wavelet: torch.Tensor) -> float:
-        """The squared norm of the convolution."""
-        operator, x = (
-            dj.SeismicConvolution(wavelet, normalize=False),
-            torch.ones(self.settings.size),
+        gain = dj.SeismicConvolution(self.wavelet, normalize=False).compute_sqnorm(
+            torch.ones(1, 1, *self.settings.size), verbose=False
         )
-        return operator.compute_sqnorm(x[None, None], verbose=False).item()
+        self.stepsize = 1 / gain.item()
+        # The network's part of a step has the unit of the image, whatever the step size
+        self.lambda_reg = gain.item()
 
     # As in the paper's code: the sections start from themselves
     init = staticmethod(lambda y, physics: y)
@@ -301,10 +295,11 @@ class Seismic(Problem):
             for factor in (-0.2, 0.2)
         }
         wavelets |= {f"phase {d} degrees": rotated(self.wavelet, d) for d in (30, 90)}
-        # Of the same gain, as step sizes, learned or not, are for that of the training
+        others = {}
         for name, wavelet in wavelets.items():
-            wavelets[name] = wavelet * math.sqrt(self.lambda_reg / self.gain(wavelet))
-        others = {name: (x, {}, self.physics(4, wavelet=w)) for name, w in wavelets.items()}
+            # Of the same gain, as step sizes, learned or not, are for that of the training
+            same = wavelet * (peak(self.wavelet) / peak(wavelet))
+            others[name] = x, {}, self.physics(4, wavelet=same)
         for factor in (0.5, 2):
             others[f"noise x {factor:g}"] = x, {}, self.physics(4, noise=factor)
         thick = self.sections(len(x), seed=4, thickness=24)
@@ -443,6 +438,11 @@ def rotated(wavelet: torch.Tensor, degrees: float) -> torch.Tensor:
     """A wavelet of another phase, by its analytic signal."""
     turned = hilbert(wavelet.double().numpy()) * cmath.exp(1j * math.radians(degrees))
     return torch.from_numpy(turned.real).to(wavelet)
+
+
+def peak(wavelet: torch.Tensor) -> torch.Tensor:
+    """The largest magnitude of its spectrum: the norm of the convolution of long traces."""
+    return torch.fft.rfft(wavelet, 1024).abs().max()
 
 
 def spread(indices: Sequence[int], count: int) -> list[int]:
