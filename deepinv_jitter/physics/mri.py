@@ -120,17 +120,9 @@ class SingleCoilMRI(OwnParameters, MRI):
         return super().A_adjoint(y, **options).contiguous()
 
     # The host's ways of these two check neither size nor number
-    def A_adjoint_A(
-        self, x: torch.Tensor, mask: torch.Tensor | None = None, **kwargs
-    ) -> torch.Tensor:
+    def A_adjoint_A(self, x: torch.Tensor, **kwargs) -> torch.Tensor:
         r""":math:`A^\top A x`; arguments, shapes and errors are those of :meth:`A`."""
-        self.update_parameters(mask=mask, **kwargs)
-        x = _image("images", x, self.mask)
-        # A circular convolution, which commutes with the shifts that centre the transforms: the
-        # mask alone is shifted. Of the host's time that is a half
-        mask = torch.fft.ifftshift(self.mask[:, 0], dim=(-2, -1))
-        x = torch.fft.ifft2(mask * torch.fft.fft2(self.to_torch_complex(x)))
-        return self.from_torch_complex(x).contiguous()
+        return self.A_adjoint(self.A(x, **kwargs))
 
     def A_A_adjoint(self, y: torch.Tensor, **kwargs) -> torch.Tensor:
         r""":math:`A A^\top y`; arguments, shapes and errors are those of :meth:`A_adjoint`."""

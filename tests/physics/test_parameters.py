@@ -97,6 +97,13 @@ def test_two_masks_are_not_two_channels():
     assert physics(torch.randn(2, 2, *SIZE)).shape == (2, 2, *SIZE)
 
 
+def test_channels_of_a_batch_of_masks_may_differ_as_the_hosts():
+    masks, x = torch.stack([torch.eye(*SIZE), torch.ones(*SIZE)])[None], torch.randn(2, 2, *SIZE)
+    physics, host = dj.SingleCoilMRI(masks), dinv.physics.MRI(masks, img_size=SIZE)
+    for name in ("A", "A_adjoint", "A_adjoint_A"):
+        torch.testing.assert_close(getattr(physics, name)(x), getattr(host, name)(x))
+
+
 # Known by name
 
 
