@@ -92,10 +92,10 @@ class JitterTrainer(Engine):
         use. Where that changes from batch to batch, give ``{"find_unused_parameters": True}``.
     :raises TypeError: if the model is a ``DataParallel`` or ``DistributedDataParallel``.
     :raises ValueError: if ``on_non_finite`` is unknown, ``ckp_minutes`` is negative, ``ema`` is not
-        between 0 and 1, or the scheduler asks for a metric. In ``train`` and ``test``, if a data loader has ``drop_last=True``,
-        with which the host loses one full batch per epoch; if loaders do not share the data among
-        the processes; or if ``ckpt_pretrained`` does not fit, in ``train`` also if it was written
-        with another ``ema``.
+        between 0 and 1, or the scheduler asks for a metric. In ``train`` and ``test``, if a data
+        loader has ``drop_last=True``, with which the host loses one full batch per epoch; if
+        loaders do not share the data among the processes; or if ``ckpt_pretrained`` does not fit,
+        in ``train`` also if it was written with another ``ema``.
     :raises FloatingPointError: in ``train``, if a loss or gradient is not finite, or all of them.
     :raises OSError: in ``train``, if a checkpoint cannot be written; the former one is kept.
 
