@@ -117,8 +117,16 @@ def describe_thumbnails(app, doctree):
 def mark_sentences(app, doctree):
     """Browsers squeeze the text of a table to a word a line before it scrolls: say where it is."""
     for cell in doctree.findall(nodes.entry):
-        if (length := len(cell.astext())) > 30:
+        if (length := len(cell.astext())) > 24:
             cell["classes"].append("sentence" if length < 100 else "passage")
+
+
+def join_intervals(app, doctree):
+    """A number and its interval stay on one line: 0.4 ± 0.1, 0.4 [0.3, 0.5]."""
+    spaces = re.compile(r"(?<=\d) (?=±|\[\d)|(?<=±) (?=\d)|(?<=\d,) (?=[\d.]+\])")
+    for text in list(doctree.findall(nodes.Text)):
+        if spaces.search(text) and not isinstance(text.parent, (nodes.literal, nodes.literal_block)):
+            text.parent.replace(text, nodes.Text(spaces.sub("\N{NO-BREAK SPACE}", text)))
 
 
 def list_modules(app, docname, source):
@@ -143,3 +151,4 @@ def setup(app):
     app.connect("source-read", list_modules)
     app.connect("doctree-read", describe_thumbnails)
     app.connect("doctree-read", mark_sentences)
+    app.connect("doctree-read", join_intervals)
