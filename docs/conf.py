@@ -125,8 +125,9 @@ def join_intervals(app, doctree):
     """A number and its interval stay on one line: 0.4 ± 0.1, 0.4 [0.3, 0.5]."""
     spaces = re.compile(r"(?<=\d) (?=±|\[\d)|(?<=±) (?=\d)|(?<=\d,) (?=[\d.]+\])")
     for text in list(doctree.findall(nodes.Text)):
-        if spaces.search(text) and not isinstance(text.parent, (nodes.literal, nodes.literal_block)):
-            text.parent.replace(text, nodes.Text(spaces.sub("\N{NO-BREAK SPACE}", text)))
+        if not isinstance(text.parent, (nodes.literal, nodes.literal_block)):
+            joined = nodes.Text(spaces.sub("\N{NO-BREAK SPACE}", text))
+            text.parent.replace(text, joined)
 
 
 def list_modules(app, docname, source):
