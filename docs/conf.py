@@ -57,14 +57,23 @@ PAGES = {
 intersphinx_mapping = {name: (page, (None, offline(name))) for name, page in PAGES.items()}
 intersphinx_timeout = 10
 
-# The chapters of the gallery in the order in which to read them. Every folder of the examples with
-# a README.rst is one; files that do not begin with demo_ are command lines and stay out of it.
+# The chapters of the gallery and their demos, in the order in which to read them. Every folder of
+# the examples with a README.rst is one; files that do not begin with demo_ are command lines and
+# stay out of it.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-CHAPTERS = ["problems", "models", "training", "robustness", "paper"]
+CHAPTERS = {
+    "problems": ["points", "brain_mri", "seismic_deconvolution", "colour_deblurring", "tomography"],
+    "models": ["jitter_your_model", "own_loop", "varnet_multicoil", "swap_denoiser"],
+    "training": ["finetune_checkpoint", "choose_sigma", "stop_and_resume", "self_supervised"],
+    "robustness": ["attack_and_report", "how_hard_an_attack_tries", "frontier"],
+    "paper": [],
+}
+DEMOS = [f"demo_{name}.py" for names in CHAPTERS.values() for name in names]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "subsection_order": ExplicitOrder([f"../examples/{name}" for name in CHAPTERS]),
+    "within_subsection_order": ExplicitOrder([*DEMOS, "*"]),
     "filename_pattern": "/demo_",
     "ignore_pattern": r"(^|/)(?!demo_)[^/]+$",
     "backreferences_dir": "gallery/backreferences",

@@ -125,8 +125,10 @@ def draw(archive: Archive, seeds: int, path: Path) -> None:
         panel.axvline(0, color="0.6", lw=0.8, zorder=0)
         panel.set_title(case_name(problem, algorithm))
         panel.locator_params(nbins=5)
-    figure.supxlabel("clean, dB above MSE training")
-    figure.supylabel("attacked, dB above MSE training")
+    for panel in grid[-1]:
+        panel.set_xlabel("clean, dB above MSE")
+    for panel in grid[:, 0]:
+        panel.set_ylabel("attacked, dB above MSE")
     handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10)
     figure.savefig(path)

@@ -81,10 +81,10 @@ for name, model in models.items():
         panels[name] = model(y, physics)
         panels[f"{name}, attacked"] = model(y + delta, physics)
 
-figure, axes = plt.subplots(2, 3, figsize=(10, 6.4), layout="constrained")
+figure, axes = plt.subplots(2, 3, figsize=(9, 6.6), layout="constrained")
 for ax, (name, image) in zip(axes.T.flat, panels.items()):
     value = "" if name == "truth" else f"\n{psnr(image, test).item():.2f} dB"
     ax.imshow(image[0].movedim(0, -1).clamp(0, 1))
-    ax.set_title(name + value, fontsize=10)
+    ax.set_title(name + value, fontsize=16)
     ax.set_axis_off()
 plt.show()

@@ -86,14 +86,14 @@ comparison.images()
 # :math:`A^\top\delta` that they amount to.
 
 k = len(x) // 2
-figure, axes = plt.subplots(2, 3, figsize=(7.5, 5.2), layout="constrained")
+figure, axes = plt.subplots(2, 3, figsize=(7.5, 6), layout="constrained")
 for column, (name, model) in zip(axes.T, models.items()):
     delta = attack(model, x, y, physics)
     k_space, image = delta[k].norm(dim=0), physics.A_adjoint(delta)[k].norm(dim=0)
     column[0].imshow(k_space, cmap="viridis")
-    column[0].set_title(f"{name}:\nin k-space", fontsize=9)
+    column[0].set_title(f"{name}:\nin k-space", fontsize=13)
     column[1].imshow(image, cmap="inferno", vmin=0, vmax=0.25)
-    column[1].set_title("as an image, 0 to 0.25", fontsize=9)
+    column[1].set_title("as an image, 0 to 0.25", fontsize=13)
 for ax in axes.flat:
     ax.set_axis_off()
 plt.show()
