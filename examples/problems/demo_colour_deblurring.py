@@ -61,17 +61,17 @@ def trained(jitter=None):
     return dj.fit(model, camera(seed=0), data, epochs=8, lr=2e-3)
 
 
-models = {"MSE": trained(), "SPGD jittering": trained(jitter=0.01)}
+models = {"MSE": trained(), "SPGD jittering": trained(jitter=0.05)}
 
 # %%
 # A photograph, clean and under attack
 # ------------------------------------
-# The network works on images of any size. The attack changes the blurred photograph by half the
-# norm of its noise, which no eye can see.
+# The network works on images of any size. The attack changes the blurred photograph by twice the
+# norm of its noise.
 
 physics = camera(seed=1)
 y = physics(test)
-attack = dj.FrankWolfeAttack(dj.L2Ball(0.5, relative_to="noise"), steps=10)
+attack = dj.FrankWolfeAttack(dj.L2Ball(2.0, relative_to="noise"), steps=10)
 psnr = dinv.metric.PSNR()
 
 panels = {"truth": test, "measured": y}

@@ -93,6 +93,7 @@ for name, method in methods.items():
 # %%
 # One section
 # -----------
+# Below each network: what the attack has changed in its reconstruction, at twice the contrast.
 
 figure, axes = plt.subplots(2, 4, figsize=(9, 5.8), layout="constrained")
 order = ["truth", "sparse", "MSE", "SPGD jittering"]
@@ -107,6 +108,8 @@ for ax, name in zip(axes.flat, order):
     section = panels[name]
     value = psnr(section[:1], x[:1]).item()
     title = name if name in ("truth", "measured") else f"{name}\n{value:.1f} dB"
+    if name.endswith("attacked"):
+        section = 2 * (section - panels[name.removesuffix("\nattacked")])
     ax.imshow(section[0, 0], cmap="seismic", vmin=-0.6, vmax=0.6, aspect="auto")
     ax.set_title(title, fontsize=14)
 plt.show()
