@@ -80,6 +80,7 @@ sphinx_gallery_conf = {
     "doc_module": ("deepinv_jitter",),
     "reference_url": {"deepinv_jitter": None},
     "abort_on_example_error": True,
+    "remove_config_comments": True,
     "capture_repr": (),  # a figure is shown, and not named
     "show_memory": False,
     "write_computation_times": False,

@@ -111,11 +111,7 @@ def figure4(archive: Archive, seeds: int, path: Path) -> None:
                 )
             ax.axhline(0, color="0.7", lw=0.8, zorder=0)
             ax.axvline(0, color="0.7", lw=0.8, zorder=0)
-            ax.set(
-                xlabel="in distribution, dB",
-                ylabel=f"{name}, dB",
-                title=case_name(*table.case),
-            )
+            ax.set(xlabel="in distribution, dB", ylabel=f"{name}, dB", title=case_name(*table.case))
     figure.legend(*axes[-1, -1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     caption(
         figure,

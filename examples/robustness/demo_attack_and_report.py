@@ -79,6 +79,8 @@ comparison.plot()
 # Each network under its own worst case, of the norm of the noise; below, the place where all
 # together err most.
 
+# sphinx_gallery_thumbnail_path = '_static/brain_under_attack.png'
+
 comparison.images()
 
 # %%
