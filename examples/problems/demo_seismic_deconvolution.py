@@ -6,8 +6,7 @@ A seismic trace is the reflectivity of the earth convolved with a wavelet, plus 
 is badly conditioned, and a small perturbation of the traces can move layers. Two unrolled networks
 with the same start and the same data, one trained with the mean squared error (MSE), one with SPGD
 jittering, are compared on sections they never saw, clean and under attack, with a sparse
-deconvolution as the reference. (It knows how the sections are made, and is the better one here, as
-it was in all our experiments of this size.)
+deconvolution as the reference. (It knows how the sections are made, and is the better one here.)
 
 The networks are small and were trained for some minutes each; they come with the package, see
 :func:`deepinv_jitter.demo_network`.
