@@ -107,10 +107,8 @@ html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 7,
     "show_toc_level": 2,
-    # Not beside the gallery: examples are mostly code, which needs the width
-    "secondary_sidebar_items": dict.fromkeys(
-        ["*", "api/*", "performance/**", "results/**"], ["page-toc"]
-    ),
+    # Not beside the gallery and the tables of results: code and columns need the width
+    "secondary_sidebar_items": dict.fromkeys(["*", "api/*", "performance/**"], ["page-toc"]),
     "footer_start": ["copyright"],
     "footer_end": [],
 }
