@@ -57,20 +57,30 @@ PAGES = {
 intersphinx_mapping = {name: (page, (None, offline(name))) for name, page in PAGES.items()}
 intersphinx_timeout = 10
 
-# The chapters of the gallery in the order in which to read them. Every folder of the examples with
-# a README.rst is one; files that do not begin with demo_ are command lines and stay out of it.
+# The chapters of the gallery and their demos, in the order in which to read them. Every folder of
+# the examples with a README.rst is one; files that do not begin with demo_ are command lines and
+# stay out of it.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-CHAPTERS = ["problems", "models", "training", "robustness", "paper"]
+CHAPTERS = {
+    "problems": ["points", "brain_mri", "seismic_deconvolution", "colour_deblurring", "tomography"],
+    "models": ["jitter_your_model", "own_loop", "varnet_multicoil", "swap_denoiser"],
+    "training": ["finetune_checkpoint", "choose_sigma", "stop_and_resume", "self_supervised"],
+    "robustness": ["attack_and_report", "how_hard_an_attack_tries", "frontier"],
+    "paper": [],
+}
+DEMOS = [f"demo_{name}.py" for names in CHAPTERS.values() for name in names]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "subsection_order": ExplicitOrder([f"../examples/{name}" for name in CHAPTERS]),
+    "within_subsection_order": ExplicitOrder([*DEMOS, "*"]),
     "filename_pattern": "/demo_",
     "ignore_pattern": r"(^|/)(?!demo_)[^/]+$",
     "backreferences_dir": "gallery/backreferences",
     "doc_module": ("deepinv_jitter",),
     "reference_url": {"deepinv_jitter": None},
     "abort_on_example_error": True,
+    "remove_config_comments": True,
     "capture_repr": (),  # a figure is shown, and not named
     "show_memory": False,
     "write_computation_times": False,
@@ -97,10 +107,8 @@ html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 7,
     "show_toc_level": 2,
-    # Not beside the gallery: examples are mostly code, which needs the width
-    "secondary_sidebar_items": dict.fromkeys(
-        ["*", "api/*", "performance/**", "results/**"], ["page-toc"]
-    ),
+    # Not beside the gallery and the tables of results: code and columns need the width
+    "secondary_sidebar_items": dict.fromkeys(["*", "api/*", "performance/**"], ["page-toc"]),
     "footer_start": ["copyright"],
     "footer_end": [],
 }
@@ -117,8 +125,17 @@ def describe_thumbnails(app, doctree):
 def mark_sentences(app, doctree):
     """Browsers squeeze the text of a table to a word a line before it scrolls: say where it is."""
     for cell in doctree.findall(nodes.entry):
-        if (length := len(cell.astext())) > 30:
+        if (length := len(cell.astext())) > 24:
             cell["classes"].append("sentence" if length < 100 else "passage")
+
+
+def join_intervals(app, doctree):
+    """A number and its interval stay on one line: 0.4 ± 0.1, 0.4 [0.3, 0.5]."""
+    spaces = re.compile(r"(?<=\d) (?=±|\[\d)|(?<=±) (?=\d)|(?<=\d,) (?=[\d.]+\])")
+    for text in list(doctree.findall(nodes.Text)):
+        if not isinstance(text.parent, (nodes.literal, nodes.literal_block)):
+            joined = nodes.Text(spaces.sub("\N{NO-BREAK SPACE}", text))
+            text.parent.replace(text, joined)
 
 
 def list_modules(app, docname, source):
@@ -143,3 +160,4 @@ def setup(app):
     app.connect("source-read", list_modules)
     app.connect("doctree-read", describe_thumbnails)
     app.connect("doctree-read", mark_sentences)
+    app.connect("doctree-read", join_intervals)

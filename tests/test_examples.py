@@ -38,7 +38,7 @@ def test_a_demo_is_short_and_ends_in_a_picture(demo):
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.name)
 def test_a_chapter_has_a_heading(chapter):
     title, underline, *_ = (chapter / "README.rst").read_text().splitlines()
-    assert set(underline) == {"="} and len(underline) == len(title)
+    assert set(underline) == {"-"} and len(underline) == len(title), "below that of the gallery"
 
 
 def test_weights_are_those_of_the_script():

@@ -202,7 +202,7 @@ def test_holm(ps, decided):
 
 @pytest.mark.parametrize(
     ("mean", "decided", "expected"),
-    [(1.0, True, "holds"), (-1.0, True, "does not hold"), (1.0, False, "undecided at this budget")],
+    [(1.0, True, "holds"), (-1.0, True, "does not hold"), (1.0, False, "undecided")],
 )
 def test_verdicts(mean, decided, expected):
     assert verdicts.verdict(intervals.Interval(mean, 0.5), decided) == expected

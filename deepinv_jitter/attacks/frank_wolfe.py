@@ -8,18 +8,18 @@ from .search import SearchAttack, checked_momentum
 
 class FrankWolfeAttack(SearchAttack):
     r"""
-    Full steps to the boundary, along averaged gradients,
+    Full steps to the boundary, along averaged gradients.
 
     .. math::
         d \leftarrow (1 - \mu)\, g + \mu\, d, \qquad
         \delta \leftarrow \arg\max_{\|\delta\| \leq \varepsilon} \langle d, \delta \rangle
-        = \varepsilon\, d / \|d\|_2, \qquad g = \nabla_\delta\, \ell(H(y + \delta), x),
+        = \varepsilon\, d / \|d\|_2, \qquad g = \nabla_\delta\, \ell(H(y + \delta), x).
 
-    from :math:`d = g`. This is the Frank-Wolfe method with heavy ball momentum (`Li et al., 2021
-    <https://arxiv.org/abs/2110.04243>`_), and for a linear :math:`H` a power iteration. It has no
-    step size: three of them make the default attack of adversarial training. Without momentum no
-    step lowers a convex loss, but on networks, whose loss is not convex, the iterates jump to and
-    fro.
+    It begins with :math:`d = g`. This is the Frank-Wolfe method with heavy ball momentum (`Li et
+    al., 2021 <https://arxiv.org/abs/2110.04243>`_), and for a linear :math:`H` a power iteration.
+    It has no step size: three of them make the default attack of adversarial training. Without
+    momentum no step lowers a convex loss, but on networks, whose loss is not convex, the iterates
+    jump to and fro.
 
     :param Budget budget: the allowed perturbations.
     :param int steps: number of gradients. Default: 3.

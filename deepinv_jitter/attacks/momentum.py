@@ -15,7 +15,7 @@ REHEATED = 0.3
 
 class MomentumAttack(SearchAttack):
     r"""
-    Projected gradient ascent with Nesterov's momentum and steps that shrink geometrically,
+    Projected gradient ascent with Nesterov's momentum and steps that shrink geometrically.
 
     .. math::
         \tilde\delta &= P_{\rho_k}\left( \delta_k + \mu (\delta_k - \delta_{k-1}) \right), \\

@@ -10,7 +10,7 @@ from .search import SearchAttack
 
 class PGDAttack(SearchAttack):
     r"""
-    Projected gradient ascent with normalised steps,
+    Projected gradient ascent with normalised steps.
 
     .. math::
         \delta \leftarrow P_\varepsilon\left( \delta + \alpha\varepsilon\, g / \|g\| \right), \qquad

@@ -1,6 +1,7 @@
 r"""
-The paper's PSNR and SSIM, and scores of a detail, as a metric of the whole image cannot tell a
-recovered detail of a few pixels from a deleted one.
+The paper's PSNR and SSIM, and scores of a detail.
+
+A metric of the whole image cannot tell a recovered detail of a few pixels from a deleted one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ WINDOW = 11
 
 class PaperPSNR(Metric):
     r"""
-    PSNR as in the tables of the paper: real channel only, cut to :math:`[0, 1]`, peak 1,
+    PSNR as in the tables of the paper: real channel only, cut to :math:`[0, 1]`, peak 1.
 
     .. math::
         -10 \log_{10} \frac1n \left\| P_{[0,1]}(\operatorname{Re} \hat x)

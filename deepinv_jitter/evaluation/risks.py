@@ -63,7 +63,7 @@ def average_case_risk(
 ) -> Risk:
     r"""
     Average-case robustness risk :math:`\mathbb{E}_e\|x - H_\theta(y+e)\|_2^2`, Definition 3.1 in
-    the form of eq. (11).
+    the form of equation (11).
 
     The noise :math:`e` is Gaussian, of standard deviation :math:`\sigma_e/\sqrt{n}` on the
     :math:`n` measured entries of a sample, so that :math:`\mathbb{E}\|e\|_2^2 = \sigma_e^2`, and
@@ -176,7 +176,7 @@ def worst_case_risk(
 ) -> Risk:
     r"""
     Risk :math:`\|x - H_\theta(y+\delta)\|_2^2` under the perturbation an attack finds, the inner
-    problem of eq. (6): a lower bound of the worst case, as good as the attack.
+    problem of equation (6): a lower bound of the worst case, as good as the attack.
 
     :param torch.nn.Module model: :math:`H_\theta`, called as ``model(y, physics)``.
     :param torch.Tensor x: ground truth, shape `(B, ...)`.

@@ -59,7 +59,9 @@ def evaluate_robustness(
 ) -> RobustnessReport | RobustnessComparison:
     r"""
     Measure the accuracy of a model on clean, randomly and adversarially perturbed measurements and
-    on edited truths, sample by sample, under these conditions:
+    on edited truths, sample by sample.
+
+    The conditions are
 
     - ``clean``: :math:`H(y)`.
     - ``random`` for each :math:`\varepsilon`: perturbations of that norm, uniform on the sphere and

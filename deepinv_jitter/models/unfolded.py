@@ -147,7 +147,7 @@ class _Unfolded(BaseOptim):
 
 class UnfoldedGD(_Unfolded, GD):
     r"""
-    Unrolled gradient descent, the network of the paper's SGD jittering, equation (8):
+    Unrolled gradient descent, the network of the paper's SGD jittering, equation (8).
 
     .. math::
         x_{k+1} = x_k - \eta \left( A^\top(Ax_k - y) + f_\theta(x_k) + w_k \right),
@@ -210,7 +210,7 @@ class UnfoldedGD(_Unfolded, GD):
 
 class UnfoldedPGD(_Unfolded, PGD):
     r"""
-    Unrolled proximal gradient descent, the network of the paper's SPGD jittering, equation (12):
+    Unrolled proximal gradient descent, the network of the paper's SPGD jittering, equation (12).
 
     .. math::
         x_{k+1} = \operatorname{prox}_\theta\left( x_k - \eta ( A^\top(Ax_k - y) + w_k ) \right),

@@ -13,14 +13,15 @@ from .jitter import JitterTrainer
 
 class DenoisingLoss(Loss):
     r"""
-    The loss that a :class:`ConditionalDDPM` learns from: denoising at a random time,
+    The loss that a :class:`ConditionalDDPM` learns from: denoising at a random time.
 
     .. math::
         \mathbb{E}_{t, n} \frac{1}{N} \frac{\sigma_t^2 + s^2}{\sigma_t^2 s^2}
         \left\| D(x + \sigma_t n; \sigma_t, A^\top y) - x \right\|_2^2, \qquad
-        t \sim \mathcal{U}(10^{-3}, 1), \quad n \sim \mathcal{N}(0, I),
+        t \sim \mathcal{U}(10^{-3}, 1), \quad n \sim \mathcal{N}(0, I).
 
-    the squared error of the U-Net's output (Karras et al., 2022), for images of :math:`N` entries.
+    This is the squared error of the U-Net's output (Karras et al., 2022), for images of :math:`N`
+    entries.
 
     :param torch.Generator, None generator: source of the randomness. Default: ``None``, the global
         generator of the device.

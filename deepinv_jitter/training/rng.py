@@ -1,6 +1,8 @@
 r"""
-Everything random in a run: generators, found wherever things hold them and whatever their kind, and
-the global ones; their states kept, brought back, and different in each process.
+Everything random in a run: all generators, their states kept and brought back.
+
+They are found wherever things hold them, whatever their kind, and so are the global ones; each
+process has states of its own.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def render(record: dict, path: Path) -> str:
     )
     figure = (
         f"```{{figure}} {path.name}\n:alt: Time and memory of a training step against what it "
-        "grows with\n:width: 100%\n\nTime and memory of a training step.\n```"
+        "grows with\n:figclass: wide\n\nTime and memory of a training step.\n```"
     )
     return (
         f"{figure}\n\nExponents of the time: {growths}. A gradient of an attack "

@@ -128,10 +128,10 @@ for name, build in {"PGD": pgd, "FISTA": fista, "HQS": hqs}.items():
 # One slice
 # ---------
 
-figure, axes = plt.subplots(2, 4, figsize=(9, 5.2), layout="constrained")
+figure, axes = plt.subplots(2, 4, figsize=(9, 5.4), layout="constrained")
 for ax, (name, image) in zip(axes.T.flat, panels.items()):
     value = "" if name == "truth" else f"\n{psnr(image[3:4], test[3:4]).item():.1f} dB"
     ax.imshow(image[3, 0], cmap="gray", vmin=0, vmax=1)
-    ax.set_title(name + value, fontsize=10)
+    ax.set_title(name + value, fontsize=14)
     ax.set_axis_off()
 plt.show()

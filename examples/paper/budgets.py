@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from intervals import paired
 from runs import Archive, Run
-from tables import markdown
+from tables import case_name, markdown
 
 #: Of the preset's steps.
 BUDGETS = {"smoke": (1.0, 2.0), "cpu": (0.25, 0.5, 1.0, 2.0), "paper": (0.5, 1.0, 2.0)}
@@ -31,7 +31,7 @@ def rows_of(archive: Archive) -> list[list[str]]:
             gain = paired([values["clean"]], [last]) if last else None
             rows.append(
                 [
-                    f"{problem}, {algorithm.upper()}",
+                    case_name(problem, algorithm),
                     f"{steps(archive, problem, budget)}",
                     f"{clean:.2f}",
                     f"{gain.mean:+.2f} ± {gain.half:.2f}" if gain else "",
@@ -66,7 +66,7 @@ def draw(archive: Archive, path: Path) -> None:
         panel.set_xscale("log", base=2)
         panel.set_xticks(count, [str(c) for c in count])
         panel.minorticks_off()
-        panel.set(title=f"{problem}, {algorithm.upper()}", xlabel="training steps")
+        panel.set(title=case_name(problem, algorithm), xlabel="training steps")
     panels[0, 0].set_ylabel("PSNR [dB]")
     panels[0, 0].legend()
     figure.savefig(path)

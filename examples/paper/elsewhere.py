@@ -5,7 +5,7 @@ from __future__ import annotations
 from intervals import crossed, holm, paired
 from methods import METHODS
 from runs import Archive, Run
-from tables import markdown
+from tables import case_name, markdown
 
 COMPARED = ("mse", "at", "input", "jitter", "half")
 
@@ -46,7 +46,7 @@ def rows_of(archive: Archive, problem: str, algorithm: str, seeds: int) -> list[
 def render(archive: Archive, seeds: int) -> str:
     """The page."""
     parts = "\n\n".join(
-        f"## {problem}, {algorithm.upper()}\n\n"
+        f"## {case_name(problem, algorithm)}\n\n"
         + markdown(rows_of(archive, problem, algorithm, seeds))
         for problem, algorithm in archive.images
     )

@@ -13,7 +13,7 @@ from intervals import crossed
 from methods import METHODS
 from runs import Archive, Run, error
 from style import DRAWN, STYLE, caption
-from tables import TABLES, Results, tables_of
+from tables import TABLES, Results, case_name, tables_of
 
 import deepinv_jitter as dj
 
@@ -111,12 +111,8 @@ def figure4(archive: Archive, seeds: int, path: Path) -> None:
                 )
             ax.axhline(0, color="0.7", lw=0.8, zorder=0)
             ax.axvline(0, color="0.7", lw=0.8, zorder=0)
-            ax.set(
-                xlabel="in distribution, ΔPSNR [dB]",
-                ylabel=f"{name}, ΔPSNR [dB]",
-                title=table.title,
-            )
-    axes[0, 0].legend()
+            ax.set(xlabel="in distribution, dB", ylabel=f"{name}, dB", title=case_name(*table.case))
+    figure.legend(*axes[-1, -1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     caption(
         figure,
         archive,

@@ -12,7 +12,7 @@ from intervals import Interval, log_ratio
 from methods import METHODS
 from runs import Archive, Run, error
 from style import STYLE
-from tables import Results, Table, markdown
+from tables import Results, Table, case_name, markdown
 
 import deepinv_jitter as dj
 
@@ -96,10 +96,18 @@ def cost(method: str) -> str:
 
 def draw(archive: Archive, seeds: int, path: Path) -> None:
     """The frontier: MSE training is where the lines cross, better is right and up."""
-    count = len(archive.cases)
-    figure, (panels,) = plt.subplots(
-        1, count, figsize=(1 + 3 * count, 3.4 + 1.2 / count), layout="constrained", squeeze=False
+    columns = min(3, len(archive.cases))
+    rows = -(-len(archive.cases) // columns)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(0.6 + 2.6 * columns, 0.8 + 2.6 * rows),
+        layout="constrained",
+        squeeze=False,
     )
+    panels = grid.flat[: len(archive.cases)]
+    for empty in grid.flat[len(archive.cases) :]:
+        empty.set_axis_off()
     for panel, (problem, algorithm) in zip(panels, archive.cases, strict=True):
         for method, s in standings(archive, problem, algorithm, seeds).items():
             color, marker = COLORS[method]
@@ -115,11 +123,14 @@ def draw(archive: Archive, seeds: int, path: Path) -> None:
             )
         panel.axhline(0, color="0.6", lw=0.8, zorder=0)
         panel.axvline(0, color="0.6", lw=0.8, zorder=0)
-        panel.set(title=f"{problem}, {algorithm.upper()}", xlabel="clean, dB above MSE")
-        panel.locator_params(axis="x", nbins=5)
-    panels[0].set_ylabel("strong attack, dB above MSE")
+        panel.set_title(case_name(problem, algorithm))
+        panel.locator_params(nbins=5)
+    for panel in grid[-1]:
+        panel.set_xlabel("clean, dB above MSE")
+    for panel in grid[:, 0]:
+        panel.set_ylabel("attacked, dB above MSE")
     handles, labels = panels[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(count, 6), fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10)
     figure.savefig(path)
     plt.close(figure)
 
@@ -127,7 +138,7 @@ def draw(archive: Archive, seeds: int, path: Path) -> None:
 def screening(archive: Archive) -> list[list[str]]:
     """Mean PSNR on validation data, clean and under the strong attack."""
     cases = [case for case in SCREENED if case in archive.cases]
-    heads = (f"{p}, {a.upper()}, clean / attacked" for p, a in cases)
+    heads = (f"{case_name(p, a)}, clean / attacked" for p, a in cases)
     rows = [["training", "steps of MSE", *heads]]
     for method in GRADIENTS:
         row = [METHODS[method].label, cost(method)]
@@ -185,14 +196,14 @@ def render(archive: Archive, seeds: int) -> str:
                 for d in (s.clean, s.attacked, s.clean_at, s.attacked_at)
             ]
             name = METHODS[method].label_for(algorithm)
-            row = [f"{problem}, {algorithm.upper()}", name, cost(method), *cells]
+            row = [case_name(problem, algorithm), name, cost(method), *cells]
             rows.append([*row, "yes" if s.good else "no"])
     table = [["network", *(METHODS[m].label for m in DECIDED)]]
     for problem, algorithm in archive.images:
         path = archive.folder / "runs" / f"strength-{problem}-{algorithm}.json"
         ratios = archive.kept(path, partial(strength, archive, problem, algorithm))
         cells = [f"{ratios[m]:.3f}" for m in DECIDED]
-        table.append([f"{problem}, {algorithm.upper()}", *cells])
+        table.append([case_name(problem, algorithm), *cells])
     return f"""# A recipe beyond the paper
 
 Wanted: at most twice the cost of MSE training, on clean data not worse than MSE training, under the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from methods import METHODS
 from runs import Archive, Run
-from tables import markdown
+from tables import case_name, markdown
 
 import deepinv_jitter as dj
 
@@ -60,7 +60,7 @@ def chosen(archive: Archive, problem: str, algorithm: str, method: str) -> tuple
 
 def render(archive: Archive, seeds: int) -> str:
     """The page: one training of each level, whatever ``seeds`` says."""
-    rows = [["problem", "algorithm", "method", "σ", "clean", "strong attack", ""]]
+    rows = [["problem", "method", "σ", "clean", "strong attack", ""]]
     levels = [key for key in LEVELS if key[:2] in archive.cases]
     for problem, algorithm, method in levels:
         best, curve = chosen(archive, problem, algorithm, method)
@@ -69,8 +69,7 @@ def render(archive: Archive, seeds: int) -> str:
             label = METHODS[method].label_for(algorithm)
             rows.append(
                 [
-                    problem,
-                    algorithm.upper(),
+                    case_name(problem, algorithm),
                     label,
                     f"{level:g}",
                     f"{clean:.2f}",

@@ -75,9 +75,14 @@ def rows_of(record: dict) -> list[list[str]]:
                 speed = record["batch"][name] / median(own)
                 theirs = paper.SPEED[algorithm, method][i]
                 base = paper.SPEED[algorithm, "mse"][i]
-                row += [f"{speed:.4g}", f"{ratio:.2f}", f"{theirs:.4g}", f"{base / theirs:.2f}"]
+                row += [digits(speed), f"{ratio:.2f}", digits(theirs), f"{base / theirs:.2f}"]
             rows.append(row)
     return rows
+
+
+def digits(value: float) -> str:
+    """Four of them, without an exponent."""
+    return f"{float(f'{value:.4g}'):g}"
 
 
 def render(archive: Archive) -> str:

@@ -20,7 +20,15 @@ def dodging(archive: Archive) -> list[list[str]]:
     problem = archive.problem("points")
     radius = f"{problem.settings.radii[-1]:g}"
     base = [archive.record(Run("points", "gd", "mse", seed)) for seed in seeds]
-    rows = [["σ_w", "step size", "learned value", "clean / MSE", f"worst case, ε = {radius} / MSE"]]
+    rows = [
+        [
+            r"$\sigma_w$",
+            "step size",
+            "learned value",
+            "clean / MSE",
+            f"worst case, ε = {radius} / MSE",
+        ]
+    ]
     rows.append(["0", "learned", steps_of(base), "1", "1"])
     for level in STEP_LEVELS[preset]:
         for step in STEPS:
@@ -85,10 +93,10 @@ iterate, {seeds} seeds:
 
 """
     start = archive.problem("points").stepsize
-    return f"""## Does a learned step size dodge the noise?
+    return rf"""## Does a learned step size dodge the noise?
 
-The noise reaches the image as η w_k. The step size η is learned as in the paper, held fixed at its
-start {start:g}, or learned while the noise is divided by it ("normalised"),
+The noise reaches the image as $\eta w_k$. The step size $\eta$ is learned as in the paper, held
+fixed at its start {start:g}, or learned while the noise is divided by it ("normalised"),
 {STEP_SEEDS[archive.preset]} seeds, errors as ratios to MSE training.
 
 {markdown(dodging(archive))}

@@ -15,8 +15,8 @@ STYLE = {
     "jitter": ("#0072B2", "D"),
 }
 plt.rcParams |= {
-    "font.size": 9,
-    "axes.titlesize": 9,
+    "font.size": 12,  # read at a third of the size, on a phone
+    "axes.titlesize": 12,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.dpi": 100,
@@ -27,4 +27,4 @@ plt.rcParams |= {
 
 def caption(figure: plt.Figure, archive: Archive, number: str, text: str) -> None:
     """What is shown, and what it rests on."""
-    figure.suptitle(f"Figure {number}. {text}. Preset {archive.preset}.", fontsize=8, wrap=True)
+    figure.suptitle(f"Figure {number}. {text}. Preset {archive.preset}.", fontsize=10, wrap=True)

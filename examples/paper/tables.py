@@ -63,6 +63,12 @@ TABLES = {
 }
 
 
+def case_name(problem: str, algorithm: str) -> str:
+    """As in a heading, such as "MRI, PGD"."""
+    names = {"points": "Points", "seismic": "Sections", "mri": "MRI"}
+    return f"{names[problem]}, {algorithm.upper()}"
+
+
 def tables_of(archive: Archive) -> list[Table]:
     """Those of its cases."""
     return [t for t in TABLES.values() if t.case in (*archive.cases, *archive.others)]

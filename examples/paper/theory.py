@@ -30,8 +30,8 @@ LONGER = {
 
 def theorem(archive: Archive, risk: str) -> list[list[str]]:
     """A risk of SGD jittering relative to that of MSE training, over levels and budgets."""
-    letter = {"generalization": "σ_g", "average case": "σ_e"}[risk]
-    rows = [["training", "σ_w", *(f"{letter} = {s:g}" for s in RISK_LEVELS)]]
+    letter = {"generalization": r"$\sigma_g$", "average case": r"$\sigma_e$"}[risk]
+    rows = [["training", r"$\sigma_w$", *(f"{letter} = {s:g}" for s in RISK_LEVELS)]]
     longer = LONGER[archive.preset]
     for budget, levels, seeds in (
         (1, LEVELS[archive.preset], SEEDS[archive.preset]),
@@ -50,7 +50,7 @@ def theorem(archive: Archive, risk: str) -> list[list[str]]:
 def relative(logarithm: Interval) -> str:
     """A ratio to MSE training with its interval, and whether the inequality holds."""
     holds = verdict(replace(logarithm, mean=-logarithm.mean), logarithm.decided)
-    return f"{ratio(logarithm)}, {holds.replace(' at this budget', '')}"
+    return f"{ratio(logarithm)}, {holds}"
 
 
 def expansion(archive: Archive) -> dict[str, float]:
@@ -83,7 +83,9 @@ def regularisers(archive: Archive) -> list[list[str]]:
             rng = torch.Generator().manual_seed(5)
             noise = dj.GaussianJitter(level, "norm", rng)
             means[sigma].append(implicit_regularization(model, y, physics, noise).mean)
-    rows = [["σ_w in training", f"regulariser (10) at σ_w = {level:g}, / MSE training"]]
+    rows = [
+        [r"$\sigma_w$ in training", rf"regulariser (10) at $\sigma_w$ = {level:g}, / MSE training"]
+    ]
     for sigma in LEVELS[archive.preset]:
         rows.append([f"{sigma:g}", relative(log_ratio(means[sigma], means[0.0]))])
     return rows
@@ -93,22 +95,24 @@ def render(archive: Archive, seeds: int) -> str:
     """The page of the theory."""
     identity = expansion(archive)
     settings = archive.problem("points").settings
-    return f"""# The theory, in numbers
+    return rf"""# The theory, in numbers
 
 2-D point denoising, preset {archive.preset}, {settings.epochs * settings.repeat} training
 steps times the number in the first column. Each entry is a ratio to MSE training, the geometric
-mean over training seeds with its 95 % interval; "holds" means that the interval lies below 1. σ_w
-is that of Assumption 6.1, E‖w_k‖² = σ_w².
+mean over training seeds with its 95 % interval; "holds" means that the interval lies below 1.
+$\sigma_w$ is that of Assumption 6.1, $\mathbb{{E}}\lVert w_k\rVert^2 = \sigma_w^2$.
 
-## Theorem 7.4: G(θ^sgd) ≤ G(θ^mse)
+## Theorem 7.4
 
-Generalisation risk at the level σ_g of the test.
+$G(\theta^{{\mathrm{{sgd}}}}) \leq G(\theta^{{\mathrm{{mse}}}})$: the generalisation risk, at the
+level $\sigma_g$ of the test.
 
 {markdown(theorem(archive, "generalization"))}
 
-## Theorem 7.5: R_e(θ^sgd) ≤ R_e(θ^mse)
+## Theorem 7.5
 
-Average-case risk at the level σ_e.
+$R_e(\theta^{{\mathrm{{sgd}}}}) \leq R_e(\theta^{{\mathrm{{mse}}}})$: the average-case risk, at the
+level $\sigma_e$.
 
 {markdown(theorem(archive, "average case"))}
 

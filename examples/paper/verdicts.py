@@ -12,7 +12,7 @@ from tables import Results, markdown, tables_of
 
 SHIFT = "shift"  # the table's own out-of-distribution column
 RECOVERY = "contrast recovery"
-UNDECIDED = "undecided at this budget"
+UNDECIDED = "undecided"
 LEVEL = 0.05
 MOST = 20  # times the data that are looked at
 

@@ -82,16 +82,16 @@ methods = {
 } | models
 psnr = dinv.metric.PSNR(complex_abs=True, max_pixel=1.0)
 
-figure, axes = plt.subplots(2, 5, figsize=(12, 6.6), layout="constrained")
+figure, axes = plt.subplots(2, 5, figsize=(10, 5.8), layout="constrained")
 for row, (column, y) in zip(axes, measurements.items()):
     row[0].imshow(x[3].norm(dim=0), cmap="gray", vmin=0, vmax=1)
-    row[0].set_title(f"truth\n({column})", fontsize=16)
+    row[0].set_title(f"truth\n({column})", fontsize=15)
     for ax, (name, method) in zip(row[1:], methods.items()):
         with torch.no_grad():
             image = method(y, physics)
         print(f"{column:12s}{name:18s}{psnr(image, x).mean():6.2f} dB")
         ax.imshow(image[3].norm(dim=0), cmap="gray", vmin=0, vmax=1)
-        ax.set_title(f"{name}\n{psnr(image[3:4], x[3:4]).item():.2f} dB", fontsize=16)
+        ax.set_title(f"{name}\n{psnr(image[3:4], x[3:4]).item():.2f} dB", fontsize=15)
 for ax in axes.flat:
     ax.set_axis_off()
 plt.show()

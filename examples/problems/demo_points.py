@@ -97,6 +97,7 @@ for name, model in models.items():
 
 axis = torch.linspace(-1, 1, 201)
 plane = torch.cartesian_prod(axis, axis)
+plt.rcParams["font.size"] = 13
 figure, axes = plt.subplots(2, 2, figsize=(7.4, 6.4), layout="constrained")
 for ax, (name, model) in zip(axes.flat, models.items()):
     with torch.no_grad():

@@ -82,12 +82,12 @@ for name, model in models.items():
     clean, worst = (psnr(panels[k], test).mean() for k in (name, f"{name}, attacked"))
     print(f"{name:10s} clean {clean:5.2f} dB, attacked {worst:5.2f} dB")
 
-figure, axes = plt.subplots(2, 4, figsize=(9, 5.2), layout="constrained")
+figure, axes = plt.subplots(2, 4, figsize=(9, 5.4), layout="constrained")
 for ax, (name, image) in zip(axes.T.flat, panels.items()):
     measured = image.shape != test.shape
     top = image[3].max() if measured else 1
     value = "" if measured or name == "truth" else f"{psnr(image[3:4], test[3:4]).item():.1f} dB"
     ax.imshow(image[3, 0], cmap="gray", vmin=0, vmax=top, aspect="auto" if measured else None)
-    ax.set_title(f"{name}\n{value}", fontsize=10)
+    ax.set_title(f"{name}\n{value}", fontsize=14)
     ax.set_axis_off()
 plt.show()

@@ -11,8 +11,8 @@ should not be trusted, and tells with intervals which network is better: a
 :class:`deepinv_jitter.RobustnessComparison` of one :class:`deepinv_jitter.RobustnessReport` each.
 
 Why one needs it: a random perturbation as large as the noise costs a decibel, the worst one ten.
-The recipe takes some three of them back for .8 dB without an attack, jittering half a decibel for
-.6 dB. One network per training is an example, not a finding; and the few steps of the attack below
+The recipe takes some three of them back for 0.8 dB without an attack, jittering half a decibel for
+0.5 dB. One network per training is an example, not a finding; and the few steps of the attack below
 are a lower bound, beyond which :class:`deepinv_jitter.ConvergedAttack` finds more.
 
 The networks come with the package, see :func:`deepinv_jitter.demo_network`.
@@ -79,21 +79,23 @@ comparison.plot()
 # Each network under its own worst case, of the norm of the noise; below, the place where all
 # together err most.
 
+# sphinx_gallery_thumbnail_path = '_static/brain_under_attack.png'
+
 comparison.images()
 
 # %%
 # The perturbations themselves, where they are added, in k-space, and as the image
 # :math:`A^\top\delta` that they amount to.
 
-k = len(x) // 2
-figure, axes = plt.subplots(2, 3, figsize=(7.5, 5.2), layout="constrained")
+k = slice(len(x) // 2, len(x) // 2 + 1)
+figure, axes = plt.subplots(2, 3, figsize=(7.5, 6), layout="constrained")
 for column, (name, model) in zip(axes.T, models.items()):
-    delta = attack(model, x, y, physics)
-    k_space, image = delta[k].norm(dim=0), physics.A_adjoint(delta)[k].norm(dim=0)
+    delta = attack(model, x[k], y[k], physics)
+    k_space, image = delta[0].norm(dim=0), physics.A_adjoint(delta)[0].norm(dim=0)
     column[0].imshow(k_space, cmap="viridis")
-    column[0].set_title(f"{name}:\nin k-space", fontsize=9)
+    column[0].set_title(f"{name}:\nin k-space", fontsize=13)
     column[1].imshow(image, cmap="inferno", vmin=0, vmax=0.25)
-    column[1].set_title("as an image, 0 to 0.25", fontsize=9)
+    column[1].set_title("as an image, 0 to 0.25", fontsize=13)
 for ax in axes.flat:
     ax.set_axis_off()
 plt.show()

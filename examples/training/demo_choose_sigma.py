@@ -97,7 +97,8 @@ print(report(models[sigma], test).table())
 # %%
 # The curve, with the accuracy to be kept as the dashed line and the chosen level circled.
 
-figure, ax = plt.subplots(figsize=(5.6, 4.0), layout="constrained")
+plt.rcParams["font.size"] = 13
+figure, ax = plt.subplots(figsize=(6.4, 5), layout="constrained")
 places = range(len(LEVELS))
 for curve, color, marker, label in (
     (clean, "#0072B2", "o", "clean"),

@@ -76,7 +76,7 @@ psnr = dinv.metric.PSNR(complex_abs=True, max_pixel=1.0)
 
 columns = ("clean", "more noise", "attacked")
 print(f"{'PSNR (dB)':20s}" + "".join(f"{name:>12s}" for name in columns))
-figure, axes = plt.subplots(3, 4, figsize=(9, 7.4), layout="constrained")
+figure, axes = plt.subplots(3, 4, figsize=(9, 8.6), layout="constrained")
 for place, (name, model) in zip(axes.T, models.items()):
     measured = (y, y + 4 * NOISE * extra, y + worst(model, x, y, physics))
     with torch.no_grad():
@@ -85,6 +85,6 @@ for place, (name, model) in zip(axes.T, models.items()):
     for ax, image, column in zip(place, images, columns):
         ax.imshow(image[2].norm(dim=0), cmap="gray", vmin=0, vmax=1)
         value = psnr(image[2:3], x[2:3]).item()
-        ax.set_title(f"{name}\n{column}, {value:.1f} dB", fontsize=10)
+        ax.set_title(f"{name}\n{column}, {value:.1f} dB", fontsize=13)
         ax.set_axis_off()
 plt.show()
