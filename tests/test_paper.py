@@ -208,6 +208,13 @@ def test_verdicts(mean, decided, expected):
     assert verdicts.verdict(intervals.Interval(mean, 0.5), decided) == expected
 
 
+@pytest.mark.parametrize(("mean", "times"), [(0.5, "2"), (0.3, "4"), (0.2, "8"), (0, "> 20")])
+def test_data_that_would_decide(mean, times):
+    """The factor goes about as the square of what the difference lacks."""
+    seeds, images = np.meshgrid([-0.1, 0.0, 0.1], np.linspace(-1, 1, 9), indexing="ij")
+    assert verdicts.needed(mean + seeds + images, 0.02) == times
+
+
 def test_the_papers_orderings_are_those_we_hold_against_the_runs():
     """Every claim on PSNR is what the paper's own table says, so none is made up."""
     column = {"in distribution": 0, "strong attack": 1, verdicts.SHIFT: 2}

@@ -19,9 +19,11 @@ def rows_of(archive: Archive, problem: str, algorithm: str, seeds: int) -> list[
     reference = list(archive.problem(problem).references)[-1]
     classical = archive.record(Run(problem, "reference", reference))["elsewhere"]
     kinds = list(archive.problem(problem).elsewhere)
+    # The first samples, which all have
+    count = {k: min(len(r["elsewhere"][k]) for rs in records.values() for r in rs) for k in kinds}
 
     def values(method: str, kind: str) -> list[list[float]]:
-        return [r["elsewhere"][kind] for r in records[method]]
+        return [r["elsewhere"][kind][: count[kind]] for r in records[method]]
 
     others = COMPARED[1:]
     differences = {
@@ -31,7 +33,7 @@ def rows_of(archive: Archive, problem: str, algorithm: str, seeds: int) -> list[
     labels = [METHODS[m].label_for(algorithm) for m in COMPARED]
     rows = [["data", reference, *labels]]
     for kind in kinds:
-        row = [kind, f"{sum(classical[kind]) / len(classical[kind]):.2f}"]
+        row = [kind, f"{sum(classical[kind][: count[kind]]) / count[kind]:.2f}"]
         row.append(f"{crossed(values('mse', kind)).mean:.2f}")
         for m in others:
             d = differences[kind, m]

@@ -196,7 +196,7 @@ class Points(Problem):
     presets = settings.POINTS
 
     def samples(self, split):
-        count = self.settings.train if split == "train" else self.settings.test
+        count = getattr(self.settings, split)
         return torch.zeros(count, 2)
 
     def physics(self, seed, device="cpu"):
@@ -263,7 +263,7 @@ class Seismic(Problem):
     init = staticmethod(lambda y, physics: y)
 
     def samples(self, split):
-        count = self.settings.train if split == "train" else self.settings.test
+        count = getattr(self.settings, split)
         return self.sections(count, seed=("train", "validation", "test").index(split))
 
     def sections(self, count: int, seed: int, thickness: float = 12.0) -> torch.Tensor:
@@ -340,7 +340,7 @@ class MRI(Problem):
 
     def samples(self, split):
         size = self.settings.size
-        count = self.settings.train if split == "train" else self.settings.test
+        count = getattr(self.settings, split)
         if self.data is not None:
             return self._fastmri(split, count)
         # The head takes 192 mm; the paper's field of 320 pixels shows it at 0.6 mm

@@ -137,6 +137,7 @@ class Archive:
     def description(self, run: Run) -> dict:
         """What the results of a run depend on beside its name, as JSON holds it."""
         settings = asdict(self.problem(run.problem).at_noise(run.sigma).settings)
+        del settings["test"]  # a record names its samples
         # A method does not depend on the noise of the others
         used = METHODS[run.method].noise if run.method in METHODS else ()
         for name, kind in {"jitter": "jitter", "input_sigma": "input"}.items():

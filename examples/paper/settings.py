@@ -19,6 +19,7 @@ class Settings:
 
     size: tuple[int, ...]
     train: int  # samples
+    validation: int
     test: int
     iterations: int  # K
     width: int
@@ -47,13 +48,14 @@ class Settings:
 
 
 _POINTS = {
-    "size": (2,), "train": 200, "test": 50, "width": 32, "depth": 3, "batch": 200,
-    "noise": 0.1, "input_sigma": both(0.1), "jitter": both(dj.GaussianJitter(0.1, "norm")),
-    "radius": 0.01, "relative_to": None, "radii": (0.01, 0.02, 0.05, 0.1),
+    "size": (2,), "train": 200, "validation": 50, "test": 50, "width": 32, "depth": 3,
+    "batch": 200, "noise": 0.1, "input_sigma": both(0.1),
+    "jitter": both(dj.GaussianJitter(0.1, "norm")), "radius": 0.01, "relative_to": None,
+    "radii": (0.01, 0.02, 0.05, 0.1),
 }  # fmt: skip
 POINTS = {
-    "smoke": Settings(**_POINTS | {"test": 8, "radii": (0.01, 0.05)}, iterations=2, epochs=1,
-                      repeat=2, lr=1e-3, train_attack="power", steps=2),
+    "smoke": Settings(**_POINTS | {"validation": 8, "test": 8, "radii": (0.01, 0.05)},
+                      iterations=2, epochs=1, repeat=2, lr=1e-3, train_attack="power", steps=2),
     "cpu": Settings(**_POINTS, iterations=10, epochs=20, repeat=50, lr=1e-3,
                     train_attack="power"),
     "paper": Settings(**_POINTS, iterations=10, epochs=100, repeat=50, lr=1e-4,
@@ -62,39 +64,39 @@ POINTS = {
 
 SEISMIC = {
     "smoke": Settings(
-        size=(24, 24), train=4, test=2, iterations=2, width=8, depth=3, batch=2, epochs=1,
-        lr=3e-3, noise=0.01, input_sigma=both(0.05),
+        size=(24, 24), train=4, validation=2, test=2, iterations=2, width=8, depth=3, batch=2,
+        epochs=1, lr=3e-3, noise=0.01, input_sigma=both(0.05),
         jitter=both(dj.GaussianJitter(0.1, "relative")),
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
         solver_steps=3),
     "cpu": Settings(
-        size=(64, 64), train=4000, test=12, iterations=5, width=16, depth=4, batch=4, epochs=20,
-        draws=480, lr=5e-3, warmup=0.2, own_networks=True, ema=0.998, noise=0.01,
+        size=(64, 64), train=4000, validation=12, test=36, iterations=5, width=16, depth=4, batch=4,
+        epochs=20, draws=480, lr=5e-3, warmup=0.2, own_networks=True, ema=0.998, noise=0.01,
         input_sigma={"gd": 0.05, "pgd": 0.02},
         jitter={k: dj.GaussianJitter(v, "relative") for k, v in {"gd": 2.0, "pgd": 0.5}.items()},
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power"),
     "paper": Settings(
-        size=(352, 352), train=1000, test=100, iterations=10, width=64, depth=5, batch=16,
-        epochs=100, lr=1e-4, noise=0.01, input_sigma=both(0.05),
+        size=(352, 352), train=1000, validation=100, test=100, iterations=10, width=64, depth=5,
+        batch=16, epochs=100, lr=1e-4, noise=0.01, input_sigma=both(0.05),
         jitter=both(dj.GaussianJitter(0.1, "relative")), radius=1.0, relative_to=None,
         radii=(1.0, 3.52), train_attack="paper", steps=100),
 }  # fmt: skip
 
 MRI = {
     "smoke": Settings(
-        size=(32, 32), train=4, test=2, iterations=2, width=8, depth=3, batch=2, epochs=1,
-        draws=2, lr=3e-3, warmup=0.2, own_networks=True, ema=0.9, noise=0.05,
+        size=(32, 32), train=4, validation=2, test=2, iterations=2, width=8, depth=3, batch=2,
+        epochs=1, draws=2, lr=3e-3, warmup=0.2, own_networks=True, ema=0.9, noise=0.05,
         input_sigma=both(0.05), jitter=both(dj.GaussianJitter(0.05, "relative")),
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
         solver_steps=3),
     "cpu": Settings(
-        size=(64, 64), train=12000, test=12, iterations=5, width=16, depth=4, batch=2, epochs=20,
-        draws=200, lr=2e-3, warmup=0.2, own_networks=True, ema=0.998, noise=0.05,
-        input_sigma=both(0.05), jitter=both(dj.GaussianJitter(0.05, "relative")),
+        size=(64, 64), train=12000, validation=12, test=12, iterations=5, width=16, depth=4,
+        batch=2, epochs=20, draws=200, lr=2e-3, warmup=0.2, own_networks=True, ema=0.998,
+        noise=0.05, input_sigma=both(0.05), jitter=both(dj.GaussianJitter(0.05, "relative")),
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", solver_steps=60),
     "paper": Settings(
-        size=(320, 320), train=1000, test=100, iterations=10, width=64, depth=8, batch=4,
-        epochs=130, lr=1e-4, noise=0.05, input_sigma=both(0.05),
+        size=(320, 320), train=1000, validation=100, test=100, iterations=10, width=64, depth=8,
+        batch=4, epochs=130, lr=1e-4, noise=0.05, input_sigma=both(0.05),
         jitter=both(dj.GaussianJitter(0.01, "relative")), radius=1.0, relative_to=None,
         radii=(1.0, 11.4), train_attack="paper", steps=100),
 }  # fmt: skip

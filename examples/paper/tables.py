@@ -87,7 +87,9 @@ class Results:
             name: [archive.record(Run(table.problem, "reference", name))]
             for name in self.problem.references
         }
-        samples = {tuple(r["samples"]) for rs in self.all.values() for r in rs}
+        samples = [r["samples"] for rs in self.all.values() for r in rs]
+        self.count = min(map(len, samples))  # the first of the split, which all have
+        samples = {tuple(names[: self.count]) for names in samples}
         if len(samples) > 1:
             raise ValueError(
                 f"all runs of {table.name} must be evaluated on the same samples, but there are "
@@ -100,7 +102,9 @@ class Results:
 
     def values(self, method: str, column: str, metric: str) -> list[list[float]]:
         condition = self.conditions[column]
-        return [r["conditions"][condition]["metrics"][metric] for r in self.all[method]]
+        return [
+            r["conditions"][condition]["metrics"][metric][: self.count] for r in self.all[method]
+        ]
 
     def mean(self, method: str, column: str, metric: str) -> Interval:
         return crossed(self.values(method, column, metric))
@@ -196,7 +200,7 @@ def render(archive: Archive, table: Table, seeds: int) -> str:
     )
     notes = [
         f"PSNR in dB / SSIM (deepinv's, peak 1), means over {seeds} training seeds and "
-        f"{len(first['samples'])} test images with 95 % intervals of the PSNR over both. Bold: the "
+        f"{results.count} test images with 95 % intervals of the PSNR over both. Bold: the "
         "best, and all whose paired difference from it is undecided.",
         f"Attack radius {settings.radius:g}{unit}. The "
         f"paper's attack takes {results.problem.paper_attack['steps']} steps from zero; the strong "

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from intervals import Interval, holm
+import numpy as np
+from intervals import Interval, crossed, holm
 from runs import Archive
 from tables import Results, markdown, tables_of
 
 SHIFT = "shift"  # the table's own out-of-distribution column
 RECOVERY = "contrast recovery"
 UNDECIDED = "undecided at this budget"
+LEVEL = 0.05
+MOST = 20  # times the data that are looked at
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,11 @@ class Claim:
         }[self.column]
         return f"{a} is better than {b} {where}"
 
-    def difference(self, results: Results) -> Interval:
+    def differences(self, results: Results) -> np.ndarray:
+        """Of shape `(seeds, images)`."""
         column = results.shift if self.column == SHIFT else self.column
-        return results.difference(self.better, self.worse, column, self.metric)
+        a, b = (results.values(m, column, self.metric) for m in (self.better, self.worse))
+        return np.subtract(a, b)
 
 
 CLAIMS = (
@@ -67,30 +72,39 @@ def verdict(difference: Interval, decided: bool) -> str:
     return "holds" if difference.mean > 0 else "does not hold"
 
 
+def needed(differences: np.ndarray, level: float) -> str:
+    """How many times the images and the trainings would decide, if they showed the same."""
+    found = (f for f in range(2, MOST + 1) if crossed(np.tile(differences, (f, f))).p <= level)
+    return str(next(found, f"> {MOST}"))
+
+
 def rows_of(archive: Archive, seeds: int) -> list[list[str]]:
     """The claims with their differences; which are decided is corrected for their number."""
     held = []
     for table in tables_of(archive):
         results = Results(archive, table, seeds)
         held += [
-            (table, claim, claim.sentence(results), claim.difference(results))
+            (table, claim, claim.sentence(results), claim.differences(results))
             for claim in CLAIMS
             if table.name in claim.tables
         ]
-    rows = [["table", "claim of the paper", "difference", "p", "verdict"]]
-    decided = holm([difference for *_, difference in held])
-    for (table, claim, sentence, d), sure in zip(held, decided, strict=True):
+    rows = [["table", "claim of the paper", "difference", "p", "verdict", "data needed"]]
+    intervals = [crossed(differences) for *_, differences in held]
+    decided = holm(intervals)
+    level = LEVEL / max(1, decided.count(False))
+    for (table, claim, sentence, values), d, sure in zip(held, intervals, decided, strict=True):
         unit = "" if claim.metric == RECOVERY else " dB"
         p = "< 0.0001" if d.p < 1e-4 else f"{d.p:.4f}"
         cell = f"{d.mean:+.2f} ± {d.half:.2f}{unit}"
-        rows.append([str(table.number), sentence, cell, p, verdict(d, sure)])
+        more = "" if sure else f"x {needed(values, level)}"
+        rows.append([str(table.number), sentence, cell, p, verdict(d, sure), more])
     return rows
 
 
 def render(archive: Archive, seeds: int) -> str:
     """The list of verdicts."""
     rows = rows_of(archive, seeds)
-    counts = Counter(row[-1] for row in rows[1:])
+    counts = Counter(row[-2] for row in rows[1:])
     summary = (
         f"{counts['holds']} hold, {counts['does not hold']} do not and "
         f"{counts[UNDECIDED]} are undecided at this budget"
@@ -99,5 +113,7 @@ def render(archive: Archive, seeds: int) -> str:
         f"# The paper's claims\n\nPreset {archive.preset}, {seeds} training seeds, paired "
         "differences with 95 % intervals over seeds and test images, strong attack. A claim is "
         "decided if it is at a level of 5 % for all claims together, by Holm's correction. Of "
-        f"{len(rows) - 1} claims: {summary}.\n\n{markdown(rows)}\n"
+        f"{len(rows) - 1} claims: {summary}. The last column: so many times the images and the "
+        "trainings would decide it, if they showed the same differences.\n\n"
+        f"{markdown(rows)}\n"
     )
