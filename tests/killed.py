@@ -3,8 +3,7 @@ Kill runs at random moments, and resume each: what is left is what was left with
 
 ``python tests/killed.py FOLDER --kills 20`` prints a line for every kill and one for every job, and
 ends with an error if a resumed job differs in a single bit. The process that imports everything
-forks one for every attempt, so that a kill strikes the work, not the imports; in the tests it is
-theirs.
+forks one for every attempt, so that a kill strikes the work, not the imports.
 """
 
 import argparse
@@ -26,6 +25,9 @@ import two_ranks  # noqa: E402
 from run import main as paper  # noqa: E402
 
 import deepinv_jitter as dj  # noqa: E402
+
+torch.set_num_threads(1)
+warnings.simplefilter("ignore")
 
 
 def training(folder):
@@ -135,6 +137,4 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
     main(arguments.folder, arguments.kills, arguments.seed)
