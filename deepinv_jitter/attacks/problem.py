@@ -142,15 +142,16 @@ class Problem:
         with torch.enable_grad():
             x_net = self.reconstruct(delta)
             loss = self._judge(x_net)
+            g = None
             if loss.requires_grad:
-                (g,) = torch.autograd.grad(loss.sum(), delta)
+                (g,) = torch.autograd.grad(loss.sum(), delta, allow_unused=True)
             elif x_net.requires_grad:
                 raise RuntimeError(
                     "the attack needs the gradient of the objective, but it gives none: deepinv's "
                     "PSNR is such a metric. Use 'error', which has the same worst case, or "
                     "RandomAttack."
                 )
-            else:
+            if g is None:
                 raise RuntimeError(
                     "the attack needs the gradient of the model's output with respect to y, but "
                     "there is none: the model runs under no_grad, detaches its input, or is a "

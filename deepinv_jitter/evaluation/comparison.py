@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import checks
 from . import words
-from .results import CLEAN, Results
+from .results import CLEAN, Results, agree
 from .statistics import badness, better, paired
 from .tables import Cell, Table, digits, interval, rendered
 from .views import Views
@@ -85,6 +85,8 @@ class RobustnessComparison(Views):
             differ = [key for key in differ if key not in PER_MODEL]
             if report.digests != self._any.digests:
                 differ.append("data")
+            elif not agree(report.references, self._any.references):
+                differ.append("measurements")
             if differ:
                 raise ValueError(
                     "reports must be of the same data, conditions and attack, but those of "

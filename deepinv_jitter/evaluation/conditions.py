@@ -19,6 +19,7 @@ from .cache import Cache
 from .metrics import contrast_recovery, error_outside
 from .protocol import Protocol
 from .results import (
+    CLEAN,
     OUTSIDE,
     RANDOM,
     RECOVERY,
@@ -29,6 +30,7 @@ from .results import (
     WORST_DRAW,
     Columns,
     Condition,
+    agree,
 )
 from .scores import Scores, alike, squared_error
 
@@ -198,12 +200,10 @@ class Bench:
 def complete(
     entry: dict, batch: Batch, protocol: Protocol, model: nn.Module, cache: Cache, bar: tqdm
 ) -> None:
-    """Try the conditions of a batch that are not done yet."""
+    """Try the conditions of a batch that are not done yet, once those that are may be believed."""
     done, content = entry["results"], cache.content
     todo = [c for c in protocol.conditions if c.label not in done]
     bar.update(len(protocol.conditions) - len(todo))
-    if not todo:
-        return
     device = batch.x.device
 
     def randomness(purpose: str):
@@ -217,6 +217,12 @@ def complete(
     point = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in known}
     with randomness("clean"):
         bench = Bench(protocol, model, batch, done, point)
+    if CLEAN in done:
+        # No description has all that results depend on, such as the code of a model or a metric
+        with randomness(CLEAN):
+            columns, _ = bench.run(protocol.conditions[0])
+        if not agree(columns, done[CLEAN]):
+            raise cache.refusal(f"gives other results in batch {cache.index}")
     for condition in todo:
         bar.set_description(condition.label, refresh=False)
         with randomness(condition.label):
@@ -224,8 +230,7 @@ def complete(
         done[condition.label] = columns
         if len(images["x"]):
             entry["pictures"][condition.label] = images
-        clean = done[protocol.conditions[0].label]
-        content["metrics"] |= protocol.best_values(bench.scores.metrics, clean)
+        content["metrics"] |= protocol.best_values(bench.scores.metrics, done[CLEAN])
         content["point"] = point
         cache.save(done=condition is todo[-1])
         bar.update()

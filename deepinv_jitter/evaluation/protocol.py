@@ -224,10 +224,10 @@ def peak_for(
     declared = {p for source in sources for p in _declared_peaks(source.loader)}
     if len(declared) > 1:
         raise ValueError(
-            f"the data sets declare different peaks, {sorted(declared)}: give peak, the one that "
+            f"the data sets have different peaks, {sorted(declared)}: give peak, the one that "
             "all samples are measured by."
         )
-    return declared.pop() if declared else 1.0
+    return declared.pop()
 
 
 def peak_of(metric: Metric) -> float | str | None:
@@ -260,9 +260,10 @@ def objective_name(objective: Objective) -> str:
 
 
 def _declared_peaks(data: object) -> Iterable[float]:
-    """What a data set says, or those that it, or a loader, is made of."""
+    """What a data set says, or those that it, or a loader, is made of; 1 if none does."""
     peak = getattr(data, "peak", None)
     if isinstance(peak, Real):
         return [float(peak)]
     parts = [getattr(data, "dataset", None), *(getattr(data, "datasets", None) or [])]
-    return [p for part in parts if part is not None for p in _declared_peaks(part)]
+    known = [p for part in parts if part is not None for p in _declared_peaks(part)]
+    return known or [1.0]

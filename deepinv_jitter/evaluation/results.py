@@ -47,6 +47,14 @@ RESERVED = (
 Columns = dict[str, torch.Tensor]
 
 
+def agree(columns: Columns, others: Columns) -> bool:
+    """Whether values that both have are the same, up to the rounding of another machine."""
+    return all(
+        torch.allclose(columns[name].double(), others[name].double(), 1e-4, 1e-8, equal_nan=True)
+        for name in columns.keys() & others.keys()
+    )
+
+
 @dataclass(frozen=True)
 class Condition:
     """One way to treat all samples: its kind, and the radius or the edit that belongs to it."""
@@ -109,6 +117,11 @@ class Results:
                 if column in columns and 0 < columns[column].mean() < columns[ERROR].mean():
                     found.setdefault(name, []).append(label)
         return found
+
+    @property
+    def references(self) -> Columns:
+        """The errors of what every network should beat, which the measurements alone decide."""
+        return {k: v for k, v in self.values[CLEAN].items() if k in REFERENCES}
 
     @property
     def lower_bound(self) -> bool:

@@ -123,8 +123,9 @@ def evaluate_robustness(
     :param str, os.PathLike, None state: file that keeps the results of every batch, beside one with
         the ending ``.batch`` for the conditions of the batch at hand. A call with the same
         arguments goes on from there and gives, on the same machine, bit for bit what an
-        uninterrupted one gives. For several networks it is a folder, made if there is none, with a
-        file for each, its name and ``.pt``, to which later calls may add networks. Default:
+        uninterrupted one gives; it makes one clean reconstruction of each known batch, to be sure
+        that nothing else has changed. For several networks it is a folder, made if there is none,
+        with a file for each, its name and ``.pt``, to which later calls may add networks. Default:
         ``None``, nothing is kept.
     :param int seed: seed of measurements, parameters, random perturbations and the order of the
         loader. Default: 0.

@@ -79,22 +79,23 @@ class JitterTrainer(Engine):
         Default: ``"raise"``.
     :param float, None ema: decay of an exponential moving average of the weights, above 0 and below
         1, such as 0.998. After each step of the optimizer :math:`\bar\theta \leftarrow d_n
-        \bar\theta + (1 - d_n) \theta`, with :math:`d_n = \min(d, (1 + n) / (10 + n))` in step
-        :math:`n`, so that the start is soon forgotten. The averaged weights, and with them the
-        statistics of batch normalisation, are validated, chosen as the best, saved as the model and
-        returned by ``train``. While it trains, also for attacks, the model has its own weights,
-        which are in the checkpoints too. Default: ``None``, no average.
+        \bar\theta + (1 - d_n) \theta`, with :math:`d_n = \min(d, (1 + n) / (10 + n))` where
+        :math:`n` steps went before and :math:`d_0 = 0`, so that the start is soon forgotten. The
+        averaged weights, and with them the statistics of batch normalisation, are validated, chosen
+        as the best, saved as the model and returned by ``train``. While it trains, also for
+        attacks, the model has its own weights, which are in the checkpoints too. Default: ``None``,
+        no average.
     :param float, None ckp_minutes: also save within an epoch, ``ckp_interrupted.pth.tar``, when the
         last checkpoint is so many minutes old. Default: ``None``, at the end of epochs alone.
     :param dict ddp_options: arguments of :class:`torch.nn.parallel.DistributedDataParallel`.
         Default: ``{}``; one more pass at the start finds out whether some parameters are without
         use. Where that changes from batch to batch, give ``{"find_unused_parameters": True}``.
     :raises TypeError: if the model is a ``DataParallel`` or ``DistributedDataParallel``.
-    :raises ValueError: if ``on_non_finite`` is unknown, ``ckp_minutes`` is negative or ``ema`` is
-        not between 0 and 1. In ``train`` and ``test``, if a data loader has ``drop_last=True``,
-        with which the host loses one full batch per epoch; if loaders do not share the data among
-        the processes; or if ``ckpt_pretrained`` does not fit, in ``train`` also if it was written
-        with another ``ema``.
+    :raises ValueError: if ``on_non_finite`` is unknown, ``ckp_minutes`` is negative, ``ema`` is not
+        between 0 and 1, or the scheduler asks for a metric. In ``train`` and ``test``, if a data
+        loader has ``drop_last=True``, with which the host loses one full batch per epoch; if
+        loaders do not share the data among the processes; or if ``ckpt_pretrained`` does not fit,
+        in ``train`` also if it was written with another ``ema``.
     :raises FloatingPointError: in ``train``, if a loss or gradient is not finite, or all of them.
     :raises OSError: in ``train``, if a checkpoint cannot be written; the former one is kept.
 

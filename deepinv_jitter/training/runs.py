@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .. import checks
 from . import distributed
@@ -50,6 +51,11 @@ class LongRun(ResumingTrainer):
             raise ValueError(
                 "on_non_finite='skip' leaves batches without a loss, but log_train_batch=True asks "
                 "for that of every batch: choose one of both."
+            )
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            raise ValueError(
+                "scheduler must step without a metric, which the host does not give it, got "
+                "ReduceLROnPlateau: take one that follows the epoch, such as CosineAnnealingLR."
             )
         super().__post_init__()
         self._signals, self._folder, self._lines = Signals(), Folder(), Lines()

@@ -781,12 +781,15 @@ def frozen_output(y):
     [
         Reconstructor(frozen_output),
         Reconstructor(lambda y: 2 * y.detach()),
+        Reconstructor(lambda y: y.detach() * torch.ones((), requires_grad=True)),
         dinv.optim.GD(data_fidelity=dinv.optim.L2(), prior=dinv.optim.Tikhonov(), max_iter=2),
     ],
-    ids=["no_grad", "detach", "unfold=False"],
+    ids=["no_grad", "detach", "of something else", "unfold=False"],
 )
-def test_a_model_without_gradient_is_refused(name, model):
+@pytest.mark.parametrize("truth_requires_grad", [False, True])
+def test_a_model_without_gradient_is_refused(name, model, truth_requires_grad):
     x, y = torch.randn(2, 3, 1, 4, 4)
+    x.requires_grad_(truth_requires_grad)
     with pytest.raises(RuntimeError, match="there is none: .* unfold=False. Build it with unfold"):
         ATTACKS[name](dj.L2Ball(1.0))(model, x, y, DENOISING)
     delta = dj.RandomAttack(dj.L2Ball(1.0))(model, x, y, DENOISING)

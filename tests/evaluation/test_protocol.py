@@ -109,6 +109,15 @@ def test_peaks_that_contradict_are_refused():
     assert evaluate(loaders, peak=2).description["peak"] == "2.0"
 
 
+@pytest.mark.parametrize("together", [lambda a, b: [a, b], lambda a, b: ConcatDataset([a, b])])
+def test_data_without_a_peak_are_not_measured_by_that_of_others(together):
+    """They are taken to lie in [0, 1]: a peak of 2 would add 6 decibels."""
+    data = together(sections(2), [{"x": images(1, 32, 32)}])
+    loaders = [*map(DataLoader, data)] if isinstance(data, list) else DataLoader(data)
+    with pytest.raises(ValueError, match=r"different peaks, \[1.0, 2.0\]: give peak"):
+        evaluate(loaders)
+
+
 # Metrics
 
 

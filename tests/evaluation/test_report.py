@@ -151,7 +151,16 @@ def test_compare_models():
         report.compare(other, ("a", "a"))
 
 
-@pytest.mark.parametrize("change", ["seed", "draws", "attack", "data", "metrics", "physics"])
+class Denoising(dinv.physics.Denoising):
+    """Of the same name and parameters as deepinv's."""
+
+    def A(self, x, **kwargs):
+        return 2 * x
+
+
+@pytest.mark.parametrize(
+    "change", ["seed", "draws", "attack", "data", "metrics", "physics", "measurements"]
+)
 def test_only_the_same_can_be_compared(change):
     model, x, physics, _, _ = points()
     kwargs = {"data": [x], "physics": physics}
@@ -163,6 +172,7 @@ def test_only_the_same_can_be_compared(change):
         "data": {"data": [x + 1]},
         "metrics": {"metrics": {"mae": MAE()}},
         "physics": {"physics": dinv.physics.Denoising(noise(0.2))},
+        "measurements": {"physics": Denoising(noise())},
     }[change]
     with pytest.raises(ValueError, match=f"differ in {change}.*same arguments"):
         report.compare(evaluate(model, **(kwargs | other)))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from properties import assert_same_parameters
 from test_trainers import build, last_checkpoint
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
@@ -152,6 +153,9 @@ def test_if_no_batch_is_left_the_run_ends(tmp_path):
         quietly(trainer)
 
 
+PLATEAU = ReduceLROnPlateau(torch.optim.SGD(dj.PointMLP().parameters()))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -160,6 +164,7 @@ def test_if_no_batch_is_left_the_run_ends(tmp_path):
             {"on_non_finite": "skip", "log_train_batch": True},
             "skip' leaves batches without a loss, but log_train_batch=True asks",
         ),
+        ({"scheduler": PLATEAU}, "step without a metric, .* got ReduceLROnPlateau: take one"),
     ],
 )
 def test_refused(tmp_path, options, message):
