@@ -97,7 +97,7 @@ def test_the_comparisons_on_the_command_line(tmp_path, monkeypatch, capsys, case
     data = tmp_path / "data"
     data.mkdir()
     arguments = COMPARISONS[case](data)
-    arguments += ["--size", "24", "24", "--steps", "10", "--test", "2", "--attacks", "quick"]
+    arguments += ["--size", "24", "24", "--steps", "5", "--test", "1", "--attacks", "quick"]
     script = EXAMPLES / case.split(",")[0] / "compare.py"
     monkeypatch.setattr(sys, "argv", ["compare.py", *arguments, "--out", str(tmp_path / "out")])
     runpy.run_path(str(script), run_name="__main__")

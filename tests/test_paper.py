@@ -62,6 +62,8 @@ def test_every_table_and_figure(tmp_path, monkeypatch):
     for problem in problems.PROBLEMS.values():
         weak = problem.paper_attack | {"steps": 2}
         monkeypatch.setattr(problem, "paper_attack", weak)
+    strong = property(lambda self: self.attack_of_the_paper(self.settings.radius))
+    monkeypatch.setattr(problems.Problem, "attack", strong)
     monkeypatch.setattr(runs, "DRAWS", 2)
     command(tmp_path, "all")
     folder = tmp_path / "smoke"
