@@ -1,10 +1,12 @@
 """The pages of the documentation: their code runs as it stands, on problems that are small.
 
-The page on data has a test of its own, with files, and so have the README and the script for many
-GPUs.
+The page on data has a test of its own, with files, and so has the README.
 """
 
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -86,6 +88,26 @@ def test_every_picture_has_an_alternative_text_and_a_caption():
             assert re.search(r"^:alt: .{20,}", options, re.MULTILINE), (page.name, options)
             assert caption.strip(), (page.name, options)
     assert figures >= 10
+
+
+@pytest.mark.slow
+def test_the_script_for_many_gpus_runs_in_two_processes(tmp_path):
+    (script,) = (code for code in blocks("long_runs.md") if "init_process_group" in code)
+    assert "epochs=3" in script and "img_size=(48, 48)" in script
+    script = script.replace("epochs=3", "epochs=1").replace(
+        "img_size=(48, 48)", "img_size=(16, 16)"
+    )
+    (tmp_path / "train.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, "--nproc_per_node=2", "train.py"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("worst case, 0.5 x noise") >= 1
+    assert done.stdout.count("no flags raised") + done.stdout.count("FLAGS") <= 1
+    assert list(tmp_path.glob("runs/*/ckp*"))
 
 
 @pytest.mark.slow

@@ -4,14 +4,11 @@ What two processes do: started by test_parallel.py under torchrun, and imported 
 Every scenario takes a folder, and returns what the test looks at; rank r writes it to ``r.pt``.
 """
 
-import io
 import os
 import random
-import runpy
 import signal
 import sys
 import warnings
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import deepinv as dinv
@@ -427,16 +424,6 @@ def tiled(folder):
     return outcomes
 
 
-def documented(folder):
-    """What a script of the documentation prints, which has a process group of its own."""
-    os.chdir(folder)
-    with redirect_stdout(io.StringIO()) as said:
-        runpy.run_path("train.py", run_name="__main__")
-    # As torchrun does for processes that start anew: the store knows the former group
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"
-    return said.getvalue()
-
-
 def fails(folder):
     """One rank comes upon a broken file."""
 
@@ -454,8 +441,8 @@ SCENARIOS += [interrupted, refused, split, tiled, averaged, unused]
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    results = {"documented": documented(out / "documented")}
     distributed.init_process_group("gloo")
+    results = {}
     for scenario in SCENARIOS:
         results[scenario.__name__] = scenario(out / scenario.__name__)
     torch.save(results, out / f"{ranks.own()}.pt")

@@ -1,8 +1,4 @@
-"""
-Two processes on the CPU do what one does, by two_ranks.py under torchrun.
-
-All that takes two processes is done in these: they take longer to start than what most do.
-"""
+"""Two processes on the CPU do what one does, by two_ranks.py under torchrun."""
 
 import os
 import subprocess
@@ -13,7 +9,6 @@ import deepinv as dinv
 import pytest
 import torch
 import two_ranks
-from test_pages import blocks
 from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
@@ -27,25 +22,14 @@ SCRIPT = Path(two_ranks.__file__)
 def torchrun(folder):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc_per_node={two_ranks.RANKS}", str(SCRIPT), str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def documented():
-    """The script of the documentation, on a problem that is small."""
-    (script,) = (code for code in blocks("long_runs.md") if "init_process_group" in code)
-    for large, small in {"epochs=3": "epochs=1", "img_size=(48, 48)": "img_size=(16, 16)"}.items():
-        assert large in script
-        script = script.replace(large, small)
-    return script
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "robustness").mkdir()
-    (folder / "documented").mkdir()
-    (folder / "documented" / "train.py").write_text(documented())
     two_ranks.build(folder / "from_one", jitter=0.1).train()
     done = torchrun(folder)
     (folder / "said").write_text(done.stdout + done.stderr)
@@ -276,13 +260,6 @@ def test_training_a_model_on_all_ranks_is_that_in_one_process(found, tmp_path, s
     for rank in found:
         assert "attack in a single process" in rank["tiled"][f"attack on {scheme}"]
     assert alone[f"attack on {scheme}"] == ""
-
-
-def test_the_script_of_the_documentation_runs(found, folder):
-    first, second = (rank["documented"] for rank in found)
-    assert first.count("worst case, 0.5 x noise") >= 1 and second == ""
-    assert first.count("no flags raised") + first.count("FLAGS") <= 1
-    assert list((folder / "documented").glob("runs/*/ckp*"))
 
 
 def test_the_failure_of_one_rank_ends_the_run_with_its_error(folder):
