@@ -1,7 +1,6 @@
 """Whatever cuts a run off, it goes on as if nothing had been; and no file is ever half written."""
 
 import fcntl
-import functools
 import os
 import resource
 import signal
@@ -40,29 +39,25 @@ def struck(trainer, number, batch, training=True):
     trainer.train()
 
 
-@pytest.fixture(scope="module")
-def wholes(tmp_path_factory):
-    """Runs of four epochs that nothing interrupts, by scheme."""
-
-    @functools.cache
-    def whole(scheme):
-        trainer = build(tmp_path_factory.mktemp("whole"), 4, **SCHEMES[scheme])
-        trainer.train()
-        return trainer
-
-    return whole
+# Of 4 batches in an epoch, training and validation, counted from the stop before: in the first
+# epoch, at its end, in the third, and in the validation of that
+STOPS = [(1, True), (3, True), (6, True), (2, False)]
 
 
-# Of 4 batches in an epoch, training and validation
-@pytest.mark.parametrize("place", [(1, True), (4, True), (10, True), (6, False)])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_run_that_is_told_to_end_goes_on_exactly(tmp_path, scheme, place, wholes):
-    options, whole = SCHEMES[scheme], wholes(scheme)
-    with pytest.raises(SystemExit) as end:
-        struck(build(tmp_path / "run", 4, **options), signal.SIGTERM, *place)
-    assert end.value.code == 128 + signal.SIGTERM
-    checkpoint = dj.latest_checkpoint(tmp_path / "run")
-    assert checkpoint.name == "ckp_interrupted.pth.tar"
+def test_a_run_that_is_told_to_end_goes_on_exactly(tmp_path, scheme):
+    """Again and again, each time in a trainer that is built with another seed."""
+    options = SCHEMES[scheme]
+    whole = build(tmp_path / "whole", 4, **options)
+    whole.train()
+    checkpoint = None
+    for seed, stop in enumerate(STOPS):
+        part = build(tmp_path / "run", 4, seed=seed, ckpt_pretrained=checkpoint, **options)
+        with pytest.raises(SystemExit) as end:
+            struck(part, signal.SIGTERM, *stop)
+        assert end.value.code == 128 + signal.SIGTERM
+        checkpoint = dj.latest_checkpoint(tmp_path / "run")
+        assert checkpoint.name == "ckp_interrupted.pth.tar"
     again = build(tmp_path / "run", 4, seed=99, ckpt_pretrained=checkpoint, **options)
     again.train()
     assert_same_parameters(again.model, whole.model)
