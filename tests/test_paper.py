@@ -89,11 +89,14 @@ def test_every_table_and_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(
         runs.Archive, "record", lambda self, run: asked.add(run) or record(self, run)
     )
-    for page in [*folder.glob("*.md"), *folder.glob("*.png")]:
-        page.unlink()
-    command(tmp_path, "all", "--cases", "mri-pgd")
-    assert {(run.problem, run.algorithm) for run in asked} == {("mri", "pgd"), ("mri", "reference")}
-    assert (folder / "recipe.md").exists() and not (folder / "table2.md").exists()
+    for chosen, left_out in (("points-gd", "table1"), ("mri-pgd", "table2")):
+        for page in [*folder.glob("*.md"), *folder.glob("*.png")]:
+            page.unlink()
+        asked.clear()
+        command(tmp_path, "all", "--cases", chosen)
+        found = {f"{run.problem}-{run.algorithm}" for run in asked}
+        assert found - {"mri-reference"} == {chosen}
+        assert (folder / "recipe.md").exists() and not (folder / f"{left_out}.md").exists()
 
 
 def test_a_run_that_was_killed_goes_on_from_its_weights(tmp_path, monkeypatch):

@@ -215,7 +215,7 @@ def complete(
     cache.start()
     known = content["point"].items()
     point = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in known}
-    with randomness("clean"):
+    with randomness(CLEAN):
         bench = Bench(protocol, model, batch, done, point)
     if CLEAN in done:
         # No description has all that results depend on, such as the code of a model or a metric

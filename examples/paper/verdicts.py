@@ -90,7 +90,7 @@ def rows_of(archive: Archive, seeds: int) -> list[list[str]]:
         ]
     rows = [["table", "claim of the paper", "difference", "p", "verdict", "data needed"]]
     intervals = [crossed(differences) for *_, differences in held]
-    decided = holm(intervals)
+    decided = holm(intervals, LEVEL)
     level = LEVEL / max(1, decided.count(False))
     for (table, claim, sentence, values), d, sure in zip(held, intervals, decided, strict=True):
         unit = "" if claim.metric == RECOVERY else " dB"
