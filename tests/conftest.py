@@ -1,16 +1,14 @@
 """Fixtures: small problems, no network, no GPU needed."""
 
 import sys
+from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
-import torch
 
 # The modules behind the paper's tables have tests of their own
 sys.path.append(str(Path(__file__).parent.parent / "examples" / "paper"))
-
-# The tests are small and run side by side: more threads would only wait for each other
-torch.set_num_threads(1)
 
 #: Fixtures that start other processes: tests that ask for one are slow.
 PROCESSES = {"folder", "found", "outcomes"}
@@ -33,8 +31,30 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def process():
+    """
+    The tests are small and run side by side: more threads would only wait for each other. And no
+    test waits for the next second, by which deepinv names the folder of a run.
+    """
+    # The process that hands out the tests does not need them
+    import deepinv.training.trainer
+    import torch
+
+    from deepinv_jitter.training import host
+
+    torch.set_num_threads(1)
+    seconds = (datetime.now() + timedelta(seconds=n) for n in count())
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (deepinv.training.trainer, host):
+            patch.setattr(module, "get_timestamp", lambda: f"{next(seconds):%y-%m-%d-%H:%M:%S}")
+        yield
+
+
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):
+    import torch
+
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device(request.param)
@@ -42,4 +62,6 @@ def device(request):
 
 @pytest.fixture(autouse=True)
 def seeded():
+    import torch
+
     torch.manual_seed(0)

@@ -3,6 +3,7 @@
 import ast
 import functools
 import inspect
+import time
 import traceback
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def test_a_folder_is_taken_by_the_run_of_this_second(tmp_path, monkeypatch):
     assert not host.folder_is_taken(None) and not host.folder_is_taken(tmp_path)
     (tmp_path / "now").mkdir()
     assert host.folder_is_taken(tmp_path)
+
+
+def test_a_second_training_waits_for_a_folder_of_its_own(tmp_path, monkeypatch):
+    second = 0
+
+    def sleep(_):
+        nonlocal second
+        second += 1
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    for module in (host, dinv.training.trainer):
+        monkeypatch.setattr(module, "get_timestamp", lambda: f"second {second}")
+    for _ in range(3):
+        build(tmp_path, 1).train()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"second {n}" for n in range(3)]
 
 
 def test_an_epoch_begins_and_ends_with_the_calls_that_are_relied_on(trained):
