@@ -70,11 +70,13 @@ def seed(name: str, value: int) -> int:
     return whole(name, value, 0, 2**63 - 1)
 
 
-def sizes(name: str, values: Iterable[int], count: int | None = None) -> tuple[int, ...]:
-    """The sizes of an array, whole numbers from 1; ``count`` of them if that is given."""
+def sizes(
+    name: str, values: Iterable[int], count: int | None = None, low: int = 1
+) -> tuple[int, ...]:
+    """The sizes of an array, or a place in it from 0; ``count`` numbers if that is given."""
     if not isinstance(values, Iterable) or isinstance(values, str):
         raise TypeError(f"{name} must be made of whole numbers, got {values!r}.")
-    numbers = tuple(whole(name, n, 1) for n in values)
+    numbers = tuple(whole(name, n, low) for n in values)
     if count is not None and len(numbers) != count:
         raise ValueError(f"{name} must hold {count} whole numbers, got {numbers}.")
     return numbers

@@ -36,9 +36,10 @@ def fastmri_slices(
 
     The images are those in the files, ``reconstruction_esc`` or ``reconstruction_rss``, each
     scaled to [0, 1] by its own minimum and maximum and then centre-cropped; where an image is
-    smaller than ``img_size`` it is padded with zeros, and a warning says so. All files are looked
-    at before any is read: one that is broken or not a volume is an error, so that a data set never
-    lacks volumes without a word. fastMRI's test and challenge files hold no images.
+    smaller than ``img_size`` it is padded with zeros, and a warning says so. The k-space, many
+    times as large, is not read. All files are looked at before any is read: one that is broken or
+    not a volume is an error, so that a data set never lacks volumes without a word. fastMRI's test
+    and challenge files hold no images.
 
     :param str, pathlib.Path root: folder of ``.h5`` files, from https://fastmri.med.nyu.edu. The
         folders in it are not searched.
@@ -132,28 +133,19 @@ def _volume(path: Path, chosen: str | int | tuple[int, ...]) -> Volume:
     with _readable(path), h5py.File(path) as file:
         names = sorted(file)
         name = next((n for n in IMAGES if n in file), "")
-        k, x = (file.get(n) for n in ("kspace", name))
-        k, x = ((v.shape, v.dtype) if hasattr(v, "dtype") else None for v in (k, x))
-    if k is None:
-        raise ValueError(
-            f"every file must hold kspace, {path} holds {names}: take it out of the folder."
-        )
-    if x is None:
+        x = file.get(name)
+        found = (x.shape, x.dtype) if hasattr(x, "dtype") else None
+    if found is None:
         raise ValueError(
             f"every file must hold reconstruction_esc or reconstruction_rss, {path} holds "
-            f"{names}: use fastMRI's train or val files."
+            f"{names}: use fastMRI's train or val files, or take it out of the folder."
         )
-    if k[1].kind != "c" or len(k[0]) not in (3, 4) or 0 in k[0]:
+    shape, dtype = found
+    if dtype.kind not in "fiu" or len(shape) != 3 or 0 in shape:
         raise ValueError(
-            "kspace must be complex, of shape (slices, H, W) or (slices, coils, H, W), "
-            f"{path} holds {k[0]} of {k[1]}."
+            f"images must be real, of shape (slices, H, W), {path} holds {shape} of {dtype}."
         )
-    if x[1].kind not in "fiu" or len(x[0]) != 3 or x[0][0] != k[0][0] or 0 in x[0]:
-        raise ValueError(
-            f"images must be real, of shape (slices, H, W) with the {k[0][0]} slices of kspace, "
-            f"{path} holds {x[0]} of {x[1]}."
-        )
-    return Volume(path, name, x[0][1:], _slices(chosen, x[0][0], path))
+    return Volume(path, name, shape[1:], _slices(chosen, shape[0], path))
 
 
 @contextmanager
@@ -233,13 +225,11 @@ def _images(volume: Volume) -> list[torch.Tensor]:
     images = []
     with _readable(volume.path), h5py.File(volume.path) as file:
         for i in volume.slices:
-            kspace, image = file["kspace"][i], np.float32(file[volume.name][i])
-            for name, values in {"kspace": kspace, "the image": image}.items():
-                if not np.isfinite(values).all():
-                    raise ValueError(
-                        f"{name} must be finite, got NaN or infinity in slice {i} of "
-                        f"{volume.path}: take the file out of the folder, or leave the slice out "
-                        "by slice_index."
-                    )
+            image = np.float32(file[volume.name][i])
+            if not np.isfinite(image).all():
+                raise ValueError(
+                    f"images must be finite, got NaN or infinity in slice {i} of {volume.path}: "
+                    "take the file out of the folder, or leave the slice out by slice_index."
+                )
             images.append(torch.from_numpy(image)[None])
     return images

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from deepinv.datasets.base import batch_as_dict
-from deepinv.physics import LinearPhysics, NoiseModel, Physics
+from deepinv.physics import LinearPhysics, NoiseModel, Physics, StackedPhysics
 from deepinv.physics.generator import PhysicsGenerator
 from deepinv.utils import TensorList
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -19,6 +19,7 @@ from .. import checks
 from ..attacks.noise import noise_models
 from ..attacks.parts import Measurements, named_parts
 from ..memory import Memory, modules
+from ..physics.parameters import LEVELS
 from ..training.rng import seed_of, seeded
 
 
@@ -145,10 +146,13 @@ class Batch:
         if self.source.generator is not None:
             numbers = range(self.start, self.start + len(self.x))
             self.params, self.own = self.source.drawn(numbers, self.x.device, seed)
-        known = any(hasattr(part, n) for part in modules(self.physics) for n in self.params)
-        if self.params and not known and self.y is None:
+        parts = list(modules(self.physics))
+        unknown = {n for n in self.params if not any(hasattr(part, n) for part in parts)}
+        # Generators of operators may draw more than those keep
+        ignored = unknown == {*self.params} or not unknown.isdisjoint(LEVELS)
+        if self.y is None and unknown and ignored:
             raise ValueError(
-                f"the physics has none of the parameters {sorted(self.params)}, which would be "
+                f"the physics has none of the parameters {sorted(unknown)}, which would be "
                 "ignored: set, for example, a noise model that has them."
             )
         with seeded(seed_of(seed, "first", self.start), self.physics):
@@ -175,6 +179,9 @@ class Batch:
         """Give the physics these parameters, and nothing that an earlier batch has set."""
         self.source.memory.restore()
         self.physics.update(**params)
+        if isinstance(self.physics, StackedPhysics):  # whose update reaches none of these
+            for model in filter(None, noise_models(self.physics)):
+                model.update_parameters(**params)
 
     def _tell_apart(self, candidates: list[str]) -> None:
         """

@@ -231,6 +231,8 @@ def _digest(*things: object) -> str:
             # Views that are conjugate or negative hold other bytes than they show
             flat = thing.detach().cpu().resolve_conj().resolve_neg().flatten()
             sha.update(flat.contiguous().view(torch.uint8).numpy().tobytes())
+        elif isinstance(thing, (list, tuple)):  # repr leaves out the middle of large tensors
+            sha.update(_digest(*thing).encode())
         else:
             sha.update(repr(thing).encode())
     return sha.hexdigest()[:16]

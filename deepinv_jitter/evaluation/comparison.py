@@ -81,8 +81,8 @@ class RobustnessComparison(Views):
                 )
             # Numbers of different evaluations must not stand beside each other
             ours, theirs = report.description, self._any.description
-            differ = [k for k in {**theirs, **ours} if ours.get(k) != theirs.get(k)]
-            differ = [key for key in differ if key not in PER_MODEL]
+            keys = [key for key in theirs | ours if key not in PER_MODEL]
+            differ = [key for key in keys if ours.get(key) != theirs.get(key)]
             if report.digests != self._any.digests:
                 differ.append("data")
             elif not agree(report.references, self._any.references):

@@ -178,7 +178,7 @@ def _real_parts(**images: torch.Tensor) -> Iterable[torch.Tensor]:
     """The real channel of complex images, real ones as they are; cut to [0, 1]."""
     for name, image in images.items():
         checks.tensor(name, image)
-        pair = image.shape[1] == 2 and not image.is_complex()
+        pair = image.ndim > 2 and image.shape[1] == 2 and not image.is_complex()
         images[name] = (image[:, :1] if pair else image.real).clamp(0, 1)
     _check_alike(**images)
     return images.values()

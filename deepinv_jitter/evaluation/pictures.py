@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from deepinv.utils.signals import complex_abs
+from torchvision.transforms.functional import center_crop
 
 from ..training.history import COLOURS, MARKERS
 from .results import CLEAN, Results
@@ -104,10 +105,9 @@ def _panel(report: Results, label: str, number: int) -> Panel:
     text = value(metric, report.values[label][metric][number].item())
     pair = report.pictures[label]
     truth, image = (_displayed(pair[name][number]) for name in ("x", "x_net"))
-    # The middle part, where a reconstruction is larger than the truth
-    for dim, n in enumerate(truth.shape[1:], 1):
-        image = image.narrow(dim, max(0, image.shape[dim] - n) // 2, n)
-    return Panel(text, image, truth)
+    # The middle part that both have
+    size = [*map(min, truth.shape[1:], image.shape[1:])]
+    return Panel(text, center_crop(image, size), center_crop(truth, size))
 
 
 def _displayed(sample: torch.Tensor) -> torch.Tensor:

@@ -119,12 +119,10 @@ def conditions_of(
     sources: Sequence[Source],
 ) -> list[Condition]:
     """All conditions, in the order in which they are tried."""
-    single = isinstance(epsilons, Real) or getattr(epsilons, "shape", None) == ()
-    if isinstance(epsilons, str) or not (single or isinstance(epsilons, Iterable)):
+    given = checks.plain(epsilons)
+    if isinstance(given, str) or not isinstance(given, (Real, Iterable)):
         raise TypeError(f"epsilons must be a radius or several, got {epsilons!r}.")
-    # What tensors and arrays hold is a number, too
-    given = [epsilons] if single else epsilons
-    given = (eps.item() if getattr(eps, "shape", None) == () else eps for eps in given)
+    given = [given] if isinstance(given, Real) else map(checks.plain, given)
     radii = sorted({checks.real("epsilons", eps, 0) for eps in given})
     if isinstance(shifts, str) or not isinstance(shifts, (Iterable, type(None))):
         shifts = [shifts]
@@ -196,6 +194,8 @@ def named_metrics(
             f"{type(metrics).__name__}."
         )
     for name, metric in metrics.items():
+        if not isinstance(name, str):
+            raise TypeError(f"metrics must be called by words, got the name {name!r}.")
         if not isinstance(metric, Metric):
             raise TypeError(
                 f"metrics must be deepinv metrics, got {type(metric).__name__} for {name!r}: wrap "
@@ -235,9 +235,8 @@ def peak_of(metric: Metric) -> float | str | None:
     # The paper's cut images to [0, 1]
     if isinstance(metric, PaperSSIM) or not hasattr(metric, "max_pixel"):
         return None
-    if metric.max_pixel is None or metric.min_pixel is None:
-        return "sample"
-    return float(metric.max_pixel - metric.min_pixel)
+    low = getattr(metric, "min_pixel", 0.0)  # BRISQUE and NIMA have none
+    return "sample" if None in (low, metric.max_pixel) else float(metric.max_pixel - low)
 
 
 def attack_names(attack: nn.Module) -> str:

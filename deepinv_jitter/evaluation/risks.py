@@ -156,11 +156,7 @@ def generalization_risk(
     def draw() -> Pair:
         g = noise(x)
         e = physics.A(g)
-        if e.shape != y.shape:
-            raise ValueError(
-                f"y must have the shape of the measurements of x, {tuple(e.shape)}, got "
-                f"{tuple(y.shape)}."
-            )
+        _check_shapes("y and the measurements of x", y, e)
         return x + g, y + e
 
     return _risk(model, physics, samples, draw)
@@ -211,16 +207,15 @@ def worst_case_risk(
         # For attacks that need gradients and do not ask for them
         with torch.enable_grad():
             delta = attack(model, x, y, physics)
-        if not isinstance(delta, torch.Tensor):
-            raise TypeError(f"the attack must return a torch.Tensor, got {type(delta).__name__}.")
-        if delta.shape != y.shape:
-            raise ValueError(
-                f"the attack must return the shape of y, {tuple(y.shape)}, "
-                f"got {tuple(delta.shape)}."
-            )
+        _check_shapes("what the attack returns and y", delta, y)
         return x, y + delta
 
     return _risk(model, physics, 1, draw)
+
+
+def _check_shapes(names: str, a: torch.Tensor, b: torch.Tensor) -> None:
+    checks.instance(names.split(" and ")[0], a, torch.Tensor, "torch.Tensor")
+    checks.alike(names, "shape", [tuple(a.shape), tuple(b.shape)])
 
 
 def _risk(model: nn.Module, physics: Physics, count: int, draw: Callable[[], Pair]) -> Risk:
@@ -231,15 +226,7 @@ def _risk(model: nn.Module, physics: Physics, count: int, draw: Callable[[], Pai
         for _ in range(count):
             x, y = draw()
             x_net = model(y, physics)
-            if not isinstance(x_net, torch.Tensor):
-                raise TypeError(
-                    f"the model must return a torch.Tensor, got {type(x_net).__name__}."
-                )
-            if x_net.shape != x.shape:
-                raise ValueError(
-                    f"the reconstruction must have the shape of x, {tuple(x.shape)}, "
-                    f"got {tuple(x_net.shape)}."
-                )
+            _check_shapes("what the model returns and x", x_net, x)
             errors.append((x_net - x).abs().square().flatten(1).sum(1))
     values = torch.stack(errors)
     # Once per risk; a mean hides which draw or which sample it was

@@ -134,7 +134,7 @@ class HorizontalLayer(Shift):
     ):
         self.height = checks.real("height", height)
         self.length = checks.whole("length", length, 1)
-        self.position = _checked_position(position)
+        self.position = None if position is None else checks.sizes("position", position, 2, 0)
         self.seed = checks.whole("seed", seed, 0)
 
     def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
@@ -196,7 +196,7 @@ class Lesion(Shift):
     ):
         self.radius = checks.real("radius", radius, 1)
         self.contrast = checks.real("contrast", contrast)
-        self.position = _checked_position(position)
+        self.position = None if position is None else checks.sizes("position", position, 2, 0)
         self.seed = checks.whole("seed", seed, 0)
 
     def detail(self, x: torch.Tensor, random: Random) -> torch.Tensor:
@@ -236,12 +236,3 @@ class Lesion(Shift):
             )
         row, column = centres[random.randrange(len(centres))].tolist()
         return row + margin, column + margin
-
-
-def _checked_position(position: tuple[int, int] | None) -> tuple[int, int] | None:
-    if position is None:
-        return None
-    if not isinstance(position, Iterable) or len(place := tuple(position)) != 2:
-        raise ValueError(f"position must be None or two whole numbers, got {position!r}.")
-    row, column = (checks.whole("position", p, 0) for p in place)
-    return row, column

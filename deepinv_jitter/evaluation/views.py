@@ -94,7 +94,7 @@ class Views:
         for axis, name in zip(axes, names, strict=True):
             _draw(axis, reports, name)
         _legend(axes[0], reports)
-        return saved(axes[0].figure, path)
+        return saved(axes[0].figure.figure, path)
 
     def images(
         self,

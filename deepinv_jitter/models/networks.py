@@ -144,22 +144,15 @@ class UnrolledDnCNN(nn.Module):
         :raises TypeError: if an input is not a tensor of real numbers.
         :raises ValueError: if a shape is another, ``y`` is missing, or the network takes none.
         """
-        checks.tensor("x", x, real=True)
-        fits = x.ndim == 4 and x.shape[1] == self.channels
-        if y is not None:
-            checks.tensor("y", y, real=True)
-            seen = (len(x), self.condition_channels, *x.shape[2:])
-            fits = fits and y.shape == seen
-        if not fits or (y is None) != (self.condition_channels == 0):
-            second = (
-                f" and y of shape (B, {self.condition_channels}, H, W)"
-                if self.condition_channels
-                else ", and no y"
-            )
-            got = tuple(x.shape), None if y is None else tuple(y.shape)
+        images = {"x": x} if y is None else {"x": x, "y": y}
+        for name, image in images.items():
+            checks.tensor(name, image, real=True)
+        counts = [self.channels, *filter(None, [self.condition_channels])]
+        got = [tuple(image.shape) for image in images.values()]
+        if x.ndim != 4 or got != [(len(x), count, *x.shape[2:]) for count in counts]:
             raise ValueError(
-                f"the network takes x of shape (B, {self.channels}, H, W){second}, got {got[0]} "
-                f"and {got[1]}."
+                "the network takes images (B, C, H, W) of "
+                f"{' and '.join(map(str, counts))} channels, got {' and '.join(map(str, got))}."
             )
         out = self.body(x if y is None else torch.cat([x, y], dim=1))
         return x - out if self.residual else out

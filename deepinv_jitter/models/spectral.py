@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.nn.utils.parametrize import is_parametrized
 
 from .. import checks
 
@@ -49,7 +48,8 @@ def spectral_normalize(module: nn.Module, *, n_power_iterations: int = 1) -> nn.
             f"{type(module).__name__} without one."
         )
     for layer in layers:
-        if is_parametrized(layer, "weight"):
+        # Another parametrization, such as weight normalisation, may be beside it
+        if any(type(part).__name__ == "_SpectralNorm" for part in layer.modules()):
             continue
         if not layer.weight.any():
             layer.reset_parameters()

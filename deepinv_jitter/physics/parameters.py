@@ -19,7 +19,8 @@ class OwnParameters(LinearPhysics):
     r"""
     A linear physics that knows its parameters: it refuses those that it does not have and those of
     another batch, and it shares none with its caller. deepinv passes over the former without a
-    word, broadcasts the second and keeps the caller's own noise levels.
+    word, broadcasts the second and keeps the caller's own noise levels. As a part of stacked or
+    composed physics it passes over those of the other parts, as deepinv hands all to each.
     """
 
     def update(self, **parameters) -> None:
@@ -31,10 +32,22 @@ class OwnParameters(LinearPhysics):
 
         Other errors are those of ``update_parameters``.
         """
+        self._check_known(parameters)
         super().update(**_copied(parameters))
 
-    def update_parameters(self, **parameters) -> None:
-        r"""Replace parameters of the operator; those of the noise model are passed over."""
+    def forward(self, x: torch.Tensor, **parameters) -> torch.Tensor:
+        r"""
+        Measure.
+
+        :param torch.Tensor x: images.
+        :param parameters: of the operator or of its noise model, which keep them.
+        :return: (:class:`torch.Tensor`) measurements.
+        :raises TypeError: if there is no parameter of that name.
+        """
+        self._check_known(parameters)
+        return super().forward(x, **parameters)
+
+    def _check_known(self, parameters: dict) -> None:
         noise = self.noise_model
         call: Any = getattr(noise, "forward", noise)
         for name in (n for n, value in parameters.items() if value is not None):
@@ -48,7 +61,6 @@ class OwnParameters(LinearPhysics):
                     f"{sorted(there - {'initial_random_state'})}, or another noise_model to begin "
                     "with."
                 )
-        super().update_parameters(**parameters)
 
     def noise(self, x: torch.Tensor, **parameters) -> torch.Tensor:
         r"""

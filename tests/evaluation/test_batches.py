@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Subset
 
 import deepinv_jitter as dj
 from deepinv_jitter.evaluation.batches import Source
+from deepinv_jitter.evaluation.cache import _digest as digest
 
 ERROR = "squared error"
 
@@ -224,7 +225,7 @@ def test_parameters_that_were_never_set(name, given, params):
 
 
 def test_parameters_that_the_physics_has_not_are_refused():
-    """A noise level for a physics without noise would be ignored."""
+    """A noise level for a physics without noise would be ignored, also beside a known parameter."""
     x, physics = images(2, 1, 8, 8), dinv.physics.Denoising(dinv.physics.ZeroNoise())
     message = r"none of the parameters \['sigma'\], which would be ignored"
     with pytest.raises(ValueError, match=message):
@@ -232,6 +233,9 @@ def test_parameters_that_the_physics_has_not_are_refused():
     batch = {"x": x, "params": {"sigma": torch.tensor(0.1)}}
     with pytest.raises(ValueError, match=message):
         evaluate([batch], physics)
+    masked = {"x": x, "params": {"mask": MASKS[:2], "sigma": torch.tensor(0.1)}}
+    with pytest.raises(ValueError, match=message):
+        evaluate([masked], dinv.physics.Inpainting((1, 8, 8), mask=MASKS[0]))
     # Where nothing is measured, they may be there for other readers
     assert evaluate([batch | {"y": x}], physics).digests
 
@@ -425,6 +429,20 @@ def test_stacked_physics_with_parameters_of_the_samples():
             evaluate([batch], dinv.physics.stack(*parts))
 
 
+def test_noise_levels_reach_the_parts_of_stacked_physics():
+    """Although its update() reaches no noise model of them."""
+    levels = torch.tensor([0.1, 5.0])
+    parts = [dinv.physics.Denoising(noise()) for _ in "ab"]
+    batch = {"x": torch.zeros(2, 1, 32, 32), "params": {"sigma": levels}}
+    options = {"epsilons": [1.0], "relative_to": "noise", "attacks": "quick", "draws": 1}
+    report = evaluate([batch], dinv.physics.stack(*parts), **options)
+    radii = report.values["worst case, eps=1"]["radius"]
+    assert torch.allclose(radii.float(), levels * math.sqrt(2 * 32 * 32))
+    # Of the sum of two measurements
+    variances = report.values["clean"][ERROR] / (32 * 32)
+    assert torch.allclose(variances.float(), 2 * levels**2, rtol=0.2)
+
+
 # Several loaders
 
 
@@ -537,6 +555,13 @@ def test_complex_measurements_and_noise(tmp_path):
 
 def test_nan_is_never_a_digest_of_another():
     assert not math.isnan(errors([X], PHYSICS).sum())
+
+
+def test_the_digest_of_a_list_is_of_all_that_its_tensors_hold():
+    """Of large ones, whose text leaves out the middle."""
+    a, b = torch.zeros(2, 1000, 10)
+    b[500] = 1
+    assert digest([a]) == digest([a.clone()]) != digest([b])
 
 
 def test_subsets_of_data_sets_say_their_peak():

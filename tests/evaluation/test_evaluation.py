@@ -607,6 +607,7 @@ REFUSED = [
     ({"metrics": "PSNR"}, TypeError, "in a list or a dictionary of names, got str"),
     ({"metrics": [abs]}, TypeError, "deepinv metrics, got builtin_function_or_method"),
     ({"metrics": {"m": abs}}, TypeError, "got builtin_function_or_method for 'm': wrap"),
+    ({"metrics": {1: MAE()}}, TypeError, "must be called by words, got the name 1"),
     ({"metrics": {"eps": MAE()}}, ValueError, "must not be called 'eps'"),
     ({"metrics": {"m": MAE(reduction="mean")}}, ValueError, r"shape \(2,\), got \(\): set red"),
     ({"shifts": [0.1]}, TypeError, "shifts must be a Shift, .* got 0.1"),

@@ -15,6 +15,11 @@ def test_psnr_by_hand():
     assert PaperPSNR()(x_net, x).item() == pytest.approx(expected, abs=1e-5)
 
 
+def test_points_of_two_coordinates_are_no_complex_images():
+    value = PaperPSNR()(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2))
+    assert value.item() == pytest.approx(-10 * math.log10(0.5))
+
+
 @pytest.mark.parametrize(
     "x_net, x, squared",
     [

@@ -76,6 +76,13 @@ def test_peaks_of_own_metrics_are_told():
     assert report.flags["peak_exceeded"] == {"clean": 2}
 
 
+def test_metrics_without_a_least_value():
+    """As deepinv's BRISQUE and NIMA."""
+    metric = MAE()
+    metric.max_pixel = 255
+    assert "peak: 255.0 (MAE)" in evaluate([images(2, 1, 16, 16)], metrics=[metric]).table()
+
+
 def test_complex_images_are_measured_by_their_magnitude():
     x = images(2, 2, 16, 16)
     x[:1] *= 0.6  # a magnitude of up to 0.85

@@ -455,6 +455,14 @@ def test_the_axis_of_a_plot_says_its_unit(unit, pyplot):
         report.plot(metrics="all", ax=right)
 
 
+def test_axes_of_a_part_of_a_figure(tmp_path, pyplot):
+    report = attacked("PSNR", [27.0] * 3, [26.0] * 3, [15.0] * 3)
+    whole = pyplot.figure()
+    part, _ = whole.subfigures(1, 2)
+    assert report.plot(tmp_path / "a.png", ax=part.subplots()) is whole
+    assert (tmp_path / "a.png").exists()
+
+
 def test_vector_graphics_have_text(tmp_path, pyplot):
     report = attacked("PSNR", [27.0] * 3, [26.0] * 3, [15.0] * 3)
     before = dict(pyplot.rcParams)

@@ -256,6 +256,25 @@ def test_truths_smaller_than_the_reconstruction():
     assert (truth == image).all() and not error.any() and truth.shape == (9, 9)
 
 
+def test_truths_larger_than_the_reconstruction():
+    """As of networks whose convolutions are not padded."""
+
+    class Valid(torch.nn.Module):
+        def forward(self, y, physics):
+            return y[..., 2:11, 1:10]
+
+    class Middle(dinv.loss.metric.Metric):
+        def metric(self, x_net, x, *args, **kwargs):
+            return (x_net - x[..., 2:11, 1:10]).square().flatten(1).mean(1)
+
+    x = torch.rand(1, 1, 13, 11, generator=torch.Generator().manual_seed(0))
+    attack = dj.RandomAttack(dj.L2Ball(1.0), samples=2, objective=Middle())
+    physics = dinv.physics.Denoising(noise())
+    report = evaluate(Valid(), [(x, x)], physics, [], attacks=attack, metrics=Middle())
+    truth, image, error, *_ = shown(report.images())
+    assert (truth == image).all() and not error.any() and truth.shape == (9, 9)
+
+
 REFUSED = [
     ({"samples": 5}, r"among the 4 that the evaluation kept, got \[0, 1, 2, 3, 4\]"),
     ({"samples": []}, r"samples must be among the 4 .* got \[\]"),

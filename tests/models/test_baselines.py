@@ -51,6 +51,7 @@ NETWORKS = {
     "DnCNN body": lambda: dj.UnrolledDnCNN(1, depth=3, width=8),
     "MLP": dj.PointMLP,
     "unrolled": lambda: dj.UnfoldedGD(dj.UnrolledDnCNN(1, depth=3, width=8), max_iter=2),
+    "weight normalisation": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
     "1-D and 3-D": lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.Conv3d(2, 2, 3)),
 }
 
