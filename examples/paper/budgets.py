@@ -3,10 +3,11 @@ r"""Is the training at its end? MSE training with fewer and with more steps than
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import mean
 
 import matplotlib.pyplot as plt
 from intervals import paired
-from runs import Archive, Run
+from runs import Archive, Run, scores
 from tables import case_name, markdown
 
 #: Of the preset's steps.
@@ -16,9 +17,8 @@ BUDGETS = {"smoke": (1.0, 2.0), "cpu": (0.25, 0.5, 1.0, 2.0), "paper": (0.5, 1.0
 def psnr(archive: Archive, problem: str, algorithm: str, budget: float) -> dict[str, list[float]]:
     """Of every test image, clean and under the strong attack, of the first seed."""
     record = archive.record(Run(problem, algorithm, "mse", budget=budget))
-    radius = archive.problem(problem).settings.radius
-    conditions = {"clean": "clean", "attacked": f"worst case, eps={radius:g}"}
-    return {k: record["conditions"][c]["metrics"]["PSNR"] for k, c in conditions.items()}
+    attacked = archive.problem(problem).settings.attacked
+    return {"clean": scores(record, "clean"), "attacked": scores(record, attacked)}
 
 
 def rows_of(archive: Archive) -> list[list[str]]:
@@ -27,17 +27,10 @@ def rows_of(archive: Archive) -> list[list[str]]:
         last = None
         for budget in BUDGETS[archive.preset]:
             values = psnr(archive, problem, algorithm, budget)
-            clean, attacked = (sum(v) / len(v) for v in values.values())
-            gain = paired([values["clean"]], [last]) if last else None
-            rows.append(
-                [
-                    case_name(problem, algorithm),
-                    f"{steps(archive, problem, budget)}",
-                    f"{clean:.2f}",
-                    f"{gain.mean:+.2f} ± {gain.half:.2f}" if gain else "",
-                    f"{attacked:.2f}",
-                ]
-            )
+            clean, attacked = map(mean, values.values())
+            gain = f"{paired([values['clean']], [last])}" if last else ""
+            row = [case_name(problem, algorithm), str(steps(archive, problem, budget))]
+            rows.append([*row, f"{clean:.2f}", gain, f"{attacked:.2f}"])
             last = values["clean"]
     return rows
 
@@ -56,8 +49,7 @@ def draw(archive: Archive, path: Path) -> None:
     for panel, (problem, algorithm) in zip(panels[0], cases, strict=True):
         budgets = BUDGETS[archive.preset]
         means = [
-            {k: sum(v) / len(v) for k, v in psnr(archive, problem, algorithm, b).items()}
-            for b in budgets
+            {k: mean(v) for k, v in psnr(archive, problem, algorithm, b).items()} for b in budgets
         ]
         count = [steps(archive, problem, b) for b in budgets]
         panel.plot(count, [m["clean"] for m in means], "o-", color="#0072B2", label="clean")

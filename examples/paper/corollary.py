@@ -115,17 +115,9 @@ def margin(
 def render(archive: Archive) -> str:
     """The part of the page of the theory."""
     seeds = SEEDS[archive.preset]
-    rows = [
-        [
-            "prior, start",
-            "K",
-            r"$\sigma_w$",
-            "as printed",
-            "least margin",
-            "corrected",
-            "least margin",
-        ]
-    ]
+    rows = [["prior, start", "K", r"$\sigma_w$"]]
+    for reading in ("as printed", "corrected"):
+        rows[0] += [reading, "least margin"]
     for case, iterations, sigma in product(CASES, ITERATIONS, LEVELS):
         row = [case, str(iterations), f"{sigma:g}"]
         for constants in (as_printed, corrected):

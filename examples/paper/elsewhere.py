@@ -12,10 +12,7 @@ COMPARED = ("mse", "at", "input", "jitter", "half")
 
 def rows_of(archive: Archive, problem: str, algorithm: str, seeds: int) -> list[list[str]]:
     """PSNR of every method on every kind of data; the difference from MSE training beside."""
-    records = {
-        m: [archive.record(Run(problem, algorithm, m, seed)) for seed in range(seeds)]
-        for m in COMPARED
-    }
+    records = {m: archive.records(problem, algorithm, m, seeds) for m in COMPARED}
     reference = list(archive.problem(problem).references)[-1]
     classical = archive.record(Run(problem, "reference", reference))["elsewhere"]
     kinds = list(archive.problem(problem).elsewhere)
@@ -37,8 +34,7 @@ def rows_of(archive: Archive, problem: str, algorithm: str, seeds: int) -> list[
         row.append(f"{crossed(values('mse', kind)).mean:.2f}")
         for m in others:
             d = differences[kind, m]
-            cell = f"{d.mean:+.2f} ± {d.half:.2f}"
-            row.append(f"**{cell}**" if decided[kind, m] and d.mean > 0 else cell)
+            row.append(f"**{d}**" if decided[kind, m] and d.mean > 0 else f"{d}")
         rows.append(row)
     return rows
 

@@ -6,13 +6,14 @@ import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import reconstructions
 import sweep
 import torch
 from intervals import crossed
 from methods import METHODS
 from runs import Archive, Run, error
-from style import DRAWN, STYLE, caption
+from style import DRAWN, STYLE, write
 from tables import TABLES, Results, case_name, tables_of
 
 import deepinv_jitter as dj
@@ -37,13 +38,9 @@ def figure1(archive: Archive, seeds: int, path: Path) -> None:
     each = torch.full((1,), radius)
     random = torch.cat([ball.random(y[:1], each, rng, "ball") for _ in y])
     truth_moves = {"clean": x, "average case": x, "worst case": x, "biased truth": bias}
+    grid = len(DRAWN), len(truth_moves)
     figure, axes = plt.subplots(
-        len(DRAWN),
-        len(truth_moves),
-        figsize=(7.6, 7.8),
-        sharex=True,
-        sharey=True,
-        layout="constrained",
+        *grid, figsize=(7.6, 7.8), sharex=True, sharey=True, layout="constrained"
     )
     points = {}
     for method in DRAWN:
@@ -71,15 +68,8 @@ def figure1(archive: Archive, seeds: int, path: Path) -> None:
             ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
             ax.set_title(f"{name}\n" * (method == DRAWN[0]) + f"RMS error {rms:.4f}")
         row[0].set_ylabel(METHODS[method].label_for("gd"))
-    caption(
-        figure,
-        archive,
-        "1",
-        f"2-D point denoising, radius {radius:g}; + is the truth, the "
-        "dashed circle the spread of the cloud; training seed 0",
-    )
-    figure.savefig(path)
-    plt.close(figure)
+    text = f"2-D point denoising, radius {radius:g}; + is the truth, the dashed circle the spread"
+    write(figure, path, archive, f"{text} of the cloud; training seed 0")
 
 
 def figure4(archive: Archive, seeds: int, path: Path) -> None:
@@ -98,30 +88,15 @@ def figure4(archive: Archive, seeds: int, path: Path) -> None:
                     results.difference(method, "mse", c, "PSNR")
                     for c in ("in distribution", column)
                 )
-                ax.errorbar(
-                    a.mean,
-                    b.mean,
-                    b.half,
-                    a.half,
-                    color=color,
-                    marker=marker,
-                    capsize=2,
-                    lw=1,
-                    label=table.label(method),
-                )
+                options = {"color": color, "marker": marker, "capsize": 2, "lw": 1}
+                ends = a.mean, b.mean, b.half, a.half
+                ax.errorbar(*ends, label=table.label(method), **options)
             ax.axhline(0, color="0.7", lw=0.8, zorder=0)
             ax.axvline(0, color="0.7", lw=0.8, zorder=0)
             ax.set(xlabel="in distribution, dB", ylabel=f"{name}, dB", title=case_name(*table.case))
     figure.legend(*axes[-1, -1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    caption(
-        figure,
-        archive,
-        "4",
-        f"PSNR minus that of MSE training, paired, 95 % intervals over {seeds} "
-        "training seeds and the test images",
-    )
-    figure.savefig(path)
-    plt.close(figure)
+    text = f"PSNR minus that of MSE training, paired, 95 % intervals over {seeds} training seeds"
+    write(figure, path, archive, f"{text} and the test images")
 
 
 def figure6(archive: Archive, seeds: int, path: Path) -> None:
@@ -140,17 +115,10 @@ def figure6(archive: Archive, seeds: int, path: Path) -> None:
             logs = [
                 crossed([[math.log(error(r, condition))] for r in rs]) for rs in records.values()
             ]
-            mean = [math.exp(v.mean) for v in logs]
+            low, mean, high = np.exp([(v.low, v.mean, v.high) for v in logs]).T
             ax.plot(positions, mean, marker=marker, ms=4, color=color, label=label)
-            ax.fill_between(
-                positions,
-                [math.exp(v.low) for v in logs],
-                [math.exp(v.high) for v in logs],
-                color=color,
-                alpha=0.15,
-                lw=0,
-            )
-            best = min(range(len(mean)), key=mean.__getitem__)
+            ax.fill_between(positions, low, high, color=color, alpha=0.15, lw=0)
+            best = mean.argmin()
             ax.plot(positions[best], mean[best], "o", ms=10, mfc="none", mec="#D55E00", mew=1.8)
         ax.set(xscale="log", yscale="log")
         ax.grid(alpha=0.3)
@@ -161,15 +129,8 @@ def figure6(archive: Archive, seeds: int, path: Path) -> None:
     )
     axes[1].set_xticks(positions, ["MSE", *(f"{s:g}" for s in positive)])
     axes[1].minorticks_off()
-    caption(
-        figure,
-        archive,
-        "6",
-        f"2-D point denoising, geometric means of {seeds} training seeds with 95 % "
-        "intervals; circled: the best level of each curve",
-    )
-    figure.savefig(path)
-    plt.close(figure)
+    text = f"2-D point denoising, geometric means of {seeds} training seeds with 95 % intervals"
+    write(figure, path, archive, f"{text}; circled: the best level of each curve")
 
 
 #: The figures of reconstructions, each with the table whose networks they are of.
@@ -179,7 +140,6 @@ PICTURED = {"figure2": "table1", "figure3": "table2", "figure5": "table4", "figu
 def draw(name: str, archive: Archive, seeds: int, path: Path) -> None:
     """Draw a figure of the paper by its name."""
     if name in PICTURED:
-        table = TABLES[PICTURED[name]]
-        reconstructions.draw(archive, table, int(name[-1]), path)
+        reconstructions.draw(archive, TABLES[PICTURED[name]], path)
     else:
         {"figure1": figure1, "figure4": figure4, "figure6": figure6}[name](archive, seeds, path)

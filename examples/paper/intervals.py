@@ -29,6 +29,9 @@ class Interval:
     def high(self) -> float:
         return self.mean + self.half
 
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f} ± {self.half:.2f}"
+
     @property
     def decided(self) -> bool:
         """Whether zero lies outside."""

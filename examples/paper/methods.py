@@ -19,24 +19,12 @@ CASES = (("points", "gd"), ("seismic", "gd"), ("seismic", "pgd"), ("mri", "gd"),
 BASELINES = ("mri", "baselines")
 
 
-def unrolled(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
-    return problem.model(algorithm, **options)
-
-
 def jittered(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
     return problem.model(algorithm, jitter=problem.settings.jitter[algorithm], **options)
 
 
 def normalised(problem: Problem, algorithm: str, **options) -> torch.nn.Module:
     return dj.spectral_normalize(problem.model(algorithm, **options))
-
-
-def diffusion(problem: Problem, algorithm: str) -> torch.nn.Module:
-    return problem.diffusion()
-
-
-def plain(problem: Problem, algorithm: str) -> Callable:
-    return dj.JitterTrainer
 
 
 def noisy(problem: Problem, algorithm: str) -> Callable:
@@ -47,17 +35,13 @@ def attacked(problem: Problem, algorithm: str) -> Callable:
     return partial(dj.AttackTrainer, attack=problem.training_attack)
 
 
-def denoising(problem: Problem, algorithm: str) -> Callable:
-    return dj.DDPMTrainer
-
-
 @dataclass(frozen=True)
 class Method:
     """A model and a trainer: a training method is the two together."""
 
     label: str
-    model: Callable = unrolled
-    trainer: Callable = plain
+    model: Callable = Problem.model
+    trainer: Callable = lambda problem, algorithm: dj.JitterTrainer
     epochs: float = 1.0  # of those of the preset
     lr: float = 1.0  # of that of the preset
     noise: tuple[str, ...] = ()  # what it takes of the preset: "jitter", "input"
@@ -77,7 +61,13 @@ METHODS = {
     ),
     "sn": Method("Spectral normalisation", model=normalised),
     # A step of the U-Net takes about 6 of the unrolled network's: half the epochs are about AT
-    "ddpm": Method("DDPM", model=diffusion, trainer=denoising, epochs=0.5, lr=0.25),
+    "ddpm": Method(
+        "DDPM",
+        model=lambda problem, algorithm: problem.diffusion(),
+        trainer=lambda problem, algorithm: dj.DDPMTrainer,
+        epochs=0.5,
+        lr=0.25,
+    ),
 }
 
 

@@ -1,7 +1,6 @@
 r"""The paper's own numbers, as printed in its tables: PSNR in dB and SSIM, items per second."""
 
 # Of each table: the columns, and for each method PSNR and SSIM in each column
-COLUMNS = ("in distribution", "attack", "out of distribution")
 
 TABLES = {
     "table1": {

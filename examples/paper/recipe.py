@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean
 
 import matplotlib.pyplot as plt
 from intervals import Interval, log_ratio
 from methods import METHODS
-from runs import Archive, Run, error
+from runs import Archive, Run, error, scores
 from style import STYLE
 from tables import Results, Table, case_name, markdown
 
@@ -72,17 +73,14 @@ def standings(archive: Archive, problem: str, algorithm: str, seeds: int) -> dic
 
 def _points(archive: Archive, algorithm: str, seeds: int) -> dict:
     """In dB as well: ten times the logarithm of the ratio of the errors, over the seeds."""
-    radius = archive.problem("points").settings.radius
-    records = {
-        m: [archive.record(Run("points", algorithm, m, s)) for s in range(seeds)] for m in DECIDED
-    }
+    records = {m: archive.records("points", algorithm, m, seeds) for m in DECIDED}
 
     def gain(method: str, other: str, condition: str) -> Interval:
         a, b = ([error(r, condition) for r in records[m]] for m in (method, other))
         ratio, decibel = log_ratio(b, a), 10 / math.log(10)
         return Interval(decibel * ratio.mean, decibel * ratio.half)
 
-    conditions = ("clean", f"worst case, eps={radius:g}")
+    conditions = ("clean", archive.problem("points").settings.attacked)
     return {
         m: Standing(*(gain(m, other, c) for other in ("mse", "at") for c in conditions))
         for m in DECIDED
@@ -144,12 +142,8 @@ def screening(archive: Archive) -> list[list[str]]:
         row = [METHODS[method].label, cost(method)]
         for problem, algorithm in cases:
             record = archive.record(Run(problem, algorithm, method, split="validation"))
-            radius = archive.problem(problem).settings.radius
-            values = [
-                record["conditions"][condition]["metrics"]["PSNR"]
-                for condition in ("clean", f"worst case, eps={radius:g}")
-            ]
-            row.append(" / ".join(f"{sum(v) / len(v):.2f}" for v in values))
+            conditions = "clean", archive.problem(problem).settings.attacked
+            row.append(" / ".join(f"{mean(scores(record, c)):.2f}" for c in conditions))
         rows.append(row)
     return rows
 
@@ -191,10 +185,7 @@ def render(archive: Archive, seeds: int) -> str:
         for method, s in standings(archive, problem, algorithm, seeds).items():
             if method == "mse":
                 continue
-            cells = [
-                f"{d.mean:+.2f} ± {d.half:.2f}"
-                for d in (s.clean, s.attacked, s.clean_at, s.attacked_at)
-            ]
+            cells = map(str, (s.clean, s.attacked, s.clean_at, s.attacked_at))
             name = METHODS[method].label_for(algorithm)
             row = [case_name(problem, algorithm), name, cost(method), *cells]
             rows.append([*row, "yes" if s.good else "no"])

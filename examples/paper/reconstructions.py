@@ -11,7 +11,7 @@ from deepinv.physics import LinearPhysics
 from matplotlib.patches import Rectangle
 from problems import Problem
 from runs import Archive, Run
-from style import DRAWN, caption
+from style import DRAWN, write
 from tables import Table
 
 import deepinv_jitter as dj
@@ -46,7 +46,7 @@ def measured(problem: Problem) -> Sample:
     return Sample(x, y, physics, shifted, boxes)
 
 
-def draw(archive: Archive, table: Table, number: int, path: Path) -> None:
+def draw(archive: Archive, table: Table, path: Path) -> None:
     """The truth and each method in columns: under attack, its error, the new detail, zoomed."""
     problem = archive.problem(table.problem)
     sample, grey, zoom = measured(problem), scale(problem), zooms(problem)
@@ -79,9 +79,7 @@ def draw(archive: Archive, table: Table, number: int, path: Path) -> None:
     if problem.settings.relative_to is not None:
         radius += " of the norm of the noise"
     text = f"{table.title}, attack radius {radius}, training seed {SEED}"
-    caption(figure, archive, str(number), text)
-    figure.savefig(path)
-    plt.close(figure)
+    write(figure, path, archive, text)
 
 
 def draw_truth(column, sample: Sample, grey: dict, zoom: dict[str, dict]) -> None:

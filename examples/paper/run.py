@@ -32,27 +32,16 @@ import verdicts
 from methods import BASELINES, CASES
 from runs import Archive
 
-TARGETS = (
-    "table1",
-    "table2",
-    "table3",
-    "table4",
-    "table5",
-    "table6",
-    "figure1",
-    "figure2",
-    "figure3",
-    "figure4",
-    "figure5",
-    "figure6",
-    "figure7",
-    "theory",
-    "claims",
-    "sigma",
-    "recipe",
-    "budgets",
-    "elsewhere",
-)
+#: What makes the other pages.
+PAGES = {
+    "theory": theory,
+    "claims": verdicts,
+    "sigma": sigma,
+    "recipe": recipe,
+    "budgets": budgets,
+    "elsewhere": elsewhere,
+}
+TARGETS = (*(f"table{n}" for n in range(1, 7)), *(f"figure{n}" for n in range(1, 8)), *PAGES)
 
 
 def about(target: str) -> set[tuple[str, str]]:
@@ -80,15 +69,7 @@ def make(target: str, archive: Archive, seeds: int) -> Path:
     elif target == "table6":
         text = speed.render(archive)
     else:
-        pages = {
-            "theory": theory,
-            "claims": verdicts,
-            "sigma": sigma,
-            "recipe": recipe,
-            "budgets": budgets,
-            "elsewhere": elsewhere,
-        }
-        text = pages[target].render(archive, seeds)
+        text = PAGES[target].render(archive, seeds)
     path = archive.folder / f"{target}.md"
     path.write_text(text)
     print(text)

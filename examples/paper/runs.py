@@ -7,7 +7,9 @@ import platform
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
+from statistics import mean
 
 import deepinv as dinv
 import torch
@@ -71,14 +73,9 @@ class Archive:
         self.cases = [case for case in CASES if case in cases]
         self.others = [case for case in cases if case == BASELINES]
         self.data, self.device, self.verbose = data, device, verbose
-        self._problems: dict[str, Problem] = {}
+        self.problem = cache(lambda name: PROBLEMS[name](preset, data))
         for name in ("runs", "weights"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-
-    def problem(self, name: str) -> Problem:
-        if name not in self._problems:
-            self._problems[name] = PROBLEMS[name](self.preset, self.data)
-        return self._problems[name]
 
     @property
     def problems(self) -> list[str]:
@@ -99,6 +96,11 @@ class Archive:
         record = self.kept(path, lambda: self._evaluated(run))
         self._check(path, record, run)
         return record
+
+    def records(self, problem: str, algorithm: str, method: str, seeds: int, **options) -> list:
+        """The results of all seeds of a method."""
+        runs = (Run(problem, algorithm, method, seed, **options) for seed in range(seeds))
+        return [self.record(run) for run in runs]
 
     def path(self, run: Run) -> Path:
         """Where the results of a run are kept."""
@@ -143,7 +145,8 @@ class Archive:
         for name, kind in {"jitter": "jitter", "input_sigma": "input"}.items():
             by_algorithm = settings.pop(name)
             settings[name] = by_algorithm[run.algorithm] if kind in used else None
-        return json.loads(json.dumps({"settings": plain(settings), "data": self.data}))
+        content = {"settings": settings, "data": self.data}
+        return json.loads(json.dumps(content, default=repr))  # noise models as their text
 
     def _check(self, path: Path, kept: dict, run: Run) -> None:
         differ = [k for k, v in self.description(run).items() if kept.get(k) != v]
@@ -211,8 +214,8 @@ class Archive:
             attacks=problem.attack_of_the_paper(settings.radius),
             state=unfinished / "paper attack",
         )
-        label = f"worst case, eps={settings.radius:g}"
-        conditions[label.replace("worst case", "paper attack")] = condition(weak, label)
+        label = settings.attacked.replace("worst case", "paper attack")
+        conditions[label] = condition(weak, settings.attacked)
         return {
             "schema": SCHEMA,
             "run": asdict(run),
@@ -246,10 +249,14 @@ class Archive:
         return found
 
 
+def scores(record: dict, condition: str, metric: str = "PSNR") -> list[float]:
+    """Of every sample of a run under a condition."""
+    return record["conditions"][condition]["metrics"][metric]
+
+
 def error(record: dict, condition: str) -> float:
     """The mean squared error of a run under a condition."""
-    values = record["conditions"][condition]["metrics"]["squared error"]
-    return sum(values) / len(values)
+    return mean(scores(record, condition, "squared error"))
 
 
 def condition(report: dj.RobustnessReport, label: str) -> dict:
@@ -262,13 +269,6 @@ def condition(report: dj.RobustnessReport, label: str) -> dict:
         k: [float(f"{v:.6g}") for v in columns[k].tolist()] for k in report.metrics if k in columns
     }
     return {"metrics": metrics, "radius": radius, "flags": flags}
-
-
-def plain(value: object) -> object:
-    """A setting as JSON holds it."""
-    if isinstance(value, dict):
-        return {name: plain(part) for name, part in value.items()}
-    return repr(value) if isinstance(value, dj.GaussianJitter) else value
 
 
 def device_name(device: str) -> str:

@@ -46,6 +46,11 @@ class Settings:
     def ball(self) -> dj.L2Ball:
         return dj.L2Ball(self.radius, relative_to=self.relative_to)
 
+    @property
+    def attacked(self) -> str:
+        """The condition of the strong attack, as reports call it."""
+        return f"worst case, eps={self.radius:g}"
+
 
 _POINTS = {
     "size": (2,), "train": 200, "validation": 50, "test": 50, "width": 32, "depth": 3,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from methods import METHODS
-from runs import Archive, Run
+from runs import Archive, Run, scores
 from tables import case_name, markdown
 
 import deepinv_jitter as dj
@@ -43,13 +43,9 @@ def chosen(archive: Archive, problem: str, algorithm: str, method: str) -> tuple
 
     runs = {level: run(level) for level in (0.0, *levels)}
     records = {level: archive.record(run) for level, run in runs.items()}
-    attack = f"worst case, eps={archive.problem(problem).settings.radius:g}"
     clean, attacked = (
-        {
-            level: torch.tensor(record["conditions"][condition]["metrics"]["PSNR"])
-            for level, record in records.items()
-        }
-        for condition in ("clean", attack)
+        {level: torch.tensor(scores(record, condition)) for level, record in records.items()}
+        for condition in ("clean", settings.attacked)
     )
     curve = [(level, clean[level].mean(), attacked[level].mean()) for level in records]
     reference = clean.pop(0.0)
@@ -65,18 +61,9 @@ def render(archive: Archive, seeds: int) -> str:
     for problem, algorithm, method in levels:
         best, curve = chosen(archive, problem, algorithm, method)
         for level, clean, attacked in curve:
-            mark = "chosen" if level == best else ""
-            label = METHODS[method].label_for(algorithm)
-            rows.append(
-                [
-                    case_name(problem, algorithm),
-                    label,
-                    f"{level:g}",
-                    f"{clean:.2f}",
-                    f"{attacked:.2f}",
-                    mark,
-                ]
-            )
+            row = [case_name(problem, algorithm), METHODS[method].label_for(algorithm)]
+            row += [f"{level:g}", f"{clean:.2f}", f"{attacked:.2f}"]
+            rows.append([*row, "chosen" if level == best else ""])
     return (
         "# Noise levels\n\nPSNR in dB on validation data, one training each, preset "
         f"{archive.preset}. Level 0 is MSE training. Chosen: of the "

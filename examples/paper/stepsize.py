@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from intervals import crossed, log_ratio, paired, ratio
 from methods import METHODS
-from runs import Archive, Run, error
+from runs import Archive, error, scores
 from tables import markdown, tables_of
 
 #: Levels at which the step size is also held fixed, and the noise divided by it.
@@ -16,26 +16,15 @@ LEARNED = ("mse", "at", "input", "jitter")
 
 def dodging(archive: Archive) -> list[list[str]]:
     """Does a learned step size shrink to dodge the noise, and what if it cannot?"""
-    preset, seeds = archive.preset, range(STEP_SEEDS[archive.preset])
+    preset, seeds = archive.preset, STEP_SEEDS[archive.preset]
     problem = archive.problem("points")
     radius = f"{problem.settings.radii[-1]:g}"
-    base = [archive.record(Run("points", "gd", "mse", seed)) for seed in seeds]
-    rows = [
-        [
-            r"$\sigma_w$",
-            "step size",
-            "learned value",
-            "clean / MSE",
-            f"worst case, ε = {radius} / MSE",
-        ]
-    ]
-    rows.append(["0", "learned", steps_of(base), "1", "1"])
+    base = archive.records("points", "gd", "mse", seeds)
+    head = [r"$\sigma_w$", "step size", "learned value", "clean / MSE"]
+    rows = [[*head, f"worst case, ε = {radius} / MSE"], ["0", "learned", steps_of(base), "1", "1"]]
     for level in STEP_LEVELS[preset]:
         for step in STEPS:
-            records = [
-                archive.record(Run("points", "gd", "jitter", seed, sigma=level, step=step))
-                for seed in seeds
-            ]
+            records = archive.records("points", "gd", "jitter", seeds, sigma=level, step=step)
             row = [f"{level:g}", step, steps_of(records)]
             for condition in ("clean", f"worst case, eps={radius}"):
                 a, b = ([error(r, condition) for r in rs] for rs in (records, base))
@@ -46,21 +35,16 @@ def dodging(archive: Archive) -> list[list[str]]:
 
 def dodging_sections(archive: Archive, seeds: int) -> list[list[str]]:
     """The same for the sections of Table 1: PSNR minus that of MSE training, image by image."""
-    radius = f"{archive.problem('seismic').settings.radius:g}"
-    conditions = ("clean", f"worst case, eps={radius}")
-    base = [archive.record(Run("seismic", "gd", "mse", seed)) for seed in range(seeds)]
-    rows = [["step size", "learned value", "clean, ΔPSNR", f"worst case, ε = {radius}, ΔPSNR"]]
+    settings = archive.problem("seismic").settings
+    base = archive.records("seismic", "gd", "mse", seeds)
+    worst = f"worst case, ε = {settings.radius:g}, ΔPSNR"
+    rows = [["step size", "learned value", "clean, ΔPSNR", worst]]
     for step in STEPS:
-        runs = [Run("seismic", "gd", "jitter", seed, step=step) for seed in range(seeds)]
-        records = [archive.record(run) for run in runs]
+        records = archive.records("seismic", "gd", "jitter", seeds, step=step)
         row = [step, steps_of(records)]
-        for condition in conditions:
-            a, b = (
-                [r["conditions"][condition]["metrics"]["PSNR"] for r in rs]
-                for rs in (records, base)
-            )
-            d = paired(a, b)
-            row.append(f"{d.mean:+.2f} ± {d.half:.2f} dB")
+        for condition in ("clean", settings.attacked):
+            a, b = ([scores(r, condition) for r in rs] for rs in (records, base))
+            row.append(f"{paired(a, b)} dB")
         rows.append(row)
     return rows
 

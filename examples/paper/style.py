@@ -2,6 +2,8 @@ r"""What the figures share: colours that the colour-blind tell apart, fonts, cap
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 from runs import Archive
 
@@ -25,6 +27,9 @@ plt.rcParams |= {
 }
 
 
-def caption(figure: plt.Figure, archive: Archive, number: str, text: str) -> None:
-    """What is shown, and what it rests on."""
-    figure.suptitle(f"Figure {number}. {text}. Preset {archive.preset}.", fontsize=10, wrap=True)
+def write(figure: plt.Figure, path: Path, archive: Archive, text: str) -> None:
+    """The file of a figure, whose number is in its name: what is shown, and what it rests on."""
+    text = f"Figure {path.stem[-1]}. {text}. Preset {archive.preset}."
+    figure.suptitle(text, fontsize=10, wrap=True)
+    figure.savefig(path)
+    plt.close(figure)

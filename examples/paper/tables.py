@@ -9,11 +9,9 @@ import numpy as np
 import paper
 from intervals import Interval, crossed, paired
 from methods import BASELINES, METHODS
-from runs import Archive, Run
+from runs import Archive, Run, scores
 
 from deepinv_jitter.evaluation.tables import markdown
-
-Cell = str | float
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,11 @@ class Results:
     def __init__(self, archive: Archive, table: Table, seeds: int):
         self.table, self.seeds = table, seeds
         self.problem = archive.problem(table.problem)
-        radius = f"{self.problem.settings.radius:g}"
+        strong = self.problem.settings.attacked
         self.conditions = {
             "in distribution": "clean",
-            "paper's attack": f"paper attack, eps={radius}",
-            "strong attack": f"worst case, eps={radius}",
+            "paper's attack": strong.replace("worst case", "paper attack"),
+            "strong attack": strong,
             **{name: name for name in self.problem.shifts},
         }
         self.shift = next(iter(self.problem.shifts))
@@ -108,9 +106,7 @@ class Results:
 
     def values(self, method: str, column: str, metric: str) -> list[list[float]]:
         condition = self.conditions[column]
-        return [
-            r["conditions"][condition]["metrics"][metric][: self.count] for r in self.all[method]
-        ]
+        return [scores(r, condition, metric)[: self.count] for r in self.all[method]]
 
     def mean(self, method: str, column: str, metric: str) -> Interval:
         return crossed(self.values(method, column, metric))
@@ -134,7 +130,7 @@ def columns(results: Results) -> list[str]:
     return ["in distribution", "paper's attack", "strong attack", results.shift]
 
 
-def rows_of(results: Results) -> list[list[Cell]]:
+def rows_of(results: Results) -> list[list[str]]:
     """PSNR / SSIM of every method, those not worse than the best in bold; the paper's beside."""
     names = columns(results)
     printed = {"in distribution": 0, "paper's attack": 1, results.shift: 2}
@@ -163,7 +159,7 @@ def both(results: Results, method: str, column: str) -> str:
     return f"{psnr.mean:.2f} ± {psnr.half:.2f} / {ssim.mean:.3f}"
 
 
-def differences_of(results: Results) -> list[list[Cell]]:
+def differences_of(results: Results) -> list[list[str]]:
     """The PSNR of every method minus that of MSE training, on the same images and seeds."""
     rows = [["PSNR minus that of MSE training", *columns(results)]]
     for method in results.records:
@@ -171,12 +167,12 @@ def differences_of(results: Results) -> list[list[Cell]]:
             row = [results.table.label(method)]
             for column in columns(results):
                 d = results.difference(method, "mse", column, "PSNR")
-                row.append(f"{d.mean:+.2f} ± {d.half:.2f}" + ("" if d.decided else " (undecided)"))
+                row.append(f"{d}" if d.decided else f"{d} (undecided)")
             rows.append(row)
     return rows
 
 
-def spread_of(results: Results) -> list[list[Cell]]:
+def spread_of(results: Results) -> list[list[str]]:
     """What another training of the same method gives: over the seeds, means over the images."""
     rows = [["mean PSNR of a training", "clean, worst", "clean, std", "attacked, worst",
              "attacked, best", "attacked, std"]]  # fmt: skip

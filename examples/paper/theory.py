@@ -20,23 +20,16 @@ import deepinv_jitter as dj
 #: sigma_w of SGD jittering, sqrt(E||w_k||^2); 0 is MSE training.
 LEVELS = {"smoke": (0.1,), "cpu": (0.03, 0.1, 0.3, 1.0), "paper": (0.03, 0.1, 0.3, 1.0)}
 SEEDS = {"smoke": 2, "cpu": 10, "paper": 10}
-#: More training for some of the levels.
-LONGER = {
-    "smoke": {"budget": 2, "levels": (0.1,), "seeds": 1},
-    "cpu": {"budget": 4, "levels": (0.1,), "seeds": 5},
-    "paper": {"budget": 4, "levels": (0.1,), "seeds": 5},
-}
+#: More training: how many times, for which of the levels, with how many seeds.
+LONGER = {"smoke": (2, (0.1,), 1), "cpu": (4, (0.1,), 5), "paper": (4, (0.1,), 5)}
 
 
 def theorem(archive: Archive, risk: str) -> list[list[str]]:
     """A risk of SGD jittering relative to that of MSE training, over levels and budgets."""
     letter = {"generalization": r"$\sigma_g$", "average case": r"$\sigma_e$"}[risk]
     rows = [["training", r"$\sigma_w$", *(f"{letter} = {s:g}" for s in RISK_LEVELS)]]
-    longer = LONGER[archive.preset]
-    for budget, levels, seeds in (
-        (1, LEVELS[archive.preset], SEEDS[archive.preset]),
-        (longer["budget"], longer["levels"], longer["seeds"]),
-    ):
+    usual = 1, LEVELS[archive.preset], SEEDS[archive.preset]
+    for budget, levels, seeds in (usual, LONGER[archive.preset]):
         records = sweep.records(archive, levels, seeds, budget)
         for level in levels:
             row = [f"x{budget}, {seeds} seeds", f"{level:g}"]

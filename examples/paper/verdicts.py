@@ -95,9 +95,8 @@ def rows_of(archive: Archive, seeds: int) -> list[list[str]]:
     for (table, claim, sentence, values), d, sure in zip(held, intervals, decided, strict=True):
         unit = "" if claim.metric == RECOVERY else " dB"
         p = "< 0.0001" if d.p < 1e-4 else f"{d.p:.4f}"
-        cell = f"{d.mean:+.2f} ± {d.half:.2f}{unit}"
         more = "" if sure else f"x {needed(values, level)}"
-        rows.append([str(table.number), sentence, cell, p, verdict(d, sure), more])
+        rows.append([str(table.number), sentence, f"{d}{unit}", p, verdict(d, sure), more])
     return rows
 
 
