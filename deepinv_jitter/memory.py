@@ -42,18 +42,20 @@ def modules(
             yield thing
             inner = [*thing.children(), *vars(thing).values()]
         elif isinstance(thing, FunctionType):
-            inner = _closed_over(thing)
+            inner = closed_over(thing).values()
         else:
             inner = thing.values() if isinstance(thing, dict) else thing
-        left += reversed([*inner])
+        # Empty dictionaries are most of what a module holds
+        left += reversed([part for part in inner if isinstance(part, HOLDERS) and part != {}])
 
 
-def _closed_over(function: FunctionType) -> list:
-    values = []
-    for cell in function.__closure__ or ():
+def closed_over(function: FunctionType) -> dict[str, object]:
+    """What a function closes over, by name."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # of a name that has no value yet
-            values.append(cell.cell_contents)
-    return values
+            found[name] = cell.cell_contents
+    return found
 
 
 class Memory:

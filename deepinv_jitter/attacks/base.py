@@ -160,11 +160,8 @@ class WorstCase(Attack):
         if not attacks:
             raise ValueError("attacks must hold at least one attack, got none.")
         for attack in attacks:
-            if not isinstance(attack, Attack):
-                raise TypeError(f"attacks must hold attacks, got {type(attack).__name__}.")
-        domains = {attack.budget.domain for attack in attacks}
-        if len(domains) > 1:
-            raise ValueError(f"attacks must have one domain, got {sorted(domains)}.")
+            rules.instance("each of attacks", attack, Attack, "dj.Attack")
+        rules.alike("attacks", "domain", [attack.budget.domain for attack in attacks])
         super().__init__(attacks[0].budget, objective)
         self.attacks = nn.ModuleList(attacks)
         self.uses_gradient = any(attack.uses_gradient for attack in attacks)

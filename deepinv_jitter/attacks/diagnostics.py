@@ -96,7 +96,9 @@ def doubts(
     flags = {name: torch.zeros_like(problem.nonfinite) for name in FLAGS}
     flags["zero_gradient"] = problem.zero_gradient
     flags["nonfinite_gradient"] = problem.nonfinite
-    best = result.trace.cummax(0).values
+    # Of points outside of the budget, which a wider ball leads to, there is no loss
+    seen = (result.trace > -torch.inf).any(1)
+    best = result.trace[seen | ~seen.any()].cummax(0).values
     gain = best[-1] - best[(len(best) - 1) // 2]
     flags["not_converged"] = gain > 0.02 * (best[-1] - result.loss_clean)
     if not checks:

@@ -19,7 +19,7 @@ from .. import checks as rules
 from ..memory import evaluated, modules
 from .adapted import differentiable
 from .parts import Layout, Measurements, named_parts
-from .samples import column, per_sample, where
+from .samples import column, per_sample, precision, where
 
 Objective: TypeAlias = str | torch.Tensor | Metric | Callable
 
@@ -276,7 +276,7 @@ def _squared_error(
             f"x must have the shape of the model's output, {tuple(x_net.shape)}, got "
             f"{tuple(x.shape)}: for a smaller truth give an objective that crops the output."
         )
-    squares = (x_net - x).abs().to(torch.promote_types(x.abs().dtype, torch.float32)) ** 2
+    squares = (x_net - x).abs().to(precision(x)) ** 2
     if weight is not None:
         try:
             squares = squares * weight.to(squares).expand_as(squares)

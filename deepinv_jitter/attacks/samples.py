@@ -69,7 +69,7 @@ def check_pair(name: str, like: torch.Tensor, eps: torch.Tensor) -> None:
 
 
 def precision(tensor: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.abs().dtype, torch.float32)
+    return torch.promote_types(tensor.dtype.to_real(), torch.float32)
 
 
 def scaled(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,11 +67,6 @@ class WrappedFidelity:
     def __init__(self, fidelity: DataFidelity | WrappedFidelity):
         self.fidelity = fidelity
 
-    @property
-    def reads_adjoint(self) -> bool:
-        r"""Whether it can be ``given`` :math:`A^\top y`."""
-        return getattr(self.fidelity, "reads_adjoint", False)
-
     def __call__(self, *args, **kwargs) -> torch.Tensor:
         return self.fidelity(*args, **kwargs)
 

@@ -17,13 +17,16 @@ from .perturbations import Deltas, Monitor, Perturbation
 
 
 class Attacked(Perturbation):
-    r""":math:`y + \delta` for a share of the batches, evenly spread over an epoch."""
+    r""":math:`y + \delta` for a share of the batches, evenly spread over the training."""
 
     def __init__(self, deltas: Deltas, monitor: Monitor, otherwise: Perturbation):
         self.deltas, self.monitor, self.otherwise = deltas, monitor, otherwise
 
     def __call__(self, trainer, x, y, physics) -> Measurements:
-        if not _attacked(trainer.share, *trainer._epoch.position):
+        epoch, passed = trainer._epoch.position
+        # Over all epochs: of one batch in each, a share of 1/2 is every second
+        passed += epoch * trainer.batches_of_an_epoch()
+        if not _attacked(trainer.share, epoch, passed):
             return self.otherwise(trainer, x, y, physics)
         if not finite(x, y):
             # with a loss that is not finite either, on which all processes agree
@@ -38,7 +41,7 @@ class Attacked(Perturbation):
 
 
 def _attacked(share: float | Callable[[int], float], epoch: int, passed: int) -> bool:
-    """Whether the next batch of an epoch is attacked, of which so many have passed."""
+    """Whether the next batch is attacked, before which so many have passed."""
     given = share(epoch) if callable(share) else share
     level = checks.real("share", given, low=0, high=1)
     # Blind to rounding: 3 of 9 batches for a third
@@ -66,9 +69,9 @@ class AttackTrainer(JitterTrainer):
         for few steps: one per epoch. The perturbations of all samples are kept in memory and in the
         checkpoints. Needs a data set that tells the index of a sample, see :class:`IndexedDataset`,
         and measurements of one part. Default: ``False``.
-    :param float, Callable share: share of the batches that are attacked, evenly spread over an
-        epoch, at least 0 and at most 1, or a function from the epoch, from 0, to it. The others are
-        as they are. Default: 1.
+    :param float, Callable share: share of the batches that are attacked, evenly spread over the
+        training, at least 0 and at most 1, or a function from the epoch, from 0, to it. The others
+        are as they are. Default: 1.
     :param Attack, None monitor: a stronger attack, run after each epoch on the first batch of the
         training and compared with ``attack``. The ratio of their excess losses is appended to the
         attribute ``monitor_history``; a warning tells when it exceeds 1.5 times its median so far,
@@ -98,13 +101,8 @@ class AttackTrainer(JitterTrainer):
     monitor: Attack | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
-        for name in ("attack", "monitor"):
-            attack = getattr(self, name)
-            if not isinstance(attack, Attack) and (name, attack) != ("monitor", None):
-                raise TypeError(
-                    f"{name} must be an Attack such as FrankWolfeAttack(L2Ball(1.0)), got "
-                    f"{type(attack).__name__}."
-                )
+        for name in ("attack", "monitor")[: 1 + (self.monitor is not None)]:
+            checks.instance(name, getattr(self, name), Attack, "dj.Attack such as FrankWolfeAttack")
         if self.persistent and self.attack.budget.domain != "measurement":
             raise ValueError(
                 "persistent keeps perturbations of the measurements, got a budget in the "

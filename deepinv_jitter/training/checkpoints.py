@@ -135,16 +135,13 @@ def unlike(
     checkpoint: dict, model: nn.Module, optimizer: Optimizer | None, scheduler: Any
 ) -> Iterator[str]:
     """What the host would load, and could not."""
-    if "optimizer" in checkpoint and optimizer is not None:
-        other = unlike_part("optimizer", checkpoint, optimizer)
-        if other is None:
-            other = _unlike_groups(checkpoint, grouped(optimizer, model))
-        if other is not None:
-            yield other
-    if "scheduler" in checkpoint and scheduler is not None:
-        other = unlike_part("scheduler", checkpoint, scheduler)
-        if other is not None:
-            yield other
+    for which, part in (("optimizer", optimizer), ("scheduler", scheduler)):
+        if which in checkpoint and part is not None:
+            other = unlike_part(which, checkpoint, part)
+            if other is None and which == "optimizer":
+                other = _unlike_groups(checkpoint, grouped(optimizer, model))
+            if other is not None:
+                yield other
 
 
 def unlike_part(kind: str, checkpoint: dict, part: Any) -> str | None:

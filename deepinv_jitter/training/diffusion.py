@@ -89,5 +89,5 @@ class DDPMTrainer(JitterTrainer):
         """The reconstruction, in training :math:`A^\top y`; see :class:`deepinv.Trainer`."""
         if not train:
             return super().model_inference(y, physics, x, train=False, **kwargs)
-        self.model.train()
+        self.model.train(not self._validation.looks)
         return physics.A_adjoint(y)

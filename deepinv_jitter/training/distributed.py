@@ -62,16 +62,10 @@ def share(tensors: Iterable[torch.Tensor]) -> None:
 
 def check_plain(model: nn.Module) -> None:
     """Refuse a model in one of torch's wrappers for many GPUs."""
-    if isinstance(model, DataParallel):
+    if isinstance(model, (DataParallel, DistributedDataParallel)):
         raise TypeError(
-            "model must not be a DataParallel: its copies would run deepinv's iterations with the "
-            "parameters of the first GPU. Give the plain model and start one process per GPU with "
-            "torchrun."
-        )
-    if isinstance(model, DistributedDataParallel):
-        raise TypeError(
-            "model must be the plain model, got DistributedDataParallel: give model.module; "
-            "trainers wrap it themselves once torch.distributed is initialised."
+            f"model must be the plain model, got {type(model).__name__}: give model.module, and "
+            "start one process per GPU with torchrun; trainers wrap the model themselves."
         )
 
 

@@ -59,7 +59,7 @@ ITERATORS = ("current_train_iterators", "current_eval_iterators")
 #: What a test sets for its own purposes, and leaves so if it is interrupted or done.
 SET_BY_TEST = (
     *("wandb_vis", "wandb_setup", "mlflow_vis", "mlflow_setup", "log_train_batch"),
-    *("metrics", "compute_eval_losses", "compare_no_learning", *HISTORIES),
+    *("metrics", "compute_eval_losses", "compare_no_learning", "ckpt_pretrained", *HISTORIES),
 )
 #: What a meter counts, and what it is called.
 COUNTS = ("vals", "val", "avg", "sum", "count", "std", "sum2")
@@ -143,6 +143,10 @@ class HostTrainer(Trainer):
         names = "train_dataloader", "eval_dataloader"
         found = {name: [plain(loader) for loader in as_list(getattr(self, name))] for name in names}
         return {name: loaders for name, loaders in found.items() if loaders}
+
+    def batches_of_an_epoch(self) -> int:
+        """How many the host takes of each data set."""
+        return min(len(loader) - loader.drop_last for loader in self.train_dataloader)
 
     def next_batch(self, g: int) -> Any:
         return next(self.current_train_iterators[g])

@@ -42,11 +42,12 @@ class InputNoise(Perturbation):
         trainer.sigma = found
 
     def state(self, trainer: Any) -> dict:
-        return {"sigma": trainer.sigma}
+        return {"sigma": trainer.sigma, "eps": trainer.eps}
 
     def load(self, trainer: Any, checkpoint: dict) -> None:
-        if trainer.sigma is None:  # it came from the first batch, which is long past
-            trainer.sigma = checkpoint.get("sigma")
+        # It came from the first batch, which is long past; for another radius it is found anew
+        if trainer.sigma is None and checkpoint.get("eps") == trainer.eps:
+            trainer.sigma = checkpoint["sigma"]
 
 
 @dataclass
@@ -148,8 +149,15 @@ def input_jitter_sigma(eps: float, y: torch.Tensor, physics: Physics) -> float:
         checks.batch(y=part)
         precise = checks.widest(y.device)
         measured = L2Ball(0.0).support(part, own).flatten(1).sum(1).to(precise)
+        levels = noise_levels(part, own)
+        if levels is None:
+            name = type(getattr(own, "noise_model", None)).__name__
+            raise ValueError(
+                "eps gives the level of input jittering for measurements with deepinv's "
+                f"GaussianNoise, but the physics has {name}: give sigma, the standard deviation."
+            )
         # Of complex noise the energy of both its parts; the same level for all of a sample
-        levels = _levels(part, own).detach().flatten(1)[:, 0].to(precise)
+        levels = levels.detach().flatten(1)[:, 0].to(precise)
         energy += part.detach().abs().to(precise).square().flatten(1).sum(1).mean().item()
         noise += (levels.square() * measured).mean().item()
         entries += measured.mean().item()
@@ -172,17 +180,6 @@ def pairs(y: torch.Tensor | TensorList, physics: Physics) -> list[tuple[torch.Te
             f"which part comes from where, got {type(physics).__name__}."
         )
     return list(zip(y, physics.physics_list, strict=True))
-
-
-def _levels(y: torch.Tensor, physics: Physics) -> torch.Tensor:
-    levels = noise_levels(y, physics)
-    if levels is None:
-        name = type(getattr(physics, "noise_model", None)).__name__
-        raise ValueError(
-            "eps gives the level of input jittering for measurements with deepinv's GaussianNoise, "
-            f"but the physics has {name}: give sigma, the standard deviation."
-        )
-    return levels
 
 
 def _noisy(

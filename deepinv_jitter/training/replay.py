@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from . import rng
 
 
-def inexact(loaders: Mapping[str, DataLoader]) -> list[str]:
+def inexact(loaders: Mapping[str, list[DataLoader]]) -> list[str]:
     """
     What a resumed training cannot bring back: a reason for each loader that stands in the way.
 
@@ -21,7 +21,8 @@ def inexact(loaders: Mapping[str, DataLoader]) -> list[str]:
     at the end to where they were.
     """
     reasons = []
-    for name, loader in loaders.items():
+    named = {f"{name}[{i}]": own for name, group in loaders.items() for i, own in enumerate(group)}
+    for name, loader in named.items():
         # Workers that do not stay begin each epoch with a new copy of the data set
         stay = getattr(loader, "persistent_workers", False)
         if not isinstance(loader, DataLoader) or (loader.num_workers and not stay):

@@ -101,7 +101,12 @@ class ResumingTrainer(HostTrainer):
         best = path.with_name(BEST)
         if distributed.own() > 0 or not self.save_path or not best.exists():
             return
-        if checkpoints.loaded(best)["epoch"] <= checkpoint.get("epoch", math.inf):
+        try:
+            found = checkpoints.loaded(best)
+        except ValueError as error:
+            warnings.warn(f"The best model so far is not taken along: {error}", stacklevel=2)
+            return
+        if found["epoch"] <= checkpoint.get("epoch", math.inf):
             with replacing(Path(self.save_path) / BEST) as draft:
                 shutil.copyfile(best, draft)
 
@@ -110,13 +115,7 @@ class ResumingTrainer(HostTrainer):
         self._epoch = Epoch(Position(self.first_epoch, 0))
         self._replay = None
         if self.save_path and distributed.own() == 0:
-            found = inexact(
-                {
-                    f"{name}[{i}]": loader
-                    for name, loaders in self.loaders().items()
-                    for i, loader in enumerate(loaders)
-                }
-            )
+            found = inexact(self.loaders())
             if found:
                 warnings.warn(
                     "If this training is interrupted it can go on, but not exactly: "
@@ -143,7 +142,8 @@ class ResumingTrainer(HostTrainer):
                 self._write(filename, epoch, state)
 
     def _write(self, filename: str, epoch: int, state: dict) -> None:
-        self._clock.saved = self.seconds
+        if filename != BEST:  # from which no training goes on
+            self._clock.saved = self.seconds
         # Of nodes whose clocks differ, and of one that is set back, the newest is still the last
         self._time = max(time.time(), self._time + 1e-3)
         amid = filename == INTERRUPTED

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from deepinv import Trainer
 
-from ..memory import modules
+from ..memory import closed_over, modules
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState
 Generator |= random.Random
@@ -112,12 +112,7 @@ def _parts(thing: object) -> Iterator[tuple[str, object]]:
 
 
 def _function_parts(function: FunctionType) -> Iterator[tuple[str, object]]:
-    names = function.__code__.co_freevars
-    for name, cell in zip(names, function.__closure__ or (), strict=True):
-        try:
-            yield f".{name}", cell.cell_contents
-        except ValueError:  # not there yet
-            continue
+    yield from ((f".{name}", thing) for name, thing in closed_over(function).items())
     yield "", (*(function.__defaults__ or ()), function.__kwdefaults__ or {})
     if _package(function) not in KNOWN:
         for name in function.__code__.co_names:
@@ -195,12 +190,10 @@ def _plain(state: Any) -> Any:
 def state(generators: Generators) -> dict:
     """State of the global generators and of these, as tensors and builtins for ``weights_only``."""
     keyed = generators.items() if isinstance(generators, dict) else enumerate(generators)
-    legacy: Any = np.random.get_state()
-    name, keys, *rest = legacy
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "numpy": _plain(np.random.get_state(legacy=False)),
         "python": random.getstate(),
         "generators": {k: place(g) for k, g in keyed},
     }
@@ -213,8 +206,7 @@ def restore(state: dict, generators: Any) -> None:
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    np.random.set_state(state["numpy"])
     random.setstate(state["python"])
 
 

@@ -43,10 +43,7 @@ class LongRun(ResumingTrainer):
         if self.ckp_minutes is not None:
             self.ckp_minutes = checks.real("ckp_minutes", self.ckp_minutes, low=0)
         distributed.check_plain(self.model)
-        if self.on_non_finite not in ("raise", "skip"):
-            raise ValueError(
-                f"on_non_finite must be 'raise' or 'skip', got {self.on_non_finite!r}."
-            )
+        checks.choice("on_non_finite", self.on_non_finite, ("raise", "skip"))
         if self.on_non_finite == "skip" and self.log_train_batch:
             raise ValueError(
                 "on_non_finite='skip' leaves batches without a loss, but log_train_batch=True asks "
@@ -128,6 +125,8 @@ class LongRun(ResumingTrainer):
         """Reset the meters, see :meth:`deepinv.Trainer.reset_metrics`; an epoch begins here."""
         self._lines.end(self)
         super().reset_metrics()
+        for _, meter in self.no_learning_meters():  # which the host forgets
+            meter.reset()
         if self._epoch.training or not self._clock.running:
             return
         number, passed = self._epoch.position

@@ -836,8 +836,8 @@ BALL = dj.L2Ball(1.0)
         (lambda: dj.PGDAttack.paper(True), TypeError, "eps must be a number, got True"),
         (lambda: dj.PGDAttack.paper(1.0, step=-1), ValueError, "step must be positive"),
         (lambda: dj.PGDAttack(BALL).repeat(1.5), TypeError, "n must be a whole number"),
-        (lambda: dj.WorstCase(3), TypeError, "attacks must hold attacks, got int"),
-        (lambda: dj.WorstCase("PGD"), TypeError, "attacks must hold attacks, got str"),
+        (lambda: dj.WorstCase(3), TypeError, "each of attacks must be a dj.Attack, got int"),
+        (lambda: dj.WorstCase("PGD"), TypeError, "each of attacks must be a dj.Attack, got str"),
         (
             lambda: dj.PGDAttack(BALL, objective=torch.tensor([1.0, NAN])),
             ValueError,
@@ -870,7 +870,7 @@ BALL = dj.L2Ball(1.0)
         ),
         (lambda: dj.PGDAttack(BALL).repeat(0), ValueError, "n must be .* at least 1, got 0"),
         (lambda: dj.WorstCase([]), ValueError, "at least one attack, got none"),
-        (lambda: dj.WorstCase([BALL]), TypeError, "attacks must hold attacks, got L2Ball"),
+        (lambda: dj.WorstCase([BALL]), TypeError, "each of attacks must be a dj.Attack, got L2B"),
         (
             lambda: dj.FrankWolfeAttack(BALL, objective="deviation", start="zero"),
             ValueError,
@@ -881,7 +881,7 @@ BALL = dj.L2Ball(1.0)
                 [dj.PGDAttack(BALL), dj.PGDAttack(dj.L2Ball(1.0, domain="image"))]
             ),
             ValueError,
-            "attacks must have one domain, got .'image', 'measurement'.",
+            "attacks must have one domain, got measurement and image",
         ),
     ],
 )

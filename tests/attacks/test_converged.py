@@ -214,8 +214,10 @@ def test_a_subset_is_cut_only_if_it_gives_the_losses_it_had():
         def A_adjoint(self, y, **kwargs):
             return gains[: len(y)] * y
 
-    part, problem = part_of(Adjoint(), Indexing())
-    assert part is problem
+    for scale in (1, 1e-6):  # also where all losses are next to zero
+        x, y = scale * x, scale * y
+        part, problem = part_of(Adjoint(), Indexing())
+        assert part is problem
     with pytest.raises(ArithmeticError), subset(problem, rows):
         raise ArithmeticError
 
@@ -229,6 +231,15 @@ def test_samples_that_still_rise_at_the_cap_are_flagged(cap):
     assert result.n_grad.tolist() == [20, most, most, most]
     flagged = [False, cap < 40, True, True]
     assert result.flags["not_converged"].tolist() == flagged
+
+
+def test_a_wider_ball_raises_no_flag():
+    """Outside of the budget there is no loss, for most of the steps."""
+    torch.manual_seed(0)
+    model, (x, y) = dj.UnfoldedGD(dj.PointMLP(), max_iter=3), torch.randn(2, 5, 2)
+    attack = dj.MomentumAttack(dj.L2Ball(0.1), start="random", widen=3, steps=400, checks=False)
+    result = attack.run(model, x, y, DENOISING)
+    assert torch.isinf(result.trace).any() and not result.flags["not_converged"].any()
 
 
 def test_all_starts_are_tried_and_a_given_one_is_one_more():

@@ -603,7 +603,7 @@ REFUSED = [
     ({"epsilons": None}, TypeError, "epsilons must be a radius or several, got None"),
     ({"attacks": "strong"}, ValueError, "one of .*'standard'.* got 'strong'"),
     ({"attacks": []}, ValueError, "attacks must hold at least one attack"),
-    ({"attacks": [1]}, TypeError, "attacks must hold attacks, got int"),
+    ({"attacks": [1]}, TypeError, "each of attacks must be a dj.Attack, got int"),
     ({"metrics": "PSNR"}, TypeError, "in a list or a dictionary of names, got str"),
     ({"metrics": [abs]}, TypeError, "deepinv metrics, got builtin_function_or_method"),
     ({"metrics": {"m": abs}}, TypeError, "got builtin_function_or_method for 'm': wrap"),

@@ -181,10 +181,15 @@ def test_trainer_learns_and_samples_in_evaluation():
         device="cpu",
         online_measurements=True,
         save_path=None,
+        compute_eval_losses=True,
         verbose=False,
         show_progress_bar=False,
     )
+    modes, denoise = [], model.denoise
+    model.denoise = lambda *args: modes.append(model.training) or denoise(*args)
     trainer.train()
+    # Two batches of training, then the losses of two of evaluation, each with two steps of sampling
+    assert modes == [True, True, *[False] * 6] * 5
     losses = trainer.loss_history["DenoisingLoss"]
     assert losses[-1] < losses[0] and model.unet.level.item() > 0.1
     assert len(trainer.eval_metrics_history["PSNR"]) == 5

@@ -159,7 +159,7 @@ PLATEAU = ReduceLROnPlateau(torch.optim.SGD(dj.PointMLP().parameters()))
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"on_non_finite": "ignore"}, "must be 'raise' or 'skip', got 'ignore'"),
+        ({"on_non_finite": "ignore"}, "must be one of .'raise', 'skip'., got 'ignore'"),
         (
             {"on_non_finite": "skip", "log_train_batch": True},
             "skip' leaves batches without a loss, but log_train_batch=True asks",

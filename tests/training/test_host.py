@@ -86,6 +86,14 @@ def test_a_second_training_waits_for_a_folder_of_its_own(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"second {n}" for n in range(3)]
 
 
+def test_what_is_without_learning_is_of_one_epoch(tmp_path):
+    """The host adds up that of all."""
+    trainer = build(tmp_path, 3, compare_no_learning=True)
+    trainer.train()
+    (_, meter), (_, learned) = *trainer.no_learning_meters(), *trainer.metric_meters(train=False)
+    assert len(meter.vals) == len(learned.vals) > 0
+
+
 def test_an_epoch_begins_and_ends_with_the_calls_that_are_relied_on(trained):
     """Meters are reset first, gradients checked before a step; validation ends with the best."""
     training = ["step", "check_clip_grad", "made"] * 4

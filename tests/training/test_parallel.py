@@ -272,9 +272,9 @@ def test_data_parallel_is_refused():
     model = torch.nn.DataParallel(torch.nn.Linear(2, 2))
     physics = dinv.physics.Denoising()
     loader = DataLoader(dj.PointDataset(4))
-    with pytest.raises(TypeError, match="must not be a DataParallel: its copies .* torchrun"):
+    with pytest.raises(TypeError, match="must be the plain model, got DataParallel: .* torchrun"):
         dj.JitterTrainer(model, physics, None, loader, device="cpu")
-    with pytest.raises(TypeError, match="must not be a DataParallel"):
+    with pytest.raises(TypeError, match="must be the plain model, got DataParallel"):
         dj.evaluate_robustness(model, loader, physics, epsilons=[0.1])
 
 

@@ -118,6 +118,18 @@ def test_checkpoints_within_an_epoch(tmp_path, monkeypatch, minutes, written):
     assert saved.count("ckp_interrupted.pth.tar") == written
 
 
+def test_the_best_model_is_no_checkpoint_to_go_on_from(tmp_path):
+    """It does not put off the next one."""
+    trainer = build(tmp_path, 1, ckp_minutes=5)
+    trainer.setup_train()
+    trainer._clock.start()
+    trainer._clock._since -= 600
+    trainer.save_model("ckp_best.pth.tar", 0)
+    assert trainer._clock.due(5)
+    trainer.save_model("ckp_0.pth.tar", 0)
+    assert not trainer._clock.due(5)
+
+
 @pytest.mark.parametrize("minutes, error", [(-1, ValueError), ("9", TypeError)])
 def test_minutes_refused(tmp_path, minutes, error):
     with pytest.raises(error, match="ckp_minutes must be .*, got"):
@@ -251,6 +263,16 @@ def test_a_test_that_is_interrupted_leaves_the_trainer_as_it_was(tmp_path):
     assert trainer.wandb_setup == {"mode": "offline"} and trainer.save_path == run
 
 
+def test_a_test_before_a_training_that_goes_on(tmp_path):
+    build(tmp_path, 2).train()
+    path = dj.latest_checkpoint(tmp_path)
+    trainer = build(tmp_path, 3, ckpt_pretrained=path)
+    trainer.test(trainer.eval_dataloader)
+    assert trainer.ckpt_pretrained == path
+    trainer.train()
+    assert trainer.first_epoch == 2 and len(trainer.loss_history["SupLoss"]) == 3
+
+
 @contextmanager
 def handler(number, function):
     former = signal.signal(number, function)
@@ -292,6 +314,17 @@ def test_the_best_model_goes_along(tmp_path):
     trainer.load_best_model()
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, best["state_dict"][name])
+
+
+def test_a_damaged_best_model_is_left_behind(tmp_path):
+    build(tmp_path, 2).train()
+    path = dj.latest_checkpoint(tmp_path)
+    best = path.with_name("ckp_best.pth.tar")
+    best.write_bytes(best.read_bytes()[:1000])
+    again = build(tmp_path, 3, ckpt_pretrained=path)
+    with pytest.warns(UserWarning, match="best model so far is not taken along: .*ckp_best"):
+        again.train()
+    assert len(again.loss_history["SupLoss"]) == 3
 
 
 def checkpoint(path, time=None, epoch=0, batch=0):

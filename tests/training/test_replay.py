@@ -189,7 +189,7 @@ INEXACT = {
 def test_what_cannot_be_brought_back_is_said_before(tmp_path, case):
     loader, message = INEXACT[case]
     before = torch.get_rng_state()
-    assert len(inexact({"data": loader()})) == 1
+    assert len(inexact({"data": [loader()]})) == 1
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.warns(UserWarning, match=f"interrupted it can go on, but not exactly: .*{message}"):
         run(tmp_path, loader(), epochs=1).train()
@@ -218,5 +218,5 @@ class Stream(torch.utils.data.IterableDataset):
 def test_streams(options, goes_on, said):
     """A worker that does not stay begins each epoch with a new copy."""
     stream = Stream(goes_on)
-    assert len(inexact({"data": DataLoader(stream, 4, **options)})) == said
+    assert len(inexact({"data": [DataLoader(stream, 4, **options)]})) == said
     assert stream.place == 0

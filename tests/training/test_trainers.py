@@ -411,7 +411,11 @@ class Recorder(dj.RobustTrainer):
         (1.0, [[True] * 4] * 5),
         (0.0, [[False] * 4] * 5),
         (0.5, [[False, True, False, True]] * 5),
-        (1 / 3, [[False, False, True, False]] * 5),
+        # Over the epochs, of which none may have a whole number of them
+        (
+            1 / 3,
+            [[False, False, True, False], [False, True, False, False], [True, False, False, True]],
+        ),
         (lambda epoch: epoch / 4, [[False] * 4, [False, False, False, True]]),
     ],
 )
@@ -431,6 +435,16 @@ def test_share_of_the_batches(tmp_path, share, expected):
     if trainer.noise:
         noise = torch.cat(trainer.noise)
         assert noise.std().item() == pytest.approx(0.3, rel=0.4)
+
+
+@pytest.mark.parametrize("loaders", [1, 2])
+def test_a_share_of_epochs_of_one_batch(tmp_path, loaders):
+    whole = [DataLoader(NoisyPoints(None), 24) for _ in range(loaders)]
+    options = {"attack": attack(keep="last"), "train_dataloader": whole, "eval_dataloader": None}
+    trainer = build(tmp_path, 6, trainer=Recorder, share=0.5, sigma=0.3, **options)
+    trainer.physics = [trainer.physics] * loaders
+    trainer.train()
+    assert [trainer.attacked[n] for n in range(6)] == [[False] * loaders, [True] * loaders] * 3
 
 
 def test_the_batches_between_attacks_are_as_they_are(tmp_path):
@@ -705,9 +719,17 @@ def test_parts_of_a_physics_that_is_not_stacked():
 
 
 def test_input_jitter_level_from_a_radius(tmp_path):
+    """That of the first batch, also of a resumed training, unless that has another radius."""
     trainer = build(tmp_path, 1, trainer=dj.InputJitterTrainer, eps=0.1)
     trainer.train()
     assert 0 < trainer.sigma < 1
+    for eps, factor in ((0.1, 1), (0.3, 3)):
+        path = last_checkpoint(trainer, 0)
+        options = {"eps": eps, "ckpt_pretrained": path}
+        again = build(tmp_path / "again", 2, trainer=dj.InputJitterTrainer, **options)
+        again.train()
+        assert (again.sigma == trainer.sigma) == (factor == 1)
+        assert again.sigma == pytest.approx(factor * trainer.sigma, rel=0.5)
 
 
 @pytest.mark.parametrize(
@@ -741,7 +763,7 @@ def test_input_jitter_level_from_a_radius(tmp_path):
         (
             {"trainer": dj.AttackTrainer, "attack": 0.1},
             TypeError,
-            "attack must be an Attack .* got float",
+            "attack must be a dj.Attack such as Frank.* got float",
         ),
         (
             {"trainer": dj.AttackTrainer, "attack": attack(), "share": 1.5},
@@ -756,7 +778,7 @@ def test_input_jitter_level_from_a_radius(tmp_path):
         (
             {"trainer": dj.AttackTrainer, "attack": attack(), "monitor": 3},
             TypeError,
-            "monitor must be an Attack .* got int",
+            "monitor must be a dj.Attack such as Frank.* got int",
         ),
         (
             {
