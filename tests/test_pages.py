@@ -23,12 +23,12 @@ BRAIN = {"size = (96, 96)": "size = (24, 24)", "resolution=2": "resolution=8"}
 #: What a page has large, and what is small enough for a test
 SMALL = {
     "attacks.md": {
-        "epsilons=[0.25, 0.5, 1.0])": "epsilons=[0.5], attacks='quick')",
-        'state="results"': 'state="results", attacks="quick"',
+        "epsilons=[0.25, 0.5, 1.0])": "epsilons=[0.5], attacks='quick', draws=2)",
+        'state="results"': 'state="results", attacks="quick", draws=2',
     },
     "index.md": {"img_size=(48, 48)": "img_size=(16, 16)", "steps=10": "steps=2"},
     "radius.md": BRAIN,
-    "reporting.md": {"epsilons=[0.25, 0.5, 1.0]": "epsilons=[0.5], attacks='quick'"},
+    "reporting.md": {"epsilons=[0.25, 0.5, 1.0]": "epsilons=[0.5], attacks='quick', draws=2"},
     "schemes.md": {"epochs=50": "epochs=1"},
     "troubleshooting.md": {},
     "tutorial.md": BRAIN,
