@@ -146,7 +146,8 @@ class HostTrainer(Trainer):
 
     def batches_of_an_epoch(self) -> int:
         """How many the host takes of each data set."""
-        return min(len(loader) - loader.drop_last for loader in self.train_dataloader)
+        counts = [len(loader) - loader.drop_last for loader in as_list(self.train_dataloader)]
+        return min(counts, default=0)  # of a loop of one's own there are none
 
     def next_batch(self, g: int) -> Any:
         return next(self.current_train_iterators[g])
