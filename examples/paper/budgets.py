@@ -14,24 +14,25 @@ from tables import case_name, markdown
 BUDGETS = {"smoke": (1.0, 2.0), "cpu": (0.25, 0.5, 1.0, 2.0), "paper": (0.5, 1.0, 2.0)}
 
 
-def psnr(archive: Archive, problem: str, algorithm: str, budget: float) -> dict[str, list[float]]:
-    """Of every test image, clean and under the strong attack, of the first seed."""
-    record = archive.record(Run(problem, algorithm, "mse", budget=budget))
-    attacked = archive.problem(problem).settings.attacked
-    return {"clean": scores(record, "clean"), "attacked": scores(record, attacked)}
+def psnr(archive: Archive, problem: str, algorithm: str) -> dict[float, list[list[float]]]:
+    """Of each budget, the first seed's, clean and attacked, on the test images that all have."""
+    budgets = BUDGETS[archive.preset]
+    records = [archive.record(Run(problem, algorithm, "mse", budget=b)) for b in budgets]
+    count = min(len(record["samples"]) for record in records)
+    conditions = "clean", archive.problem(problem).settings.attacked
+    values = ([scores(r, condition)[:count] for condition in conditions] for r in records)
+    return dict(zip(budgets, values, strict=True))
 
 
 def rows_of(archive: Archive) -> list[list[str]]:
     rows = [["problem", "steps", "clean", "gain by doubling", "strong attack"]]
     for problem, algorithm in archive.images:
         last = None
-        for budget in BUDGETS[archive.preset]:
-            values = psnr(archive, problem, algorithm, budget)
-            clean, attacked = map(mean, values.values())
-            gain = f"{paired([values['clean']], [last])}" if last else ""
+        for budget, (clean, attacked) in psnr(archive, problem, algorithm).items():
+            gain = f"{paired([clean], [last])}" if last else ""
             row = [case_name(problem, algorithm), str(steps(archive, problem, budget))]
-            rows.append([*row, f"{clean:.2f}", gain, f"{attacked:.2f}"])
-            last = values["clean"]
+            rows.append([*row, f"{mean(clean):.2f}", gain, f"{mean(attacked):.2f}"])
+            last = clean
     return rows
 
 
@@ -47,13 +48,11 @@ def draw(archive: Archive, path: Path) -> None:
         1, len(cases), figsize=(3 * len(cases), 3), layout="constrained", squeeze=False
     )
     for panel, (problem, algorithm) in zip(panels[0], cases, strict=True):
-        budgets = BUDGETS[archive.preset]
-        means = [
-            {k: mean(v) for k, v in psnr(archive, problem, algorithm, b).items()} for b in budgets
-        ]
-        count = [steps(archive, problem, b) for b in budgets]
-        panel.plot(count, [m["clean"] for m in means], "o-", color="#0072B2", label="clean")
-        panel.plot(count, [m["attacked"] for m in means], "s--", color="#D55E00", label="attacked")
+        found = psnr(archive, problem, algorithm)
+        clean, attacked = zip(*(map(mean, values) for values in found.values()), strict=True)
+        count = [steps(archive, problem, budget) for budget in found]
+        panel.plot(count, clean, "o-", color="#0072B2", label="clean")
+        panel.plot(count, attacked, "s--", color="#D55E00", label="attacked")
         panel.axvline(steps(archive, problem, 1), color="0.6", lw=0.8, zorder=0)
         panel.set_xscale("log", base=2)
         panel.set_xticks(count, [str(c) for c in count])
