@@ -91,7 +91,7 @@ def draw_truth(column, sample: Sample, grey: dict, zoom: dict[str, dict]) -> Non
     column[1].text(0.5, 0.5, "error,\n−0.4 to 0.4", ha="center", va="center")
     title = f"truth with\n{last}"
     show(column[2], picture(sample.shifted[last]), title, sample.boxes[last], **grey)
-    column[2].set_ylabel("(b) out of distribution")
+    column[2].set_ylabel("(b) out of\ndistribution")
     for ax, (name, style) in zip(column[3:], zoom.items(), strict=True):
         part = crop(picture(sample.shifted[name]), sample.boxes[name])
         title = f"{name}, zoomed\n{style['vmin']:g} to {style['vmax']:g}"
