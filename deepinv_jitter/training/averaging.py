@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from . import distributed
 from .parts import Part
@@ -55,10 +56,15 @@ class Averaging(Part):
     def _follow(self, model: nn.Module, decay: float) -> None:
         # At first over few steps: else the weights of the start would count for long
         now = min(decay, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
+        averages: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
         for old, new in zip(self._average, _tensors(model), strict=True):
-            # A count of batches has no average
-            moves = old.is_floating_point() or old.is_complex()
-            old.lerp_(new, 1 - now) if moves else old.copy_(new)
+            if now and (old.is_floating_point() or old.is_complex()):
+                averages[0].append(old)
+                averages[1].append(new)
+            else:  # such as a count of batches
+                old.copy_(new)
+        if averages[0]:
+            get_ema_multi_avg_fn(now)(*averages, self._steps)  # all in one call, as a GPU wants it
         self._steps += 1
 
     def begin_run(self, model: nn.Module, ema: float | None) -> None:
