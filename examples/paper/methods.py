@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from problems import Problem
+from problem import Problem
 
 import deepinv_jitter as dj
 

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import torch
 from deepinv.physics import LinearPhysics
 from matplotlib.patches import Rectangle
-from problems import Problem
+from problem import Problem
 from runs import Archive, Run
 from style import DRAWN, write
 from tables import Table

@@ -14,7 +14,8 @@ from statistics import mean
 import deepinv as dinv
 import torch
 from methods import BASELINES, CASES, METHODS, build, fit, stepsizes
-from problems import PROBLEMS, Problem
+from problem import Problem
+from problems import PROBLEMS
 
 import deepinv_jitter as dj
 from deepinv_jitter.training.preemption import replacing

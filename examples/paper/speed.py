@@ -8,7 +8,8 @@ from statistics import median
 import paper
 import torch
 from methods import ALGORITHMS, METHODS, build
-from problems import PROBLEMS, Problem
+from problem import Problem
+from problems import PROBLEMS
 from runs import Archive, device_name
 from tables import markdown
 

@@ -10,7 +10,7 @@ import sweep
 import torch
 from expansion import implicit_regularization, trajectory_deviation
 from intervals import Interval, log_ratio, ratio
-from problems import RISK_LEVELS
+from points import RISK_LEVELS
 from runs import Archive
 from tables import markdown
 from verdicts import verdict
