@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deepinv.physics import Physics
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -21,14 +22,15 @@ class Averaging(Part):
 
     While it trains, the model has its own weights, which attacks see too; both change places for
     evaluation and checkpoints. Statistics of batch normalisation belong to the weights of the steps
-    that they were taken in, and are averaged with them.
+    that they were taken in, and are averaged with them. Buffers may come, go and change their shape
+    with a batch.
     """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        self._average: list[torch.Tensor] = []  # as long as nothing is averaged
+        self._average: dict[str, torch.Tensor] = {}  # as long as nothing is averaged
         self._steps = 0
         self._in_place = False  # whether the model has it, and this the model's own weights
 
@@ -57,20 +59,26 @@ class Averaging(Part):
         # At first over few steps: else the weights of the start would count for long
         now = min(decay, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
         averages: tuple[list[torch.Tensor], list[torch.Tensor]] = [], []
-        for old, new in zip(self._average, _tensors(model), strict=True):
-            if now and (old.is_floating_point() or old.is_complex()):
+        for name, new in _tensors(model).items():
+            old = self._average.get(name)
+            if old is None or old.shape != new.shape:
+                self._average[name] = new.clone()
+            elif now and (old.is_floating_point() or old.is_complex()):
                 averages[0].append(old)
                 averages[1].append(new)
             else:  # such as a count of batches
                 old.copy_(new)
         if averages[0]:
             get_ema_multi_avg_fn(now)(*averages, self._steps)  # all in one call, as a GPU wants it
+        for old, new in zip(*averages, strict=True):
+            if not isinstance(new, nn.Parameter):  # infinities, as in masks, have no average
+                old.copy_(torch.where(old.isfinite(), old, new))
         self._steps += 1
 
     def begin_run(self, model: nn.Module, ema: float | None) -> None:
         """From the weights of the model, unless a checkpoint had an average."""
         if ema is not None and not self._average:
-            self._average = [tensor.detach().clone() for tensor in _tensors(model)]
+            self._average = {k: t.detach().clone() for k, t in _tensors(model).items()}
 
     @contextmanager
     def held(self, model: nn.Module, holds: bool = True) -> Iterator[None]:
@@ -84,8 +92,8 @@ class Averaging(Part):
 
     def finish(self, trainer: Any, epoch: int) -> None:
         # Parameters are the same on all processes, as their gradients are
-        parameters = len(list(trainer.model.parameters()))
-        distributed.share(self._average[parameters:])
+        parameters = dict(trainer.model.named_parameters())
+        distributed.share(t for name, t in self._average.items() if name not in parameters)
 
     def check(self, trainer: Any, checkpoint: dict, path: str | Path) -> None:
         """Refuse to go on from a checkpoint that was written with another decay."""
@@ -117,10 +125,16 @@ class Averaging(Part):
         """Let model and average change places, unless they are where they should be."""
         if not self._average or to_average == self._in_place:
             return
-        for own, other in zip(_tensors(model), self._average, strict=True):
+        tensors = _tensors(model)
+        for name in tensors.keys() & self._average.keys():
+            own, other = tensors[name], self._average[name]
             own.data, other.data = other.data, own.data
         self._in_place = to_average
 
 
-def _tensors(model: nn.Module) -> list[torch.Tensor]:
-    return [*model.parameters(), *model.buffers()]
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All but the buffers of a physics in the model, which are those of its last batch."""
+    physics = [m for m in model.modules() if isinstance(m, Physics)]
+    given = {id(b) for m in physics for b in m.buffers()}
+    buffers = {name: b for name, b in model.named_buffers() if id(b) not in given}
+    return dict(model.named_parameters()) | buffers

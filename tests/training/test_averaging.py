@@ -1,5 +1,6 @@
 """Averaged weights: what is validated, chosen, saved, resumed and returned."""
 
+import math
 import os
 import signal
 import warnings
@@ -284,3 +285,52 @@ def test_an_average_begins_at_the_weights_of_the_host_s_trainer(tmp_path):
     name = f"{NORM}weight"
     found = trainer.model.state_dict()[name].double()
     assert torch.allclose(found, expected[name], atol=1e-6)
+
+
+class Masked(nn.Linear):
+    """Some of its inputs are left out by infinities, as attention does."""
+
+    def __init__(self):
+        super().__init__(2, 2)
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+
+    def forward(self, x):
+        return super().forward(x) * self.mask.softmax(0)
+
+
+def test_infinities_are_kept(tmp_path):
+    trainer = trainer_of(tmp_path, ema=0.9)
+    trainer.model.prior[0].network = Masked()
+    trainer.optimizer = torch.optim.Adam(trainer.model.parameters())
+    trainer.train()
+    state = trainer.model.state_dict()
+    assert torch.equal(state.pop("prior.0.network.mask"), Masked().mask)
+    assert all(value.isfinite().all() for value in state.values())
+
+
+class Holding(nn.Module):
+    """Has the physics in itself, whose parameters come with the batches."""
+
+    def __init__(self, physics):
+        super().__init__()
+        self.physics, self.layer = physics, nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, y, physics, **kwargs):
+        return self.layer(self.physics.A_adjoint(y))
+
+
+def test_masks_are_not_averaged():
+    """Those of a physics, in batches of several sizes: as it is without an average."""
+    ends = []
+    for ema in (None, 0.9):
+        torch.manual_seed(0)
+        masks = dinv.physics.generator.BernoulliSplittingMaskGenerator((1, 8, 8), 0.5)
+        physics = dinv.physics.Inpainting((1, 8, 8), mask=0.5)
+        data = dinv.datasets.TensorDataset(x=torch.rand(5, 1, 8, 8), use_dict_output=True)
+        model = Holding(physics)
+        adam, loader = torch.optim.Adam(model.parameters()), DataLoader(data, 2)
+        options = {"physics_generator": masks, "online_measurements": True, "device": "cpu"}
+        options |= {"save_path": None, "verbose": False, "epochs": 2, "eval_dataloader": loader}
+        dj.JitterTrainer(model, physics, adam, loader, ema=ema, **options).train()
+        ends.append(physics.mask)
+    assert torch.equal(*ends)
