@@ -18,6 +18,7 @@ import torch
 from deepinv import Trainer
 from deepinv.loss import ReducedResolutionLoss, ScoreLoss, SplittingLoss
 from deepinv.loss.r2r import R2RModel
+from deepinv.physics.generator import BernoulliSplittingMaskGenerator
 from deepinv.utils import AverageMeter, get_timestamp
 from torch import nn
 from torch.amp import GradScaler
@@ -164,6 +165,23 @@ class HostTrainer(Trainer):
         if "mlflow_id" in checkpoint:
             known = {"run_id": checkpoint["mlflow_id"]}
             self.assign({"mlflow_setup": known | self.mlflow_setup})
+
+    def mask_sizes(self) -> dict[str, list[int]]:
+        """Of the masks that splitting models draw from a generator that they have now."""
+        found = {name: m.mask_generator for name, m in self._splitting()}
+        return {name: [*g.img_size] for name, g in found.items() if hasattr(g, "img_size")}
+
+    def make_mask_generators(self, sizes: Mapping[str, list[int]]) -> None:
+        """Those that a splitting model makes in its first pass, which is too late to load them."""
+        for name, part in self._splitting():
+            if part.mask_generator is None and name in sizes:
+                part.mask_generator = BernoulliSplittingMaskGenerator(
+                    tuple(sizes[name]), part.split_ratio, part.pixelwise, device=self.device
+                )
+
+    def _splitting(self) -> list[tuple[str, Any]]:
+        kind = SplittingLoss.SplittingModel
+        return [(name, m) for name, m in self.model.named_modules() if isinstance(m, kind)]
 
     def pass_through(
         self, model: nn.Module, y: torch.Tensor, physics: nn.Module, **kwargs: Any

@@ -72,6 +72,7 @@ class ResumingTrainer(HostTrainer):
         if start is not None:
             for part in self._parts:
                 part.check(self, checkpoint, path)
+        self.make_mask_generators(checkpoint.get("mask_sizes", {}))
         checkpoints.check_weights(self.model, checkpoint["state_dict"], path, strict)
         parts = self.model, self.optimizer, self.scheduler
         checkpoints.check_like(path, checkpoints.unlike(checkpoint, *parts))
@@ -155,6 +156,7 @@ class ResumingTrainer(HostTrainer):
             "parts": {name: class_name(part) for name, part in parts.items()},
             "groups": checkpoints.grouped(self.optimizer, self.model),
             "generators": {n: rng.kind(g) for n, g in self._generators().items()},
+            "mask_sizes": self.mask_sizes(),
             "scaler": self.loss_scaler.state_dict(),
             "skipped": self.skipped,
             "seconds": self.seconds,
