@@ -17,6 +17,7 @@ import torch
 from .. import checks
 from . import checkpoints, distributed, rng
 from .averaging import Averaging
+from .carried import Carried
 from .checkpoints import INTERRUPTED, class_name
 from .host import BEST, HISTORIES, HostTrainer, as_list, content
 from .parts import Part
@@ -36,8 +37,8 @@ class ResumingTrainer(HostTrainer):
             self.ema = checks.positive("ema", self.ema, below=1)
         super().__post_init__()
         self.skipped: list[tuple[int, int]] = []
-        self._averaging = Averaging()
-        self._parts: list[Part] = [self._averaging]
+        self._averaging, self._carried = Averaging(), Carried()
+        self._parts: list[Part] = [self._averaging, self._carried]
         self._clock = Clock()
         self._epoch = Epoch(Position(0, 0))
         #: what a training goes on from, while it is set up
@@ -115,6 +116,7 @@ class ResumingTrainer(HostTrainer):
         """From the start, or from where a checkpoint is."""
         self._epoch = Epoch(Position(self.first_epoch, 0))
         self._replay = None
+        self._carried.begin_run(self)
         if self.save_path and distributed.own() == 0:
             found = inexact(self.loaders())
             if found:
@@ -227,6 +229,7 @@ class ResumingTrainer(HostTrainer):
             )
         if len(states) != distributed.count():
             # From another number of processes: an epoch that was cut off begins anew
+            self._carried.load_own(states[0])
             rng.restore(states[0]["rng"], self._generators())
             self._diverge()
             return

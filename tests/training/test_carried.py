@@ -1,14 +1,16 @@
 """What a model and its losses carry from batch to batch is there when a training goes on."""
 
+import deepinv as dinv
 import pytest
 import torch
+from test_engine import Points, held, quietly, remembering
 from test_validation import LOSSES, assert_same, build, everything
 
 import deepinv_jitter as dj
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
-@pytest.mark.parametrize("losses", [name for name in LOSSES if "splitting" in name])
+@pytest.mark.parametrize("losses", LOSSES)
 def test_a_training_with_any_loss_is_resumed_exactly(tmp_path, losses, ema):
     """Learned levels, counts of batches, generators that come with the first batch."""
     options = {"ema": ema, "save_path": tmp_path}
@@ -20,3 +22,39 @@ def test_a_training_with_any_loss_is_resumed_exactly(tmp_path, losses, ema):
     again.train()
     assert_same(everything(again), everything(whole))
     assert again.eval_loss_history == whole.eval_loss_history
+
+
+@pytest.mark.parametrize("spoilt", [2, 6, 10])
+def test_the_same_amid_an_epoch(tmp_path, spoilt):
+    """A warm start, a level that is learned, running means."""
+    with pytest.raises(FloatingPointError):
+        quietly(remembering(tmp_path / "cut", Points(spoilt)))
+    path = dj.latest_checkpoint(tmp_path / "cut")
+    ends = []
+    for ckpt_pretrained in (None, path):
+        trainer = remembering(tmp_path / "run", Points(), epochs=2, ckpt_pretrained=ckpt_pretrained)
+        trainer.train()
+        ends.append(held(trainer))
+    assert_same(*ends)
+
+
+class Weighted(dinv.loss.SupLoss):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight, self.calls = weight, 0
+
+    def forward(self, x_net, x, **kwargs):
+        self.calls += 1
+        return self.weight * super().forward(x_net, x)
+
+
+def test_what_no_batch_changes_is_as_the_script_says(tmp_path):
+    first = build(epochs=1, save_path=tmp_path)
+    first.losses = Weighted(1.0)
+    first.train()
+    again = build(epochs=2, ckpt_pretrained=dj.latest_checkpoint(tmp_path))
+    again.losses = Weighted(2.0)
+    again.train()
+    (loss,) = again.losses
+    # two training batches in each epoch; the validation leaves no trace
+    assert (loss.weight, loss.calls) == (2.0, 4)

@@ -1,0 +1,70 @@
+r"""What a model and its losses carry from batch to batch besides weights, taken up by resumed runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from deepinv.physics import Physics
+
+from ..memory import modules
+from .parts import Part
+
+
+class Carried(Part):
+    """
+    Tensors and numbers that are plain attributes, and no longer as they were before the training.
+
+    Such are the count of batches after which a loss goes, a level that it learns, and where a
+    solver starts from. What no batch changes is as the script says that goes on.
+    """
+
+    def __init__(self) -> None:
+        self._holders: dict[str, dict[str, Any]] = {}  # from the beginning of a training
+        self._before: dict[str, Any] = {}
+
+    def begin_run(self, trainer: Any) -> None:
+        """What there is before the first batch, and before a checkpoint is taken up."""
+        self._device = trainer.device
+        found = enumerate(modules(trainer.model, trainer.losses, leave=Physics))
+        self._holders = {
+            f"{i} {type(part).__name__}": vars(part)
+            for i, part in found
+            if not type(part).__module__.startswith("torch.nn.")
+        }
+        self._before = self._now()
+
+    def own_state(self) -> dict:
+        now = self._now().items()
+        return {"carried": {k: v for k, v in now if not _same(v, self._before.get(k))}}
+
+    def load_own(self, state: dict) -> None:
+        for key, value in state.get("carried", {}).items():
+            holder, _, name = key.rpartition(".")
+            own = self._holders.get(holder)
+            if own is None:
+                continue
+            if isinstance(value, torch.Tensor):
+                here = own.get(name)
+                known = isinstance(here, torch.Tensor)
+                value = value.to(here.device if known else self._device)
+                value.requires_grad_(known and here.requires_grad)
+            own[name] = value
+
+    def _now(self) -> dict[str, Any]:
+        return {
+            f"{holder}.{name}": value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+            for holder, own in self._holders.items()
+            for name, value in own.items()
+            if name != "training" and (_is_tensor(value) or type(value) in (bool, int, float))
+        }
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if _is_tensor(a) and _is_tensor(b):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    return type(a) is type(b) and not _is_tensor(a) and a == b
