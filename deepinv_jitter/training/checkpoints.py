@@ -97,7 +97,9 @@ def loaded(path: str | os.PathLike, mmap: bool = False) -> dict:
 def check_weights(model: nn.Module, weights: dict, path: str | os.PathLike, strict: bool) -> None:
     """Refuse weights of other names or shapes than the model's."""
     own = model.state_dict()
-    differ = {k for k in own.keys() & weights.keys() if own[k].shape != weights[k].shape}
+    # The extra state of a module is no tensor
+    shapes, saved = ({k: getattr(v, "shape", None) for k, v in w.items()} for w in (own, weights))
+    differ = {k for k in own.keys() & weights.keys() if shapes[k] != saved[k]}
     if strict:
         differ |= own.keys() ^ weights.keys()
     if differ:

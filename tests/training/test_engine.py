@@ -216,6 +216,34 @@ def test_a_checkpoint_of_another_model(tmp_path, checkpoint, network, differs):
         assert torch.equal(value, before[name])
 
 
+class Counting(torch.nn.Linear):
+    """Saves a number, which is no tensor."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+
+def test_extra_state_is_loaded(tmp_path):
+    found = []
+    for epochs in (1, 2):
+        path = dj.latest_checkpoint(tmp_path)
+        trainer = trainer_of(tmp_path, Points(), epochs, ckpt_pretrained=path)
+        network = trainer.model.prior[0].network = Counting(2, 2)
+        trainer.optimizer = torch.optim.Adam(trainer.model.parameters())
+        trainer.train()
+        found.append(network.calls)
+    assert found[1] == 2 * found[0] > 0
+
+
 class Remembering(torch.nn.Module):
     """Holds what networks may hold: running means, a warm start, a count of its calls."""
 
