@@ -8,11 +8,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 from .. import checks
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+LAYERS += (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def spectral_normalize(module: nn.Module, *, n_power_iterations: int = 1) -> nn.Module:
     r"""
-    Divide the weight of every convolution and linear layer by its spectral norm, in place.
+    Divide the weight of every convolution, transposed or not, and linear layer by its spectral norm,
+    in place.
 
     Lipschitz regularisation by spectral normalisation (Miyato et al., ICLR 2018), as in the paper's
     Table 5, by torch's own parametrisation: the norm is that of the weight as a matrix, one row per
@@ -48,8 +50,10 @@ def spectral_normalize(module: nn.Module, *, n_power_iterations: int = 1) -> nn.
             f"{type(module).__name__} without one."
         )
     for layer in layers:
-        # Another parametrization, such as weight normalisation, may be beside it
-        if any(type(part).__name__ == "_SpectralNorm" for part in layer.modules()):
+        # Another parametrization, such as weight normalisation, may be beside it; torch's former
+        # spectral norm is a hook
+        parts = [*layer.modules(), *layer._forward_pre_hooks.values()]
+        if any(type(part).__name__ in ("_SpectralNorm", "SpectralNorm") for part in parts):
             continue
         if not layer.weight.any():
             layer.reset_parameters()

@@ -53,6 +53,7 @@ NETWORKS = {
     "unrolled": lambda: dj.UnfoldedGD(dj.UnrolledDnCNN(1, depth=3, width=8), max_iter=2),
     "weight normalisation": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
     "1-D and 3-D": lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.Conv3d(2, 2, 3)),
+    "transposed": lambda: nn.Sequential(nn.Conv2d(1, 3, 2, 2), nn.ConvTranspose2d(3, 2, 2, 2)),
 }
 
 
@@ -60,11 +61,13 @@ NETWORKS = {
 def test_spectral_normalisation_bounds_every_weight(name):
     torch.manual_seed(0)
     model = dj.spectral_normalize(NETWORKS[name](), n_power_iterations=50)
-    layers = [m for m in model.modules() if is_parametrized(m, "weight")]
+    layers = [m for m in model.modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear))]
     assert layers
     for layer in layers:
+        assert is_parametrized(layer, "weight")
         layer.weight  # in training mode, each look takes 50 power iterations
-        norm = torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item()
+        rows = layer.weight.transpose(0, 1) if "Transpose" in str(layer) else layer.weight
+        norm = torch.linalg.matrix_norm(rows.flatten(1), 2).item()
         assert norm == pytest.approx(1, abs=1e-3)
 
 
@@ -75,6 +78,12 @@ def test_spectral_normalisation_of_zeros_is_finite_and_of_itself_changes_nothing
     assert model(torch.randn(1, 1, 8, 8)).isfinite().all()
     keys = list(model.state_dict())
     assert list(dj.spectral_normalize(model).state_dict()) == keys
+
+
+def test_layers_with_the_former_spectral_norm_of_torch_stay():
+    former = nn.utils.spectral_norm(nn.Conv2d(1, 2, 3))
+    model = dj.spectral_normalize(nn.Sequential(former, nn.Conv2d(2, 1, 3)))
+    assert [is_parametrized(layer) for layer in model] == [False, True]
 
 
 def test_spectral_normalisation_holds_still_in_evaluation_and_loads():
