@@ -19,7 +19,10 @@ LEVELS = ("sigma", "sigma_denoiser", "noise_level")
 def level_argument(network: nn.Module) -> inspect.Parameter | None:
     """The argument by which a network, compiled or not, takes a noise level, if it has one."""
     forward = getattr(network, "_orig_mod", network).forward
-    arguments = inspect.signature(forward).parameters
+    try:
+        arguments = inspect.signature(forward).parameters
+    except ValueError:  # of a network that torch.jit has traced
+        return None
     return next((p for name, p in arguments.items() if name in LEVELS), None)
 
 

@@ -150,6 +150,12 @@ def test_a_compiled_network_gets_the_level_too():
     assert torch.allclose(prior.prox(x, 0.5), 0.3 * x + 1)
 
 
+def test_a_traced_network_is_a_network():
+    x = torch.randn(3, 2)
+    traced = torch.jit.trace(Without(), x)
+    assert torch.allclose(dj.ProximalPrior(traced).prox(x, 0.5), 0.3 * x)
+
+
 def test_a_network_that_takes_no_level_is_called_without():
     x = torch.randn(3, 2)
     assert torch.allclose(dj.ProximalPrior(Without()).prox(x, 0.5), 0.3 * x)
