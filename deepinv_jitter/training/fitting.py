@@ -46,7 +46,8 @@ def fit(
     :param bool verbose: print, and show progress. Default: ``False``.
     :param kwargs: arguments of the trainer, such as ``attack`` of :class:`AttackTrainer`,
         ``losses`` or ``physics_generator``.
-    :return: (:class:`torch.nn.Module`) ``model``, in evaluation mode.
+    :return: (:class:`torch.nn.Module`) ``model``, in evaluation mode, in what a self-supervised
+        loss has wrapped around it.
     :raises TypeError: if ``model`` is not a module, ``data`` not a data set of samples, or a number
         of another type.
     :raises ValueError: if a number is out of range. Other errors are the trainer's.
@@ -84,5 +85,4 @@ def fit(
         "show_progress_bar": verbose,
     }
     arguments = usual | kwargs
-    trainer(model, physics, optimizer, data, epochs=epochs, **arguments).train()
-    return model.eval()
+    return trainer(model, physics, optimizer, data, epochs=epochs, **arguments).train().eval()

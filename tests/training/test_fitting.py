@@ -59,6 +59,14 @@ def test_a_loader_comes_as_it_is_and_the_model_is_trained_in_place(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_a_loss_wraps_around_the_model_is_returned():
+    """As by the trainer: it averages over corrupted measurements in evaluation."""
+    model, loss = network(), dinv.loss.R2RLoss(eval_n_samples=2)
+    fitted = dj.fit(model, PHYSICS, samples(x=X, y=Y), epochs=1, losses=loss)
+    assert isinstance(fitted, type(loss.adapt_model(network())))
+    assert fitted.model is model and not fitted.training
+
+
 @pytest.mark.parametrize(
     "change, error, message",
     [
