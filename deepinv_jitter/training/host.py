@@ -90,6 +90,10 @@ class HostTrainer(Trainer):
         """Where the training begins, by the checkpoint that it goes on from."""
         return self.epoch_start
 
+    def end_here(self) -> None:
+        """No epoch is left to train."""
+        self.epoch_start = max(self.epoch_start, self.epochs)
+
     @property
     def loss_scaler(self) -> GradScaler:
         """What scales the loss, enabled in float16 alone."""

@@ -45,6 +45,7 @@ class ResumingTrainer(HostTrainer):
         self._start: dict | None = None
         #: where an epoch was cut off, until that is reached
         self._replay: dict | None = None
+        self._stopped = False  # early
         self._time = 0.0  # of the last checkpoint, which never goes back
 
     @property
@@ -81,7 +82,18 @@ class ResumingTrainer(HostTrainer):
             checkpoints.check_like(path, self._unlike_run(checkpoint))
             self._take_best_along(Path(path), checkpoint)
         super().load_model(ckpt_pretrained, strict)
+        if start is not None and checkpoint.get("stopped") == self.early_stop is not None:
+            self.end_here()
         return checkpoint
+
+    def stop_criterion(self, epoch, train_ite, **kwargs) -> bool:
+        """
+        Whether to stop early, see :meth:`deepinv.Trainer.stop_criterion`.
+
+        A run that did has ended: started again with the same patience, it does not go on.
+        """
+        self._stopped = super().stop_criterion(epoch, train_ite, **kwargs)
+        return self._stopped
 
     def _unlike_run(self, checkpoint: dict) -> Iterator[str]:
         """What stands in the way of going on as if there had been no stop."""
@@ -116,6 +128,7 @@ class ResumingTrainer(HostTrainer):
         """From the start, or from where a checkpoint is."""
         self._epoch = Epoch(Position(self.first_epoch, 0))
         self._replay = None
+        self._stopped = False
         self._carried.begin_run(self)
         if self.save_path and distributed.own() == 0:
             found = inexact(self.loaders())
@@ -159,6 +172,7 @@ class ResumingTrainer(HostTrainer):
             "groups": checkpoints.grouped(self.optimizer, self.model),
             "generators": {n: rng.kind(g) for n, g in self._generators().items()},
             "mask_sizes": self.mask_sizes(),
+            "stopped": self.early_stop if self._stopped else None,
             "scaler": self.loss_scaler.state_dict(),
             "skipped": self.skipped,
             "seconds": self.seconds,

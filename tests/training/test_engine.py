@@ -607,6 +607,27 @@ def test_early_stopping_needs_its_history(tmp_path, checkpoint):
         resumed(tmp_path, checkpoint, metrics=dinv.metric.PSNR()).train()
 
 
+@pytest.mark.parametrize("patience, goes_on", [(1, False), (3, True), (None, True)])
+def test_a_run_that_stopped_early_has_ended(tmp_path, patience, goes_on):
+    """Started again it returns the same network, unless it is to be more patient."""
+
+    def run(folder, early_stop):
+        loader = DataLoader(Points(), 4)
+        path = dj.latest_checkpoint(tmp_path)
+        options = {"eval_dataloader": loader, "early_stop": early_stop, "ckpt_pretrained": path}
+        trainer = trainer_of(folder, Points(), 5, **options)
+        trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), 0.01, maximize=True)
+        quietly(trainer)
+        return trainer
+
+    first, again = run(tmp_path, 1), run(tmp_path, patience)
+    stopped = len(first.loss_history["SupLoss"])
+    assert 1 < stopped < 5
+    assert (len(again.loss_history["SupLoss"]) > stopped) == goes_on
+    if not goes_on:
+        assert_same_parameters(first.model, again.model)
+
+
 def test_a_jitter_training_goes_on_as_an_adversarial_one(tmp_path, checkpoint):
     attack = dj.FrankWolfeAttack(dj.L2Ball(0.1), steps=1)
     resumed(tmp_path, checkpoint, trainer=dj.AttackTrainer, attack=attack).train()
