@@ -115,7 +115,10 @@ class HostTrainer(Trainer):
 
     def without_last_losses(self) -> AbstractContextManager:
         """As before the losses of the last epoch were added to their history."""
-        return self.having(loss_history={k: v[:-1] for k, v in self.loss_history.items()})
+        # Losses of one class share a history
+        names = [type(loss).__name__ for loss in self.losses]
+        kept = {k: v[: len(v) - names.count(k)] for k, v in self.loss_history.items()}
+        return self.having(loss_history=kept)
 
     def total_loss(self, train: bool) -> AverageMeter:
         """What adds up the losses of an epoch."""

@@ -64,6 +64,16 @@ def test_a_checkpoint_is_called_and_holds_what_is_looked_for(trained):
         assert saved[key] == getattr(trained, name)
 
 
+def test_losses_of_one_class_are_left_out_together(tmp_path):
+    """They share a history, of one entry for each in an epoch."""
+    trainer = build(tmp_path, 2, losses=[dinv.loss.SupLoss(), dinv.loss.SupLoss()])
+    trainer.train()
+    whole = trainer.loss_history["SupLoss"]
+    with trainer.without_last_losses():
+        assert trainer.loss_history["SupLoss"] == whole[:2]
+    assert trainer.loss_history["SupLoss"] is whole and len(whole) == 4
+
+
 def test_a_folder_is_taken_by_the_run_of_this_second(tmp_path, monkeypatch):
     monkeypatch.setattr(host, "get_timestamp", lambda: "now")
     assert not host.folder_is_taken(None) and not host.folder_is_taken(tmp_path)
