@@ -7,14 +7,16 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from .. import checks
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-LAYERS += (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
 
 
 def spectral_normalize(module: nn.Module, *, n_power_iterations: int = 1) -> nn.Module:
     r"""
-    Divide the weight of every convolution, transposed or not, and linear layer by its spectral norm,
-    in place.
+    Divide the weight of every linear layer and convolution, transposed or not, by its spectral
+    norm, in place.
 
     Lipschitz regularisation by spectral normalisation (Miyato et al., ICLR 2018), as in the paper's
     Table 5, by torch's own parametrisation: the norm is that of the weight as a matrix, one row per

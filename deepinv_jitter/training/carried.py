@@ -1,4 +1,4 @@
-r"""What a model and its losses carry from batch to batch besides weights, taken up by resumed runs."""
+r"""What a model and its losses carry from batch to batch besides weights, for resumed runs."""
 
 from __future__ import annotations
 
@@ -45,26 +45,23 @@ class Carried(Part):
             if own is None:
                 continue
             if isinstance(value, torch.Tensor):
-                here = own.get(name)
-                known = isinstance(here, torch.Tensor)
-                value = value.to(here.device if known else self._device)
-                value.requires_grad_(known and here.requires_grad)
+                here, value = own.get(name), value.to(self._device)
+                if isinstance(here, torch.Tensor):
+                    value = value.to(here.device).requires_grad_(here.requires_grad)
             own[name] = value
 
     def _now(self) -> dict[str, Any]:
-        return {
-            f"{holder}.{name}": value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
-            for holder, own in self._holders.items()
-            for name, value in own.items()
-            if name != "training" and (_is_tensor(value) or type(value) in (bool, int, float))
-        }
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
+        now = {}
+        for holder, own in self._holders.items():
+            for name, value in own.items():
+                if isinstance(value, torch.Tensor):
+                    now[f"{holder}.{name}"] = value.detach().cpu().clone()
+                elif type(value) in (bool, int, float) and name != "training":
+                    now[f"{holder}.{name}"] = value
+        return now
 
 
 def _same(a: Any, b: Any) -> bool:
-    if _is_tensor(a) and _is_tensor(b):
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
-    return type(a) is type(b) and not _is_tensor(a) and a == b
+    return type(a) is type(b) and a == b
