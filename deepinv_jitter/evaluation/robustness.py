@@ -258,6 +258,7 @@ def _fill(
                     bar.update(count * len(models))
                 start += size
                 index += 1
+            source.memory.restore()  # other loaders may share the physics, or its noise model
             if index == before:
                 raise ValueError("dataloader must give at least one batch, got none.")
     return index

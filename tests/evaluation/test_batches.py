@@ -464,6 +464,17 @@ def test_lists_pair_as_in_a_trainer():
     assert torch.allclose(one_physics, errors([x], physics[0]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("shared", ["physics", "noise model"])
+def test_loaders_of_one_physics_do_not_share_the_parameters_of_samples(shared):
+    first = dinv.physics.Denoising(noise(0.1))
+    second = first if shared == "physics" else dinv.physics.Denoising(first.noise_model)
+    x = images(2, 1, 8, 8)
+    loaders = [[{"x": x[:1], "params": {"sigma": torch.tensor([0.5])}}], [x[1:]]]
+    report = evaluate(loaders, [first, second], epsilons=1, attacks="quick", draws=2)
+    levels = 1 / (8 * report.values["worst case, eps=1"]["radius/|noise|"])
+    assert torch.allclose(levels, torch.tensor([0.5, 0.1]).double())
+
+
 def test_samples_that_lack_a_score_are_left_out_of_it():
     """Images too small for the window of SSIM beside larger ones, physics that is not linear."""
     nonlinear = dinv.physics.Physics(A=lambda x, **kwargs: x**2)
