@@ -228,6 +228,10 @@ def _digest(*things: object) -> str:
     for thing in things:
         if isinstance(thing, torch.Tensor):
             sha.update(f"{tuple(thing.shape)} {thing.dtype}".encode())
+            if thing.layout != torch.strided:
+                entries = thing.detach().to_sparse_coo().coalesce()
+                sha.update(_digest(entries.indices(), entries.values()).encode())
+                continue
             # Views that are conjugate or negative hold other bytes than they show
             flat = thing.detach().cpu().resolve_conj().resolve_neg().flatten()
             sha.update(flat.contiguous().view(torch.uint8).numpy().tobytes())

@@ -575,6 +575,35 @@ def test_the_digest_of_a_list_is_of_all_that_its_tensors_hold():
     assert digest([a]) == digest([a.clone()]) != digest([b])
 
 
+class Matrix(dinv.physics.LinearPhysics):
+    """A sparse matrix, as of rays through an image."""
+
+    def __init__(self, matrix):
+        super().__init__(noise_model=noise())
+        self.register_buffer("matrix", matrix)
+
+    def A(self, x, **kwargs):
+        return (self.matrix @ x.flatten(1).T).T
+
+    def A_adjoint(self, y, **kwargs):
+        return (self.matrix.to_dense().T @ y.T).T.reshape(-1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_physics_of_a_sparse_matrix(layout):
+    matrix = torch.eye(64)
+    matrix[:10, 5] = 0.5
+    options = {"epsilons": [0.5], "attacks": "quick", "draws": 2}
+    x, model = images(3, 1, 8, 8), Measurements()
+    report = evaluate([x], Matrix(matrix.to_sparse(layout=layout)), model, **options)
+    dense = evaluate([x], Matrix(matrix), model, **options)
+    worst = "worst case, eps=0.5"
+    assert torch.allclose(report.values[worst][ERROR], dense.values[worst][ERROR], rtol=1e-4)
+    matrix[0, 5] = 0.7
+    other = evaluate([x], Matrix(matrix.to_sparse(layout=layout)), model, **options)
+    assert other.description["physics"] != report.description["physics"]
+
+
 def test_subsets_of_data_sets_say_their_peak():
     data = dj.ReflectivityDataset(3, img_size=(32, 32))
     loader = DataLoader(Subset(data, [0, 1]), batch_size=2)
