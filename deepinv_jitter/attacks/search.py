@@ -105,8 +105,9 @@ class SearchAttack(Attack):
         keep = "" if self.keep == "best" else f", keep={self.keep!r}"
         return f"steps={self.steps}, start={self.start!r}{keep}"
 
-    def extra_repr(self) -> str:
-        return f"{self.budget}, {self.settings}"
+    def __repr__(self) -> str:
+        # Not that of modules, which shows a metric as a part of the attack, on lines of its own
+        return f"{type(self).__name__}({self.budget}, {self.settings})"
 
 
 def checked_momentum(value: float) -> float:

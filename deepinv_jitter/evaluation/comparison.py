@@ -161,7 +161,7 @@ class RobustnessComparison(Views):
         The other arguments, and the errors, are those of :meth:`table`.
         """
         rows, above, below = self._told("latex", metrics, compare_to, conditions)
-        notes = [f"% {line}" for line in above + below]
+        notes = [f"% {' '.join(line.split())}" for line in above + below]
         text = "\n".join([*notes, *(table.latex() for table in self._tables(rows))]) + "\n"
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")

@@ -300,6 +300,10 @@ def test_it_says_what_it_is_in_one_line():
     assert repr(dj.RandomAttack(ball, distribution="ball")) == (
         "RandomAttack(L2Ball(1.0, relative_to='noise'), samples=100, distribution='ball')"
     )
+    aim = dinv.metric.NMSE()
+    assert repr(dj.APGDAttack(dj.L2Ball(0.1), objective=aim)) == (
+        "APGDAttack(L2Ball(0.1), steps=100, start='zero')"
+    )
 
 
 def test_which_attacks_give_a_lower_bound():

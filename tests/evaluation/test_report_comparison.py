@@ -311,6 +311,15 @@ def test_latex_is_well_formed(several, tmp_path):
         assert r"second \& third" in body
 
 
+def test_latex_around_the_tables_is_comments():
+    model, x, physics, epsilons, _ = points()
+    attack = dj.FrankWolfeAttack(dj.L2Ball(1.0), objective=MAE())
+    report = evaluate({"two\nlines": model}, [x], physics, epsilons, attacks=attack)
+    text = report.to_latex(compare_to="two\nlines")
+    outside = re.sub(r"\\begin.*?\\end\{tabular\}", "%", text, flags=re.S)
+    assert all(line.startswith("%") for line in outside.splitlines())
+
+
 # What may stand side by side
 
 
