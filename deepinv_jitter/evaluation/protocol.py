@@ -164,7 +164,7 @@ def attack_of(attacks: str | Attack | Sequence[Attack], relative_to: str | None)
             "beside attacks with budgets of their own: L2Ball(1.0, relative_to=...) there."
         )
     if isinstance(attacks, Attack):
-        return attacks
+        return _of_one_radius(attacks)
     members: list[Any] = [*WorstCase(attacks).attacks]
     first, *others = (attack.objective for attack in members)
     if any(o is not first and (not isinstance(o, str) or o != first) for o in others):
@@ -172,7 +172,15 @@ def attack_of(attacks: str | Attack | Sequence[Attack], relative_to: str | None)
             "attacks must have one objective, by which the worst is chosen: give "
             "WorstCase(attacks, objective=...), got different ones."
         )
-    return WorstCase(members, objective=first)
+    return _of_one_radius(WorstCase(members, objective=first))
+
+
+def _of_one_radius(attack: Attack) -> Attack:
+    """The attack, if one radius means the same to all that it is made of."""
+    budgets = [part.budget for part in attack.modules() if isinstance(part, Attack)]
+    kinds = [f"{type(b).__name__}(relative_to={b.relative_to!r})" for b in budgets]
+    checks.alike("attacks", "kind of radius", kinds)
+    return attack
 
 
 def named_metrics(

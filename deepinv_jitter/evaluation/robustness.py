@@ -102,8 +102,8 @@ def evaluate_robustness(
         :class:`FrankWolfeAttack`, a lower bound; ``"standard"``, the worst of
         :meth:`ConvergedAttack.standard` and of 100 random perturbations; ``"paper"``,
         :meth:`PGDAttack.paper` with 20 steps of :math:`\varepsilon/10`; an attack, or several of
-        one objective, of which the worst counts. The radius of their budget is replaced, its
-        ``relative_to`` stays. Default: ``"standard"``.
+        one objective and one kind of radius, of which the worst counts. The radius of their budget
+        is replaced, its ``relative_to`` stays. Default: ``"standard"``.
     :param str, None relative_to: unit of the radii of a named attack, see :class:`L2Ball`: ``"y"``,
         ``"noise"``, or ``None``, absolute. Default: ``None``.
     :param deepinv.loss.metric.Metric, Sequence, dict, None metrics: deepinv metrics, each giving

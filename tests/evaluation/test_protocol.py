@@ -377,6 +377,14 @@ def test_attacks_with_a_budget_have_their_unit():
         evaluate([images(2, 6)], relative_to="z")
 
 
+@pytest.mark.parametrize("other", [dj.LinfBall(0.1), dj.L2Ball(0.5, relative_to="y")])
+def test_a_radius_must_mean_the_same_to_all_attacks(other):
+    attacks = [dj.RandomAttack(ball, samples=3) for ball in (dj.L2Ball(1.0), other)]
+    for several in (attacks, dj.WorstCase(attacks)):
+        with pytest.raises(ValueError, match=r"attacks must have one kind of radius, got L2Ball\("):
+            evaluate([images(2, 6)], attacks=several, epsilons=0.5)
+
+
 # Truths of another shape
 
 
