@@ -204,7 +204,7 @@ class RobustnessComparison(Views):
         harm = {}
         for name, report in self.reports.items():
             mean = badness(report.scores(label, metric), report.metrics[metric]).mean().item()
-            if not math.isnan(mean):
+            if math.isfinite(mean):
                 harm[name] = mean
         if not harm or len(self.reports) == 1:
             return {}

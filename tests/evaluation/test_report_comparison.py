@@ -188,6 +188,8 @@ STANDINGS = [
     (NUMBERS, NUMBERS.flip(0) - 0.1, NUMBERS + 20, "~", "*", ""),
     (NUMBERS * math.nan, NUMBERS, NUMBERS + 2, "", "*", ""),
     (NUMBERS * math.nan,) * 3 + ("",) * 3,
+    # a network that diverges
+    (NUMBERS + math.inf, NUMBERS, NUMBERS + 2, "", "*", ""),
 ]
 
 
@@ -201,7 +203,7 @@ def test_the_best_is_marked_and_what_is_not_told_apart(a, b, c, first, second, t
     for row, mark in zip(rows, (first, second, third), strict=True):
         assert standing[row["standing"]] == mark
         (cell,) = rows_of(text)[row["network"]]
-        assert cell[-1:] == mark or (not mark and cell[-1:] in "]n")
+        assert cell[-1:] == mark or (not mark and cell[-1:] in "]nf")
     markdown, latex = comparison.table("markdown"), comparison.to_latex()
     marks = first + second + third
     assert len(re.findall(r"\*\*-?[\d.]+ \[", markdown)) == marks.count("*")
