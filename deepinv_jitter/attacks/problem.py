@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -254,7 +255,7 @@ def as_function(objective: Objective) -> tuple[Callable, bool]:
                 "objective must be real and finite where it is a weight of the squared error, got "
                 f"shape {tuple(objective.shape)} of {objective.dtype}."
             )
-        return lambda x_net, x: _squared_error(x_net, x, objective), False
+        return partial(_squared_error, weight=objective), False
     if isinstance(objective, Metric):
         better = -1 if objective.lower_better or objective.train_loss else 1
         return lambda x_net, x: -better * objective(x_net=x_net, x=x), False

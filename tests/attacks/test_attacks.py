@@ -1,5 +1,6 @@
 import copy
 import itertools
+import pickle
 import warnings
 
 import deepinv as dinv
@@ -1018,3 +1019,11 @@ def test_attacks_are_stateless_modules():
     attack(model, x, y, physics)
     assert attack.__dict__.keys() == before and not attack.state_dict()
     assert "L2Ball(1.0" in repr(attack) and "steps=7" in repr(attack)
+
+
+@pytest.mark.parametrize("objective", ["error", torch.tensor([1.0, 2.0])])
+def test_attacks_travel_to_other_processes(objective):
+    attack = dj.APGDAttack(dj.L2Ball(1.0), steps=3, objective=objective)
+    model, x, y, physics, eps = build("points")
+    arrived = pickle.loads(pickle.dumps(attack))
+    assert torch.equal(arrived(model, x, y, physics), attack(model, x, y, physics))
