@@ -28,7 +28,7 @@ class Scores:
         """Squared error and objective of reconstructions."""
         columns = {ERROR: squared_error(x_net, x)} if alike(x_net, x) else {}
         if self.harm == OBJECTIVE and (x is self.x or not self.against_clean):
-            values = self.objective(x_net, self.x_clean if self.against_clean else x)
+            values = self.objective(x_net.clone(), self.x_clean if self.against_clean else x)
             columns[OBJECTIVE] = _one_each("the objective", values, x)
         return columns
 
@@ -36,7 +36,9 @@ class Scores:
         """The harms and metrics of reconstructions, and where they say nothing."""
         columns = self.harms(x_net, x)
         for name, metric in self.metrics.items():
-            columns[name] = _one_each(f"metric {name!r}", metric(x_net=x_net, x=x), x)
+            # Of copies: some metrics cut or scale their arguments in place
+            values = metric(x_net=x_net.clone(), x=x.clone())
+            columns[name] = _one_each(f"metric {name!r}", values, x)
         undefined = self.undefined if x is self.x else self._undefined(x)
         best = self.protocol.best_values(self.metrics, columns)
         for name in self.metrics:
@@ -60,7 +62,7 @@ class Scores:
         none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if not alike(self.x_clean, x):
             return dict.fromkeys(self.metrics, none)
-        return {name: m(x_net=x, x=x).isnan() for name, m in self.metrics.items()}
+        return {k: m(x_net=x.clone(), x=x.clone()).isnan() for k, m in self.metrics.items()}
 
     def _check_shape(self) -> None:
         """Truths of another shape than the reconstruction are for the caller's own metrics."""

@@ -341,6 +341,29 @@ def test_several_attacks_have_one_objective():
     assert evaluate([images(3, 4)], attacks=judged).description["objective"] == "deviation"
 
 
+def cut(x_net, x):
+    """To the range of images, where they lie."""
+    return x_net.clamp_(0, 0.5).sub_(x).square().flatten(1).sum(1)
+
+
+def cut_both(x_net, x):
+    return cut(x_net, x.clamp_(0, 0.5))
+
+
+def test_metrics_and_objectives_may_write_into_what_they_are_given():
+    x = images(3, 1, 12, 12)
+    given = x.clone()
+    attack = dj.RandomAttack(dj.L2Ball(1.0), samples=3, objective=cut, checks=False)
+    metrics = {"cut": Metric(cut_both), "PSNR": PSNR()}
+    options = {"attacks": attack, "epsilons": 1.0, "shifts": {"edit": dj.Bias(0.1)}}
+    both, alone = (evaluate([given], metrics=m, **options) for m in (metrics, PSNR()))
+    assert torch.equal(given, x)
+    for label, columns in alone.values.items():
+        for name, values in columns.items():
+            other = both.values[label][name]
+            torch.testing.assert_close(values, other, rtol=0, atol=0, equal_nan=True)
+
+
 def test_objectives_without_a_value_per_sample_are_refused():
     attack = dj.RandomAttack(dj.L2Ball(1.0), objective=MAE(reduction="mean"))
     with pytest.raises(ValueError, match=r"the objective must give one value per sample"):
