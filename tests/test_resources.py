@@ -135,6 +135,33 @@ def test_data_files_are_closed_once_read(tmp_path):
     assert not left(before)
 
 
+def test_files_are_read_into_the_memory_of_their_slices(tmp_path, monkeypatch):
+    """Not that of the images which these are cut from, nor twice."""
+
+    def memory():
+        there = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor)]
+        blocks = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in there}
+        return sum(blocks.values())
+
+    def spied(function):
+        def call(*args, **kwargs):
+            taken.append(memory())
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in "abcdef":
+        write_volume(tmp_path / f"{name}.h5")
+    taken = [memory()]
+    monkeypatch.setattr(torch, "save", spied(torch.save))
+    monkeypatch.setattr(torch, "load", spied(torch.load))
+    slices = dj.fastmri_slices(tmp_path, img_size=(8, 8))
+    before, saving, loading = taken
+    an_image = 4 * 24 * 20
+    assert saving - before <= slices.x.nbytes + 2 * an_image
+    assert loading - before <= 2 * an_image
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_data_larger_than_memory_are_read_sample_by_sample(workers, tmp_path):
     """A file of 16 GiB, of zeros that take no space on the disk; some of it is trained on."""

@@ -92,13 +92,16 @@ def fastmri_slices(
     # The host's data set is loaded from a file. Beside the one to keep, it takes its place in one
     # step, and a place that may not be written is known before hours of reading
     with tempfile.TemporaryDirectory(dir=kept and kept.parent) as folder:
-        slices = [
-            crop(image)[0]
-            for volume in bar(volumes, "fastMRI files, read")
-            for image in _images(volume)
-        ]
+        # A crop is a view that keeps its whole image, so each is copied to its place
+        count = sum(len(volume.slices) for volume in volumes)
+        slices = torch.empty(count, *size, dtype=torch.float32, device="cpu")
+        free = iter(slices)
+        for volume in bar(volumes, "fastMRI files, read"):
+            for image in _images(volume):
+                next(free).copy_(crop(image)[0])
         path = Path(folder, "slices.pt")
-        torch.save(torch.stack(slices), path)
+        torch.save(slices, path)
+        del slices, free  # the data set holds its own
         dataset = SimpleFastMRISliceDataset(folder, file_name=path.name, use_dict_output=True)
         if kept is not None:
             path.replace(kept)
