@@ -166,7 +166,8 @@ def _owned_mask(mask: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
             f"are measured together, got a mask {shape} where they differ: masks for 2 images have "
             "shape (2, 1, H, W)."
         )
-    return mask if mask.is_floating_point() else mask.to(torch.get_default_dtype())
+    # Zeros and ones are exact in any type, and the images must keep theirs
+    return mask.to(torch.get_default_dtype())
 
 
 def _image(name: str, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -499,6 +499,15 @@ def test_mask_is_not_shared_with_the_caller(name):
         physics.update(mask=given)
 
 
+@pytest.mark.parametrize("dtype", [bool, torch.uint8, torch.bfloat16, torch.float64])
+def test_a_mask_of_any_type_leaves_images_theirs(dtype):
+    mask = torch.eye(5, 6).to(dtype)
+    physics = dj.SingleCoilMRI(mask)
+    for kind in (torch.float32, torch.float64):
+        x = torch.randn(1, 2, 5, 6, dtype=kind)
+        assert physics(x).dtype == physics(x, mask=mask).dtype == kind
+
+
 def test_masks_of_another_batch_size():
     physics = dj.SingleCoilMRI(torch.ones(5, 6))
     for batch in (2, 3, 1):
