@@ -2,6 +2,7 @@ r"""What the comparisons on the command line share: a plan, trainings, one table
 
 import argparse
 import copy
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import deepinv as dinv
 import matplotlib
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
 from tqdm import tqdm
 
 import deepinv_jitter as dj
@@ -52,20 +53,40 @@ def parser(description: str, examples: str, size: tuple[int, int], test: int):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments.add_argument("--size", type=int, nargs=2, default=size, help="pixels: height, width")
-    arguments.add_argument("--steps", type=int, default=300, help="of each of the three trainings")
-    arguments.add_argument("--test", type=int, default=test, help="samples that are attacked")
+    arguments.add_argument(
+        "--steps", type=positive, default=300, help="of each of the three trainings"
+    )
+    arguments.add_argument("--test", type=positive, default=test, help="samples that are attacked")
     arguments.add_argument("--attacks", choices=("standard", "quick"), default="standard")
     arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments.add_argument("--out", type=Path, default=Path("results"))
     return arguments
 
 
+def positive(text: str) -> int:
+    """A whole number of things."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def split(samples: Dataset) -> tuple[Subset, Subset]:
+    """Four fifths to train on and the rest to test on; neighbours stay together."""
+    cut = int(0.8 * len(samples))
+    if cut < 1:
+        raise SystemExit(f"--data must give at least 2 samples of --size, got {len(samples)}.")
+    return Subset(samples, range(cut)), Subset(samples, range(cut, len(samples)))
+
+
 def run(comparison: Comparison, args: argparse.Namespace) -> None:
     """Say what will be done, do it, and write the report."""
     matplotlib.use("Agg")
     args.out.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=args.out).close()  # an error now, not after the first training
+    args.steps -= args.steps % min(EPOCHS, args.steps)  # in epochs of one length
     start = time.perf_counter()
-    test = torch.utils.data.Subset(comparison.test, spread(len(comparison.test), args.test))
+    test = Subset(comparison.test, spread(len(comparison.test), args.test))
     announce(comparison, args, len(test))
     models = {}
     for name, (network, noise, options) in comparison.schemes.items():
@@ -110,7 +131,8 @@ def seconds_of_a_step(comparison: Comparison, device: str) -> float:
     """Of MSE training, the second one: the first allocates."""
     model = dj.demo_network(f"{comparison.networks}_mse").to(device)
     physics = copy.deepcopy(comparison.physics).to(device)
-    x = torch.stack([comparison.train[i]["x"] for i in range(BATCH)]).to(device)
+    samples = [comparison.train[i % len(comparison.train)]["x"] for i in range(BATCH)]
+    x = torch.stack(samples).to(device)
     params = comparison.masks.step(BATCH) if comparison.masks else {}
     y = physics(x, **{name: value.to(device) for name, value in params.items()})
     for _ in range(2):
@@ -124,9 +146,10 @@ def seconds_of_a_step(comparison: Comparison, device: str) -> float:
 def trained(name: str, model, comparison: Comparison, args: argparse.Namespace, options: dict):
     """A training with a progress bar."""
     torch.manual_seed(0)
-    sampler = RandomSampler(comparison.train, num_samples=BATCH * args.steps // EPOCHS)
+    epochs = min(EPOCHS, args.steps)
+    sampler = RandomSampler(comparison.train, num_samples=BATCH * args.steps // epochs)
     loader = DataLoader(comparison.train, BATCH, sampler=sampler)
-    with tqdm(total=EPOCHS * len(loader), desc=name, unit="step") as bar:
+    with tqdm(total=args.steps, desc=name, unit="step") as bar:
 
         def count(module, arguments):
             if module.training:
@@ -137,7 +160,7 @@ def trained(name: str, model, comparison: Comparison, args: argparse.Namespace, 
             model,
             comparison.physics,
             loader,
-            epochs=EPOCHS,
+            epochs=epochs,
             lr=5e-4,
             physics_generator=comparison.masks,
             ema=0.99,

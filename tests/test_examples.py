@@ -3,6 +3,7 @@
 The demos themselves run when the documentation is built.
 """
 
+import argparse
 import csv
 import functools
 import re
@@ -19,7 +20,8 @@ from volumes import write_volumes
 
 import deepinv_jitter as dj
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 DEMOS = sorted(EXAMPLES.rglob("demo_*.py"))
 CHAPTERS = sorted({demo.parent for demo in DEMOS})
 WEIGHTS = Path(dj.__file__).parent / "models" / "weights"
@@ -108,6 +110,8 @@ def test_the_comparisons_on_the_command_line(tmp_path, monkeypatch, capsys, case
     assert (
         "Plan: 3 networks" in printed.out and "SPGD jittering against MSE training" in printed.out
     )
+    assert f"peak: {2.0 if 'seismic' in case else 1.0}" in printed.out
+    assert "peak_exceeded" not in printed.out
     for name in ("MSE training", "SPGD jittering", "noise and attacks"):
         assert f"{name}: 100%" in printed.err
     for file in (
@@ -119,6 +123,68 @@ def test_the_comparisons_on_the_command_line(tmp_path, monkeypatch, capsys, case
         "robust.pt",
     ):
         assert (tmp_path / "out" / file).stat().st_size > 100, file
+
+
+class Reached(Exception):
+    """The place in a script that a test is about."""
+
+
+def reached(*args, **kwargs):
+    raise Reached
+
+
+def run_compare(monkeypatch, problem, *arguments):
+    monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
+    runpy.run_path(str(EXAMPLES / problem / "compare.py"), run_name="__main__")
+
+
+@pytest.mark.parametrize("steps, done", [("1", 1), ("3", 3), ("7", 5)])
+def test_a_comparison_takes_the_steps_of_its_plan(tmp_path, monkeypatch, capsys, steps, done):
+    write_volumes(tmp_path, 1)
+    monkeypatch.setattr(dj, "evaluate_robustness", reached)
+    arguments = ["--data", str(tmp_path), "--size", "24", "24", "--steps", steps]
+    with pytest.raises(Reached):
+        run_compare(monkeypatch, "mri", *arguments, "--out", str(tmp_path / "out"))
+    printed = capsys.readouterr()
+    assert f"trained on, {done} steps each" in " ".join(printed.out.split())
+    assert "SPGD jittering: 100%" in printed.err and f" {done}/{done} " in printed.err
+
+
+@pytest.mark.parametrize("option", ["--steps", "--test"])
+def test_a_comparison_of_nothing_is_refused_at_once(monkeypatch, capsys, option):
+    monkeypatch.setattr(dj, "evaluate_robustness", reached)
+    with pytest.raises(SystemExit):
+        run_compare(monkeypatch, "mri", "--size", "24", "24", "--steps", "5", option, "0")
+    assert f"argument {option}: must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_data_for_a_comparison_must_give_two_samples(tmp_path, monkeypatch):
+    survey(tmp_path)
+    arguments = ["--data", str(tmp_path / "survey.sgy"), "--direction", "trace"]
+    with pytest.raises(SystemExit, match="--data must give at least 2 samples of --size, got 1"):
+        run_compare(monkeypatch, "seismic", *arguments, "--size", "48", "40")
+
+
+TEXTS = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *EXAMPLES.glob("*/compare.py")]
+COMMANDS = {
+    command
+    for text in TEXTS
+    for command in re.findall(r"python examples/(\w+/compare\.py[^`\n\"]*)", text.read_text())
+}
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_commands_of_the_pages_are_understood(command, monkeypatch):
+    script, *arguments = command.split()
+    parse = argparse.ArgumentParser.parse_args
+
+    def parsed(*args):
+        parse(*args)
+        raise Reached
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+    with pytest.raises(Reached):
+        run_compare(monkeypatch, Path(script).parent, *arguments)
 
 
 def test_the_snippet_of_the_readme_is_a_script_that_runs(tmp_path, monkeypatch, capsys):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import deepinv as dinv
 import torch
-from torch.utils.data import Subset
 
 import deepinv_jitter as dj
 
@@ -34,9 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     size = tuple(args.size)
     if args.data:
-        slices = dj.fastmri_slices(args.data, img_size=size)
-        cut = int(0.8 * len(slices))  # files are in order: at most one is cut
-        train, test = Subset(slices, range(cut)), Subset(slices, range(cut, len(slices)))
+        train, test = comparing.split(dj.fastmri_slices(args.data, img_size=size))
     else:
         train = dj.BrainSliceDataset("train", img_size=size, contrast=True, copies=10)
         test = dj.BrainSliceDataset("test", img_size=size)

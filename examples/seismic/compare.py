@@ -42,8 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     size = tuple(args.size)
     if args.data:
         x = dj.segy_sections(args.data, img_size=size, direction=args.direction)
-        cut = int(0.8 * len(x))
-        train, test = (TensorDataset(x=part, use_dict_output=True) for part in (x[:cut], x[cut:]))
+        sections = TensorDataset(x=x, use_dict_output=True)
+        sections.peak = 2.0  # from -1 to 1: what PSNR and SSIM refer to
+        train, test = comparing.split(sections)
     else:
         train, test = (dj.ReflectivityDataset(n, img_size=size, seed=n) for n in (1000, 12))
     if args.wavelet:
