@@ -134,8 +134,9 @@ def test_checkpoints_are_plain_data(tmp_path):
 #: What earlier versions wrote, and later ones read, beside what the host does.
 KEYS = {"ranks", "time", "parts", "groups", "generators", "scaler", "skipped", "seconds"}
 KEYS |= {"ema", "history_steps", "sigma", "deltas", "monitor_history"}
+LATER_KEYS = {"mask_sizes", "stopped"}
 OWN_KEYS = {"rng", "batch", "batches", "begins", "trained", "meters"}
-OWN_KEYS |= {"looked_at", "monitored"}
+OWN_KEYS |= {"looked_at", "monitored", "carried"}
 
 
 def test_the_keys_of_checkpoints_stay(tmp_path):
@@ -146,9 +147,23 @@ def test_the_keys_of_checkpoints_stay(tmp_path):
     folder = Path(trainer.save_path)
     names = "ckp_0.pth.tar", "ckp_interrupted.pth.tar"
     whole, amid = (torch.load(folder / name, weights_only=True) for name in names)
-    assert whole.keys() > KEYS and whole.keys() == amid.keys()
+    assert whole.keys() > KEYS | LATER_KEYS and whole.keys() == amid.keys()
     assert amid["ranks"][0].keys() == OWN_KEYS
-    assert whole["ranks"][0].keys() == {"rng", "looked_at", "monitored"}
+    assert whole["ranks"][0].keys() == {"rng", "looked_at", "monitored", "carried"}
+
+
+def test_checkpoints_without_the_keys_that_came_later(tmp_path):
+    began = build(tmp_path / "a", 1)
+    began.train()
+    path = last_checkpoint(began, 0)
+    checkpoint = torch.load(path, weights_only=True)
+    for key in LATER_KEYS:
+        del checkpoint[key]
+    del checkpoint["ranks"][0]["carried"]
+    torch.save(checkpoint, path)
+    trainer = build(tmp_path / "b", 2, ckpt_pretrained=path)
+    trainer.train()
+    assert len(trainer.loss_history["SupLoss"]) == 2
 
 
 def test_a_checkpoint_with_code_in_it_is_not_loaded(tmp_path):
