@@ -102,7 +102,9 @@ class ResumingTrainer(HostTrainer):
         if "generators" in checkpoint:
             yield from checkpoints.unlike_generators(checkpoint["generators"], self._generators())
             before, here = checkpoint["ranks"][0].get("batches"), self._batches()
-            if before not in (None, here):
+            # Other numbers of processes have other batches, and begin the epoch anew
+            alike = len(checkpoint["ranks"]) == distributed.count()
+            if alike and before not in (None, here):
                 sides = ["; ".join(side) for side in (before, here)]
                 yield "the epoch that was cut off has {}, here are {}".format(*sides)
         if self.early_stop and not self.early_stop_on_losses:

@@ -119,6 +119,16 @@ def test_checkpoints_go_from_two_processes_to_one(folder, tmp_path):
     assert trainer.loss_history["SupLoss"][:2] == checkpoint["loss"]["SupLoss"]
 
 
+def test_an_epoch_that_two_processes_began_begins_anew_in_one(found, folder, tmp_path):
+    """Which has twice as many batches of the same size."""
+    path = next((folder / "interrupted" / "0").glob("*/ckp_interrupted.pth.tar"))
+    loader = DataLoader(dj.IndexedDataset(two_ranks.Signals1D(12)), 2)
+    options = {"jitter": 0.1, "train_dataloader": loader}
+    trainer = two_ranks.build(tmp_path, ckpt_pretrained=path, **options)
+    trainer.train()
+    assert len(trainer.loss_history["SupLoss"]) == 2
+
+
 def test_checkpoints_go_from_one_process_to_two(found, folder):
     path = next((folder / "from_one").glob("*/ckp_1.pth.tar"))
     before = torch.load(path, weights_only=True)["loss"]["SupLoss"]
