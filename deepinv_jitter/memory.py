@@ -58,6 +58,13 @@ def closed_over(function: FunctionType) -> dict[str, object]:
     return found
 
 
+def own_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers of a model, by name, but those of a physics in it, which are its last batch's."""
+    physics = [m for m in model.modules() if isinstance(m, Physics)]
+    given = {id(b) for m in physics for b in m.buffers()}
+    return {name: b for name, b in model.named_buffers() if id(b) not in given}
+
+
 class Memory:
     r"""
     The attributes and buffers of modules, as they are now, to be brought back.

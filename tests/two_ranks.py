@@ -424,6 +424,37 @@ def tiled(folder):
     return outcomes
 
 
+class Masked(Signals1D):
+    """Each sample is measured with a mask of its own."""
+
+    def __getitem__(self, i):
+        mask = torch.ones(8)
+        mask[i % 8] = 0
+        return {"x": self.x[i], "y": mask * self.y[i], "params": {"mask": mask}}
+
+
+class Holding(torch.nn.Module):
+    """A network that holds a physics, and notes what it is shown off that one's masks."""
+
+    def __init__(self, physics):
+        super().__init__()
+        self.physics, self.layer, self.unmeasured = physics, torch.nn.Linear(8, 8), []
+
+    def forward(self, y, physics):
+        self.unmeasured.append((y * (1 - self.physics.mask)).abs().max().item())
+        return self.layer(self.physics.A_adjoint(y))
+
+
+def held(folder):
+    """Masks differ from process to process, also those of a physics in the model."""
+    trainer = build(folder, train_dataloader=sharded(Masked(12), 4), eval_dataloader=None)
+    trainer.physics = dinv.physics.Inpainting((8,), mask=torch.ones(8))
+    trainer.model = Holding(trainer.physics)
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+    trainer.train()
+    return trainer.model.unmeasured
+
+
 def fails(folder):
     """One rank comes upon a broken file."""
 
@@ -437,7 +468,7 @@ def fails(folder):
 
 
 SCENARIOS = [gradients, noise, resumed, from_one, epochs, tested, robustness, left_out]
-SCENARIOS += [interrupted, refused, split, tiled, averaged, unused]
+SCENARIOS += [interrupted, refused, split, tiled, averaged, unused, held]
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])

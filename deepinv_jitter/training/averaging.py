@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepinv.physics import Physics
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..memory import own_buffers
 from . import distributed
 from .parts import Part
 
@@ -133,8 +133,4 @@ class Averaging(Part):
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All but the buffers of a physics in the model, which are those of its last batch."""
-    physics = [m for m in model.modules() if isinstance(m, Physics)]
-    given = {id(b) for m in physics for b in m.buffers()}
-    buffers = {name: b for name, b in model.named_buffers() if id(b) not in given}
-    return dict(model.named_parameters()) | buffers
+    return dict(model.named_parameters()) | own_buffers(model)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..memory import own_buffers
 from . import distributed
 from .finite import where_not_finite
 from .parallel import shares_gradients
@@ -79,7 +80,7 @@ class Engine(LongRun):
                 raise FloatingPointError(
                     f"Every batch of epoch {epoch} was left out: no loss was finite."
                 )
-            distributed.share(self.model.buffers())
+            distributed.share(own_buffers(self.model).values())
             self._epoch.training = False
             for part in self._parts:
                 part.finish(self, epoch)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..attacks.parts import Measurements
+from ..memory import own_buffers
 from . import distributed
 from .host import AverageMeter, HostTrainer, folder_is_taken, refill
 from .snapshot import Snapshot
@@ -40,6 +41,11 @@ class Gradients:
             if not options.keys() & {"find_unused_parameters", "static_graph"}:
                 options["find_unused_parameters"] = has_unused(trainer, y, physics, x)
             device_ids = [trainer.device] if trainer.device.type == "cuda" else None
+            # Every process has its own batch, and keeps the physics of that
+            given = dict(trainer.model.named_buffers()).keys() - own_buffers(trainer.model).keys()
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+                trainer.model, given
+            )
             self._model = DistributedDataParallel(trainer.model, device_ids, **options)
         return self._model
 

@@ -159,6 +159,11 @@ def test_unused_parameters_are_looked_for_where_there_are_any(found, folder):
     assert "find_unused_parameters" not in (folder / "said").read_text()
 
 
+def test_each_process_keeps_the_physics_of_its_batch(found):
+    for rank in found:
+        assert len(rank["held"]) >= 2 * 3 and not any(rank["held"])
+
+
 @pytest.mark.parametrize("idle", [True, False])
 def test_to_look_for_unused_parameters_leaves_no_trace(tmp_path, idle):
     trainer = two_ranks.with_network(two_ranks.Normalised(idle), tmp_path, jitter=0.1)
