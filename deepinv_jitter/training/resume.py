@@ -82,7 +82,8 @@ class ResumingTrainer(HostTrainer):
             checkpoints.check_like(path, self._unlike_run(checkpoint))
             self._take_best_along(Path(path), checkpoint)
         super().load_model(ckpt_pretrained, strict)
-        if start is not None and checkpoint.get("stopped") == self.early_stop is not None:
+        stopped = checkpoint.get("stopped") == self.early_stop is not None
+        if start is not None and (stopped or self.first_step > self.max_batch_steps):
             self.end_here()
         return checkpoint
 

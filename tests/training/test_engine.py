@@ -628,6 +628,24 @@ def test_a_run_that_stopped_early_has_ended(tmp_path, patience, goes_on):
         assert_same_parameters(first.model, again.model)
 
 
+@pytest.mark.parametrize("most, epochs", [(4, 2), (9, 4)])
+def test_a_run_that_has_made_its_steps_has_ended(tmp_path, most, epochs):
+    """Of 3 batches an epoch; it goes on if it is to make more."""
+
+    def run(most):
+        path = dj.latest_checkpoint(tmp_path)
+        options = {"max_batch_steps": most, "ckpt_pretrained": path, "ckp_interval": 1}
+        trainer = trainer_of(tmp_path, Points(), 8, **options)
+        quietly(trainer)
+        return trainer
+
+    first, again = run(most), run(most)
+    assert_same_parameters(first.model, again.model)
+    assert len({p.name for p in tmp_path.rglob("ckp_*")}) == epochs - 1
+    with pytest.raises(AssertionError):
+        assert_same_parameters(first.model, run(most + 3 * epochs).model)
+
+
 def test_a_jitter_training_goes_on_as_an_adversarial_one(tmp_path, checkpoint):
     attack = dj.FrankWolfeAttack(dj.L2Ball(0.1), steps=1)
     resumed(tmp_path, checkpoint, trainer=dj.AttackTrainer, attack=attack).train()
