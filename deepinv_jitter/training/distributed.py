@@ -145,7 +145,9 @@ def _distributed(loader: DataLoader) -> DistributedSampler | None:
 
 def _samplers(loader: DataLoader) -> Iterator[Sampler]:
     """The samplers of a loader, from the outermost to the innermost."""
-    sampler = getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", None)
+    sampler = getattr(loader, "batch_sampler", None)
+    if sampler is None:  # not by its length, which that of a stream does not have
+        sampler = getattr(loader, "sampler", None)
     while sampler is not None:
         yield sampler
         sampler = getattr(sampler, "sampler", None)
