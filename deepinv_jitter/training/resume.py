@@ -19,7 +19,7 @@ from . import checkpoints, distributed, rng
 from .averaging import Averaging
 from .carried import Carried
 from .checkpoints import INTERRUPTED, class_name
-from .host import BEST, HISTORIES, HostTrainer, as_list, content
+from .host import BEST, HISTORIES, ITERATORS, HostTrainer, as_list, content
 from .parts import Part
 from .position import Clock, Epoch, Position
 from .preemption import replacing
@@ -298,10 +298,12 @@ class ResumingTrainer(HostTrainer):
         parts = "model", "physics", "physics_generator", "losses"
         groups = {name: as_list(getattr(self, name)) for name in parts}
         loaders = self.loaders()
+        # A pass through the data is made anew, with what only that holds
+        elsewhere = {*groups, *loaders, *ITERATORS}
         own = {
             name: value
             for name, value in vars(self).items()
-            if name not in groups | loaders
+            if name not in elsewhere
             and (isinstance(value, rng.Generator) or not name.startswith("_"))
         }
         return rng.named(*({name: part} for name, part in groups.items()), loaders, own)

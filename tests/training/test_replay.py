@@ -71,8 +71,49 @@ def batches(seed):
     return DataLoader(Images(), batch_sampler=BatchSampler(sampler, 4, False))
 
 
+class Draws:
+    """A pass through data, with a generator of its own."""
+
+    def __init__(self, count, *shape):
+        self.generator, self.left, self.shape = torch.Generator().manual_seed(3), count, shape
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return {"x": torch.rand(self.shape, generator=self.generator)}
+
+
+class DrawnImages(torch.utils.data.IterableDataset):
+    """With what deepinv asks of a data set."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, i):
+        return next(iter(self))
+
+    def __iter__(self):
+        return Draws(10, 1, 8, 8)
+
+
+class OwnLoader:
+    drop_last = False
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        return Draws(3, 4, 1, 8, 8)
+
+
 #: Training data, from a seed.
 DATA = {
+    "stream": lambda seed: DataLoader(DrawnImages(), 4),
+    "loader of one's own": lambda seed: OwnLoader(),
     "transform": lambda seed: DataLoader(Images(shift(seed)), 4),
     "list in a transform": lambda seed: DataLoader(Images(Compose([shift(seed)])), 4),
     "masks": lambda seed: DataLoader(Images(masked(seed)), 4),
