@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from deepinv.physics import Physics
+from deepinv.physics.generator import PhysicsGenerator
 
 from ..memory import modules
 from .parts import Part
@@ -26,7 +27,9 @@ class Carried(Part):
     def begin_run(self, trainer: Any) -> None:
         """What there is before the first batch, and before a checkpoint is taken up."""
         self._device = trainer.device
-        found = enumerate(modules(trainer.model, trainer.losses, leave=Physics))
+        # Generators of masks may be made in the first pass: with them others had other numbers
+        leave = Physics, PhysicsGenerator
+        found = enumerate(modules(trainer.model, trainer.losses, leave=leave))
         self._holders = {
             f"{i} {type(part).__name__}": vars(part)
             for i, part in found

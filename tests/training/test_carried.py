@@ -58,3 +58,17 @@ def test_what_no_batch_changes_is_as_the_script_says(tmp_path):
     (loss,) = again.losses
     # two training batches in each epoch; the validation leaves no trace
     assert (loss.weight, loss.calls) == (2.0, 4)
+
+
+def test_generators_of_the_first_pass_do_not_stand_in_the_way(tmp_path):
+    """A model that splits has one more module than it began with when it goes on."""
+
+    def run(epochs):
+        name = "splitting with its own generator"
+        trainer = build(name, epochs=epochs, save_path=tmp_path)
+        trainer.losses = [trainer.losses, Weighted(1.0)]
+        trainer.ckpt_pretrained = dj.latest_checkpoint(tmp_path)
+        trainer.train()
+        return trainer.losses[1].calls
+
+    assert [run(epochs=1), run(epochs=2)] == [2, 4]
