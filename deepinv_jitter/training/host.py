@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,19 @@ class HostTrainer(Trainer):
             yield
         finally:
             self.assign(former)
+
+    def stop_criterion(self, epoch, train_ite, **kwargs) -> bool:
+        """Whether too many evaluations have passed since the best one."""
+        on_losses = self.early_stop_on_losses
+        kind = "eval_loss_history" if on_losses else "eval_metrics_history"
+        names = [type(part).__name__ for part in (self.losses if on_losses else self.metrics)]
+        # Those of one class share a history
+        own = getattr(self, kind)[names[0]][:: names.count(names[0])]
+        # The host takes all to be eval_interval epochs apart, which those of a run that goes on
+        # after its last epoch, or with another interval, are not
+        apart = Fraction(epoch, max(len(own) - 1, 1))
+        with self.having(eval_interval=apart, **{kind: {names[0]: own}}):
+            return super().stop_criterion(epoch, train_ite, **kwargs)
 
     def without_last_losses(self) -> AbstractContextManager:
         """As before the losses of the last epoch were added to their history."""

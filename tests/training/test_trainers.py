@@ -225,6 +225,29 @@ def test_early_stopping_counts_on_after_a_resume(tmp_path):
     ]  # epochs 0 to 8: three evaluations after the best one and the host's one more
 
 
+@pytest.mark.parametrize("first, then, others", [(3, 1, 0), (1, 3, 0), (4, 4, 0), (1, 1, 1)])
+def test_early_stopping_counts_evaluations(tmp_path, first, then, others):
+    """The host takes them to be eval_interval epochs apart, and a history to be of one metric."""
+
+    class Tenth(MSE):
+        """Best in the tenth evaluation."""
+
+        calls = 0
+
+        def metric(self, x_net, x, *args, **kwargs):
+            Tenth.calls += 1
+            return torch.full((len(x),), float(abs((Tenth.calls - 1) // 4 - 9)))
+
+    metrics = [Tenth(), *(type("Tenth", (MSE,), {})() for _ in range(others))]
+    options = {"early_stop": 2, "metrics": metrics}
+    part = build(tmp_path / "part", 10, eval_interval=first, **options)
+    part.train()
+    options |= {"eval_interval": then, "ckpt_pretrained": last_checkpoint(part, 9)}
+    trainer = build(tmp_path / "whole", 60, **options)
+    trainer.train()
+    assert len(trainer.eval_loss_history["SupLoss"]) == 10 + 2 + 1  # the host's one more
+
+
 def evaluate_twice(trainer):
     results = []
     for _ in range(2):
