@@ -12,6 +12,7 @@ import torch
 from deepinv.loss.metric import SSIM, Metric
 
 from .. import checks
+from ..attacks.samples import precision
 
 #: Width of the window of SSIM, in pixels
 WINDOW = 11
@@ -123,7 +124,7 @@ def contrast_recovery(
     tensor([0.7000])
     """
     _check_alike(x_net_shifted=x_net_shifted, x_net=x_net, x_shifted=x_shifted, x=x)
-    d = (x_shifted - x).flatten(1)
+    d = (x_shifted - x).flatten(1).to(precision(x))
     recovered = (x_net_shifted - x_net).flatten(1)
     # Of largest entry 1, so that no square overflows or vanishes
     largest = d.abs().amax(1, keepdim=True)
@@ -170,7 +171,8 @@ def error_outside(
             f"region must broadcast to {tuple(x_shifted.shape)}, got {tuple(region.shape)}."
         ) from error
     # where, not a product: an infinite error inside must not leak out as NaN
-    squares = (x_net_shifted - x_shifted).flatten(1).square().where(outside, 0)
+    errors = (x_net_shifted - x_shifted).flatten(1)
+    squares = errors.to(precision(errors)).square().where(outside, 0)
     return (squares.sum(1) / outside.sum(1)).sqrt()
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from .. import checks
 from ..attacks.balls import L2Ball
-from ..attacks.samples import column
+from ..attacks.samples import column, precision
 from ..memory import evaluated
 from ..optim.noise import GaussianJitter
 
@@ -102,8 +102,8 @@ def average_case_risk(
     checks.batch(x=x, y=y)
     # Noise on all entries becomes noise of the same mean square norm on the measured ones
     support = L2Ball(1.0).support(y, physics)
-    measured = support.flatten(1).sum(1).clamp_min(1).to(y.dtype)
-    weight = support * column((support[0].numel() / measured).sqrt(), y)
+    measured = support.flatten(1).sum(1).clamp_min(1).to(precision(y))
+    weight = support * column((support[0].numel() / measured).sqrt().to(y.dtype), y)
     return _risk(model, physics, samples, lambda: (x, y + weight * noise(y)))
 
 
@@ -227,7 +227,8 @@ def _risk(model: nn.Module, physics: Physics, count: int, draw: Callable[[], Pai
             x, y = draw()
             x_net = model(y, physics)
             _check_shapes("what the model returns and x", x_net, x)
-            errors.append((x_net - x).abs().square().flatten(1).sum(1))
+            error = (x_net - x).abs()
+            errors.append(error.to(precision(error)).square().flatten(1).sum(1))
     values = torch.stack(errors)
     # Once per risk; a mean hides which draw or which sample it was
     finite = values.sum(0).isfinite()

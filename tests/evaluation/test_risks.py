@@ -173,6 +173,22 @@ def test_an_attack_sees_evaluation_mode_and_gradients():
     assert risk.mean > clean.mean and all(m.training for m in model.modules())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_has_no_entries_to_spare(dtype):
+    """More entries than float16 counts to had no noise at all, and bfloat16 no standard error."""
+
+    class Identity(nn.Module):
+        def forward(self, y, physics):
+            return y
+
+    y = torch.zeros(1, 1, 300, 300, dtype=dtype)
+    risk = dj.average_case_risk(
+        Identity(), y, y, DENOISING, sigma_e=2.0, samples=9, generator=seeded()
+    )
+    assert risk.mean == pytest.approx(4, rel=0.01)
+    assert risk.standard_errors.item() == pytest.approx(4 * (2 / 300**2 / 9) ** 0.5, rel=0.7)
+
+
 def test_mean_and_its_standard_error():
     risk = risks.Risk(torch.tensor([1.0, 2.0, 6.0]), torch.zeros(3))
     assert risk.mean == 3.0

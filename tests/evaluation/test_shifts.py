@@ -215,6 +215,14 @@ def test_contrast_recovery_of_details_of_any_size(size):
     assert torch.allclose(score, torch.full((4,), 0.5))
 
 
+def test_scores_in_half_precision():
+    """Sums of squares beyond 65504, the largest number there is, made a kept detail a lost one."""
+    x = torch.zeros(1, 1, 300, 300, dtype=torch.float16)
+    region = torch.zeros_like(x, dtype=torch.bool)
+    assert metrics.contrast_recovery(x + 0.5, x, x + 1, x).item() == 0.5
+    assert metrics.error_outside(x + 300, x, region).item() == 300
+
+
 def test_no_detail_has_no_recovery():
     x = points()
     assert metrics.contrast_recovery(x, x, x, x).isnan().all()
