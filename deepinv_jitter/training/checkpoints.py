@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -16,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from .host import BEST, CHECKPOINTS
+from .preemption import replacing
 from .rng import Generator, kind
 
 #: The file that is written within an epoch.
@@ -92,6 +94,21 @@ def loaded(path: str | os.PathLike, mmap: bool = False) -> dict:
             f"{str(path)!r} without: load other weights with model.load_state_dict."
         )
     return checkpoint
+
+
+def take_best_along(path: Path, folder: str | os.PathLike, epoch: float) -> None:
+    """The best model up to the epoch of a checkpoint, to the folder of the run that goes on."""
+    best = path.with_name(BEST)
+    if not best.exists():
+        return
+    try:
+        found = loaded(best)
+    except ValueError as error:
+        warnings.warn(f"The best model so far is not taken along: {error}", stacklevel=2)
+        return
+    if found["epoch"] <= epoch:
+        with replacing(Path(folder) / BEST) as draft:
+            shutil.copyfile(best, draft)
 
 
 def check_weights(model: nn.Module, weights: dict, path: str | os.PathLike, strict: bool) -> None:

@@ -3,7 +3,6 @@ r"""A training that is cut off goes on where it was, as if it had never stopped.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -80,7 +79,9 @@ class ResumingTrainer(HostTrainer):
         checkpoints.check_like(path, checkpoints.unlike(checkpoint, *parts))
         if start is not None:
             checkpoints.check_like(path, self._unlike_run(checkpoint))
-            self._take_best_along(Path(path), checkpoint)
+            if distributed.own() == 0 and self.save_path:
+                epoch = checkpoint.get("epoch", math.inf)
+                checkpoints.take_best_along(Path(path), self.save_path, epoch)
         super().load_model(ckpt_pretrained, strict)
         stopped = checkpoint.get("stopped") == self.early_stop is not None
         if start is not None and (stopped or self.first_step > self.max_batch_steps):
@@ -112,20 +113,6 @@ class ResumingTrainer(HostTrainer):
             history = class_name(self.metrics[0])
             if history not in checkpoint.get("eval_metrics", {}):
                 yield f"it knows no {history}, after which this one stops early"
-
-    def _take_best_along(self, path: Path, checkpoint: dict) -> None:
-        """The best model so far, to the folder of the resumed run."""
-        best = path.with_name(BEST)
-        if distributed.own() > 0 or not self.save_path or not best.exists():
-            return
-        try:
-            found = checkpoints.loaded(best)
-        except ValueError as error:
-            warnings.warn(f"The best model so far is not taken along: {error}", stacklevel=2)
-            return
-        if found["epoch"] <= checkpoint.get("epoch", math.inf):
-            with replacing(Path(self.save_path) / BEST) as draft:
-                shutil.copyfile(best, draft)
 
     def _begin_run(self, checkpoint: dict | None) -> None:
         """From the start, or from where a checkpoint is."""
