@@ -150,7 +150,8 @@ def _size(images: torch.Tensor, share: float) -> float:
 def _show(ax: Axes, image: torch.Tensor, title: str, style: dict):
     ax.set_title(title, fontsize="small")
     if len(image) == 3:
-        return ax.imshow(image.clamp(0, 1).movedim(0, -1).numpy(), interpolation="nearest")
+        colours = (image / style["vmax"]).clamp(0, 1).movedim(0, -1)
+        return ax.imshow(colours.numpy(), interpolation="nearest")
     return ax.imshow(image[0].numpy(), interpolation="nearest", **style)
 
 

@@ -197,6 +197,13 @@ def test_colours_and_volumes():
     assert torch.equal(middle, x[0, :, 2].norm(dim=0))
 
 
+def test_colours_of_any_peak():
+    x = 255 * torch.rand(1, 3, 16, 12, generator=torch.Generator().manual_seed(0))
+    report = evaluate(Scaled(), [x], dinv.physics.Denoising(noise()), [], metrics={})
+    truth = torch.as_tensor(shown(report.images())[0].data)
+    assert torch.equal(truth, (x[0] / x.max()).movedim(0, -1))
+
+
 def test_a_network_that_diverges_does_not_spoil_the_scales():
     class Diverging(torch.nn.Module):
         def forward(self, y, physics):
