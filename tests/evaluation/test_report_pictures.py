@@ -249,6 +249,13 @@ def test_points_are_scattered():
     assert len(few.axes[0].collections[0].get_offsets()) == 2
 
 
+def test_points_of_a_network_that_diverges_do_not_spoil_the_picture():
+    model, x, physics, _, _ = points()
+    comparison = evaluate({"fine": model, "broken": Scaled(float("nan"))}, [x], physics, [])
+    fine = comparison.reports["fine"].images()
+    assert comparison.images().axes[0].get_xlim() == fine.axes[0].get_xlim()
+
+
 def test_truths_smaller_than_the_reconstruction():
     class Middle(dinv.loss.metric.Metric):
         def metric(self, x_net, x, *args, **kwargs):
