@@ -58,7 +58,7 @@ def trained(loss, jitter=None, x=None):
 
 def r2r():
     noise = dinv.physics.GaussianNoise(SIGMA, rng=torch.Generator().manual_seed(2))
-    return dinv.loss.R2RLoss(noise_model=noise, alpha=0.2, eval_n_samples=1)
+    return dinv.loss.R2RLoss(noise_model=noise, alpha=0.2)
 
 
 models = {
