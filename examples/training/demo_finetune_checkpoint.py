@@ -14,10 +14,12 @@ under attack.
 # ----------------------------
 # A network for brain MRI, 4x accelerated, which comes with the package. For one of your own, build
 # your model as it was and load its checkpoint, before or after the one line. The files of deepinv's
-# trainers have the weights under a name::
+# trainers, in a folder that has the date as its name, have the weights under a name::
 #
-#     weights = torch.load("runs/mse/ckp_best.pth.tar", weights_only=True)["state_dict"]
-#     model.load_state_dict(weights)
+#     path = dj.latest_checkpoint("runs/mse")  # or that of ckp_best.pth.tar
+#     model.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+#
+# A trainer's own ``ckpt_pretrained=path`` continues that run instead, its count of epochs included.
 
 import deepinv as dinv
 import matplotlib.pyplot as plt

@@ -14,10 +14,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 #: What the page has large, and what is small enough for a test
 SMALL = {
     "size = (320, 320)": "size = (32, 32)",
+    "size, cropped = (640, 368), (320, 320)": "size, cropped = (48, 40), (36, 36)",
     "size = (352, 352)": "size = (24, 16)",
     "epochs=50": "epochs=1",
     "max_iter=10": "max_iter=2",
     "steps=20": "steps=2",
+    "epsilons=[0.02]": "epsilons=[0.02], attacks='quick', draws=1",
     "UnrolledDnCNN(2, ": "UnrolledDnCNN(2, depth=3, width=8, ",
     "UnrolledDnCNN(1, ": "UnrolledDnCNN(1, depth=3, width=8, ",
 }
@@ -31,14 +33,15 @@ def sections_of(page):
     return {text.splitlines()[0]: shared + "".join(blocks.findall(text)) for text in rest}
 
 
-def write_fastmri(folder, volumes):
+def write_fastmri(folder, volumes, coils=()):
     rng = np.random.default_rng(volumes)
     folder.mkdir(parents=True)
     for n in range(volumes):
         with h5py.File(folder / f"file{n}.h5", "w") as file:
-            kspace = rng.standard_normal((3, 48, 40, 2)).astype(np.float32)
+            kspace = rng.standard_normal((3, *coils, 48, 40, 2)).astype(np.float32)
             file["kspace"] = kspace.view(np.complex64)[..., 0]
-            file["reconstruction_esc"] = rng.random((3, 36, 36), np.float32)
+            name = "reconstruction_rss" if coils else "reconstruction_esc"
+            file[name] = rng.random((3, 36, 36), np.float32)
             file["ismrmrd_header"] = "<ismrmrdHeader></ismrmrdHeader>"
 
 
@@ -46,6 +49,8 @@ def write_fastmri(folder, volumes):
 def files(tmp_path, monkeypatch):
     write_fastmri(tmp_path / "knee" / "singlecoil_train", 2)
     write_fastmri(tmp_path / "knee" / "singlecoil_val", 1)
+    write_fastmri(tmp_path / "knee" / "multicoil_train", 1, coils=(2,))
+    torch.save(torch.ones(1, 2, 48, 40, dtype=torch.complex64), tmp_path / "coil_maps.pt")
     rng = np.random.default_rng(0)
     for name in ("reflectivity.sgy", "survey.sgy"):
         cube = rng.standard_normal((5, 16, 24)).astype(np.float32)
@@ -79,6 +84,16 @@ def test_fastmri_from_the_files_to_the_report(files, capsys):
     report = names["report"]
     assert names["y"].ne(0).float().mean().item() == pytest.approx(0.25, abs=0.15)
     assert len(report.digests) == 1 and report.table() in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.*(non_blocking|progress bar)")
+def test_measured_kspace_from_the_files_to_the_report(files, capsys):
+    names = run("Measured k-space, of several coils")
+    sample = names["slices"][0]
+    assert sample["y"].shape == (2, 2, 48, 40) and sample["x"].shape == (1, 36, 36)
+    assert "mask" in sample["params"]
+    assert len(names["report"].digests) == 3
+    assert names["report"].table() in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:.*(non_blocking|progress bar)")
