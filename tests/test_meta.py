@@ -6,6 +6,7 @@ double precision and lets no tensor of the CPU pass for one of its own.
 """
 
 import functools
+import pickle
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
 from deepinv_jitter import checks
+from deepinv_jitter.training import distributed
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
 sys.path.insert(0, str(FOLDER))
@@ -311,6 +313,20 @@ def test_so_may_that_of_input_jittering(far):
 def of_a_gpu(monkeypatch):
     """Files that are written say that their tensors come from a GPU, which is not here."""
     monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+
+
+def test_what_processes_tell_each_other_arrives_on_the_cpu(monkeypatch, of_a_gpu):
+    """torch's own collective would bring it to the GPU it comes from, which is not here."""
+
+    def all_gather_object(things, thing):
+        things[:] = [pickle.loads(pickle.dumps(thing)) for _ in things]
+
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather_object)
+    said = {"point": [torch.arange(3.0)], "seconds": 1.5}
+    with pytest.raises(RuntimeError, match="on a CUDA device"):
+        all_gather_object([None], said)
+    torch.testing.assert_close(distributed.gathered(said), [said, said])
 
 
 def training(folder, **options):

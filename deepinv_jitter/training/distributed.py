@@ -6,6 +6,7 @@ Without an initialised process group there is one process, and everything here d
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
@@ -29,12 +30,16 @@ def own() -> int:
 
 
 def gathered(thing: T) -> list[T]:
-    """What every process has to say, in their order, on every process."""
+    """What every process has to say, in their order, on every process; tensors on the CPU."""
     if count() == 1:
         return [thing]
-    things: list[Any] = [None] * count()
-    distributed.all_gather_object(things, thing)
-    return things
+    # Not the thing itself: its tensors would arrive on the GPU of the process that they come from,
+    # of which others may know nothing, and which may have no room for them
+    said = io.BytesIO()
+    torch.save(thing, said)
+    all_said: list[Any] = [None] * count()
+    distributed.all_gather_object(all_said, said.getvalue())
+    return [torch.load(io.BytesIO(s), map_location="cpu", weights_only=False) for s in all_said]
 
 
 def largest(numbers: list[int], device: torch.device) -> list[int]:
