@@ -329,17 +329,17 @@ def test_what_processes_tell_each_other_arrives_on_the_cpu(monkeypatch, of_a_gpu
     torch.testing.assert_close(distributed.gathered(said), [said, said])
 
 
-def training(folder, **options):
-    model = CASE.model(max_iter=2)
+def training(folder, device="cpu", **options):
+    model = CASE.model(max_iter=2).to(device)
     data = dinv.datasets.TensorDataset(x=CASE.truth(), use_dict_output=True)
     return dj.JitterTrainer(
         model,
-        CASE.physics(),
+        CASE.physics().to(device),
         torch.optim.Adam(model.parameters()),
         DataLoader(data, batch_size=2),
         online_measurements=True,
-        device="cpu",
-        save_path=str(folder),
+        device=device,
+        save_path=folder and str(folder),
         verbose=False,
         ema=0.9,
         **options,
@@ -357,6 +357,26 @@ def test_checkpoints_of_a_gpu_go_on_on_the_cpu(tmp_path, of_a_gpu):
     resumed = training(tmp_path / "second", epochs=2, ckpt_pretrained=path).train()
     for p, q in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta", "ignore:No training")
+def test_those_of_the_cpu_go_on_on_a_gpu_which_waits_no_more_often(tmp_path, far):
+    """Counts of steps that an optimizer had on a GPU would be asked for, one by one."""
+    torch.manual_seed(0)
+    before = training(tmp_path, epochs=1).train()
+    path = dj.latest_checkpoint(tmp_path)
+
+    def copies_of(epochs, **options):
+        trainer = training(None, epochs=epochs, device="meta", **options)
+        return [*far.count(trainer.train)], trainer
+
+    (first, _), (second, _) = (copies_of(epochs) for epochs in (1, 2))
+    (none, loaded), (resumed, trainer) = (copies_of(n, ckpt_pretrained=path) for n in (1, 2))
+    for p, q in zip(before.parameters(), loaded.model.parameters(), strict=True):
+        assert torch.equal(p, q.cpu())
+    state = trainer.optimizer.state[next(trainer.model.parameters())]
+    assert state["step"].device.type == "cpu" and state["exp_avg"].is_meta
+    assert resumed[0] - none[0] == second[0] - first[0]
 
 
 def test_so_do_states_of_evaluations(tmp_path, of_a_gpu):

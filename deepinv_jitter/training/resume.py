@@ -82,7 +82,10 @@ class ResumingTrainer(HostTrainer):
             if distributed.own() == 0 and self.save_path:
                 epoch = checkpoint.get("epoch", math.inf)
                 checkpoints.take_best_along(Path(path), self.save_path, epoch)
-        super().load_model(ckpt_pretrained, strict)
+        # The host would bring all of the file to a GPU, whose memory may not hold it, and leave the
+        # optimizer's counts of steps there, for each of which every step would then wait
+        with self.having(device=torch.device("cpu")):
+            super().load_model(ckpt_pretrained, strict)
         stopped = checkpoint.get("stopped") == self.early_stop is not None
         if start is not None and (stopped or self.first_step > self.max_batch_steps):
             self.end_here()

@@ -48,6 +48,15 @@ class Far(torch.Tensor):
     def __init__(self, held: torch.Tensor, device: torch.device):
         self.held = held
 
+    @property
+    def data(self):
+        """torch's own setter would leave the values behind."""
+        return self.detach()
+
+    @data.setter
+    def data(self, other: Far) -> None:
+        self.held = other.held
+
     def tolist(self):
         """torch's own is for no subclass."""
         return self.cpu().tolist()
