@@ -1,9 +1,12 @@
-r"""What modules hold besides their parameters: found, and brought back after they were used."""
+r"""
+What modules hold besides their parameters, and the global random generators of devices: found, and
+brought back after they were used.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FunctionType
 
@@ -12,6 +15,8 @@ from deepinv.physics import Physics
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+#: Kinds of devices that have global random generators of their own.
+DEVICES = ("cuda", "xpu", "mps")
 #: What modules are found in.
 HOLDERS = (nn.Module, dict, list, tuple, FunctionType)
 #: What every module has.
@@ -186,6 +191,52 @@ def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
     with preserved(model, *others), forgetful(model):
         model.eval()
         yield
+
+
+def device_states(kinds: Iterable[str] = DEVICES) -> dict[str, list[torch.Tensor]]:
+    """Where the global generators of devices are, by kind; none of a kind that is not in use."""
+    states: dict[str, list[torch.Tensor]] = {}
+    for kind in kinds:
+        module = getattr(torch, kind)
+        if kind == "mps":
+            states[kind] = [module.get_rng_state()] if torch.backends.mps.is_available() else []
+        else:
+            states[kind] = module.get_rng_state_all() if module.is_initialized() else []
+    return states
+
+
+def restore_devices(states: Mapping[str, list[torch.Tensor]]) -> None:
+    """Bring the global generators back, of kinds of which there are as many devices as then."""
+    for kind, now in device_states().items():
+        before = states.get(kind, [])
+        if before and len(before) == len(now):
+            if kind == "mps":
+                torch.mps.set_rng_state(before[0])
+            else:
+                getattr(torch, kind).set_rng_state_all(before)
+
+
+def seed_torch(seed: int) -> None:
+    """
+    Seed torch's global generators; not torch.manual_seed, which also seeds those of devices that
+    are not in use yet, and so are not kept.
+    """
+    torch.default_generator.manual_seed(seed)
+    for kind, states in device_states().items():
+        if states:
+            module = getattr(torch, kind)
+            getattr(module, "manual_seed_all", module.manual_seed)(seed)
+
+
+@contextmanager
+def same_draws() -> Iterator[None]:
+    """Torch's global generators are afterwards where they are now."""
+    cpu, devices = torch.get_rng_state(), device_states()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        restore_devices(devices)
 
 
 def copied(tensor: torch.Tensor) -> torch.Tensor:

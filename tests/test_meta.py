@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
-from deepinv_jitter import checks
-from deepinv_jitter.training import distributed
+from deepinv_jitter import checks, memory
+from deepinv_jitter.training import distributed, rng
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
 sys.path.insert(0, str(FOLDER))
@@ -306,6 +306,84 @@ def test_so_may_that_of_input_jittering(far):
     assert not torch.equal(perturbed[0].cpu(), y.cpu())
 
 
+# Global generators of devices
+
+
+@pytest.fixture(params=memory.DEVICES)
+def global_generator(request, monkeypatch):
+    """That of a kind of device, which is pretended to be in use; reachable by no attribute."""
+    generator, module = torch.Generator(), getattr(torch, request.param)
+    monkeypatch.setattr(torch.mps, "pretended", generator, raising=False)
+    if request.param == "mps":
+        functions = {"get_rng_state": generator.get_state, "set_rng_state": generator.set_state}
+        functions |= {"manual_seed": generator.manual_seed}
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    else:
+        functions = {
+            "is_initialized": lambda: True,
+            "get_rng_state_all": lambda: [generator.get_state()],
+            "set_rng_state_all": lambda states: generator.set_state(*states),
+            "manual_seed_all": generator.manual_seed,
+        }
+    for name, function in functions.items():
+        monkeypatch.setattr(module, name, function)
+    return generator
+
+
+class DrawsOnDevice(dj.GaussianJitter):
+    """Noise from the global generator of the pretended device."""
+
+    def standard_normal(self, x):
+        return torch.randn(x.shape, generator=torch.mps.pretended)
+
+
+class Stochastic(torch.nn.Module):
+    """A network that draws in evaluation mode, too."""
+
+    def forward(self, y, physics):
+        return y + DrawsOnDevice(0.1)(y)
+
+
+def test_they_are_seeded_and_brought_back(global_generator):
+    def draw():
+        return torch.rand(3, generator=global_generator)
+
+    before, found = global_generator.get_state(), []
+    for seed in (1, 1, 2):
+        with rng.seeded(seed):
+            found.append(draw())
+    assert torch.equal(global_generator.get_state(), before)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    rng.diverge([], process=1)
+    assert not torch.equal(global_generator.get_state(), before)
+
+
+def test_attacks_and_evaluations_leave_them_as_they_were(global_generator):
+    before = global_generator.get_state()
+    x, physics = torch.randn(4, 1, 8, 8), dinv.physics.Denoising(dinv.physics.GaussianNoise(0.1))
+    dj.PGDAttack(BALL, steps=2)(Stochastic(), x, x, physics)
+    assert torch.equal(global_generator.get_state(), before)
+    options = {"epsilons": [0.1], "attacks": "quick", "draws": 1, "verbose": False}
+    first, second = (
+        dj.evaluate_robustness(Stochastic(), [x], physics, **options) for _ in range(2)
+    )
+    assert torch.equal(global_generator.get_state(), before)
+    torch.testing.assert_close(first.values, second.values, rtol=0, atol=0, equal_nan=True)
+
+
+def test_resumed_trainings_draw_from_where_they_were(tmp_path, global_generator):
+    def trained(folder, epochs, **options):
+        torch.manual_seed(0)
+        return training(tmp_path / folder, epochs=epochs, jitter=DrawsOnDevice(0.1), **options)
+
+    whole = trained("whole", 2).train()
+    trained("first", 1).train()
+    path = dj.latest_checkpoint(tmp_path / "first")
+    resumed = trained("second", 2, ckpt_pretrained=path).train()
+    for p, q in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
 # Files
 
 
@@ -329,8 +407,10 @@ def test_what_processes_tell_each_other_arrives_on_the_cpu(monkeypatch, of_a_gpu
     torch.testing.assert_close(distributed.gathered(said), [said, said])
 
 
-def training(folder, device="cpu", **options):
+def training(folder, device="cpu", jitter=None, **options):
     model = CASE.model(max_iter=2).to(device)
+    if jitter is not None:
+        dj.jitter(model, jitter)
     data = dinv.datasets.TensorDataset(x=CASE.truth(), use_dict_output=True)
     return dj.JitterTrainer(
         model,

@@ -17,7 +17,7 @@ from deepinv.physics import Physics
 from torch import nn
 
 from .. import checks as rules
-from ..memory import evaluated, modules
+from ..memory import evaluated, modules, same_draws
 from .adapted import differentiable
 from .parts import Layout, Measurements, named_parts
 from .samples import column, per_sample, precision, where
@@ -231,11 +231,9 @@ def undisturbed(
         )
     # Once per attack: a loss that is no number would look like one that cannot be raised
     rules.batch(**({} if x is None else {"x": x}), **named_parts("y", y))
-    devices = [part.device for part in named_parts("y", y).values() if part.is_cuda]
     found = modules(model, physics)
     free = [p for m in found for p in m.parameters(recurse=False) if p.requires_grad]
-    fork = torch.random.fork_rng(devices=devices)
-    with evaluated(model, physics), differentiable(model), fork:
+    with evaluated(model, physics), differentiable(model), same_draws():
         try:
             for p in free:
                 p.requires_grad_(False)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from .. import checks
+from ..memory import device_states
 from . import checkpoints, distributed, rng
 from .averaging import Averaging
 from .carried import Carried
@@ -227,11 +228,12 @@ class ResumingTrainer(HostTrainer):
 
     def _restore_random(self, states: list[dict]) -> None:
         """What each process had of its own, and where it was in an epoch."""
-        gpus, here = len(states[0]["rng"]["cuda"]), torch.cuda.device_count()
-        if gpus != here and self.device.type == "cuda":
+        kind = self.device.type
+        saved, here = len(states[0]["rng"].get(kind, [])), len(device_states().get(kind, []))
+        if saved != here:
             warnings.warn(
-                f"The checkpoint has the random states of {gpus} GPUs, here are {here}: "
-                "the training goes on, but not exactly.",
+                f"The checkpoint has the random states of {saved} devices of kind {kind}, here are "
+                f"{here}: the training goes on, but not exactly.",
                 stacklevel=2,
             )
         if len(states) != distributed.count():

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from deepinv import Trainer
 
-from ..memory import closed_over, modules
+from ..memory import closed_over, device_states, modules, restore_devices, seed_torch
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState
 Generator |= random.Random
@@ -192,7 +192,7 @@ def state(generators: Generators) -> dict:
     keyed = generators.items() if isinstance(generators, dict) else enumerate(generators)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        **device_states(),
         "numpy": _plain(np.random.get_state(legacy=False)),
         "python": random.getstate(),
         "generators": {k: place(g) for k, g in keyed},
@@ -204,8 +204,7 @@ def restore(state: dict, generators: Any) -> None:
     for key, before in state["generators"].items():
         put(generators[key], before)
     torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    restore_devices(state)
     np.random.set_state(state["numpy"])
     random.setstate(state["python"])
 
@@ -225,10 +224,7 @@ def seeded(seed: int, *owners: object) -> Iterator[None]:
     """Seed the global generators and those of the owners; afterwards all are as before."""
     own = generators(chain(owners, modules(*owners)))
     with kept(own):
-        # Not torch.manual_seed, which also seeds devices whose generators are not kept
-        torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_available():
-            torch.cuda.manual_seed_all(seed)
+        seed_torch(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         for generator in own:
@@ -249,7 +245,7 @@ def diverge(generators: Iterable[Generator], process: int) -> None:
     own = f"rank {process}"
     for generator in generators:
         reseed(generator, seed_of(drawn(generator), own))
-    torch.manual_seed(seed_of(int(torch.randint(2**62, (), device="cpu")), own))
+    seed_torch(seed_of(int(torch.randint(2**62, (), device="cpu")), own))
     np.random.seed(seed_of(np.random.randint(2**31), own) % 2**32)
     random.seed(seed_of(random.getrandbits(62), own))
 
