@@ -113,6 +113,11 @@ def widest(device: torch.device) -> torch.dtype:
         return torch.float32
 
 
+def widest_draw(device: torch.device) -> int:
+    """Below what a device draws whole numbers: GPUs of Apple draw those of 32 bits, with a sign."""
+    return 2**31 - 1 if device.type == "mps" else 2**62
+
+
 def tensor(name: str, value: torch.Tensor, real: bool = False) -> None:
     """A batch, shape `(B, ...)`, whose values are not read: the check costs next to nothing."""
     instance(name, value, torch.Tensor, "torch.Tensor")
@@ -151,6 +156,8 @@ def finite(**tensors: torch.Tensor) -> None:
     try:
         good = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
     except NotImplementedError as error:
+        if not any(value.is_meta for value in tensors.values()):
+            raise
         raise ValueError(
             f"{' and '.join(tensors)} must hold values, got tensors on the meta device."
         ) from error

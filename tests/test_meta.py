@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 import deepinv_jitter as dj
 from deepinv_jitter import checks, memory
 from deepinv_jitter.training import distributed, rng
+from deepinv_jitter.training.carried import Carried
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
 sys.path.insert(0, str(FOLDER))
@@ -59,6 +60,10 @@ def test_the_pretended_device_counts_and_refuses_as_a_gpu(far):
         torch.randn(2, generator=torch.Generator(), device="meta")
     with pytest.raises(TypeError, match="no double precision"):
         x.double()
+    z = torch.complex(x, 2 * x)
+    assert ((z.conj() * z).cpu() == 5).all() and (z.conj().imag.cpu() == -2).all()
+    with pytest.raises(RuntimeError, match="no complex norms"):
+        torch.linalg.vector_norm(z)
 
 
 # No copies in a loop
@@ -169,6 +174,45 @@ def test_attacks_find_the_same(name, case):
         there = to_cpu(vars(attack.run(model, x, physics.A(x), physics, eps=eps)))
     for field, value in vars(here).items():
         torch.testing.assert_close(there[field], value, rtol=1e-4, atol=1e-5)
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, y, physics):
+        return 2 * y
+
+
+@pytest.mark.parametrize("ball", [BALL, dj.LinfBall(0.1, relative_to="y")], ids=repr)
+def test_complex_measurements_need_no_complex_norms(ball, far):
+    attack, physics = dj.PGDAttack(ball, steps=3, start="random"), dinv.physics.Denoising()
+    x, y = torch.randn(2, 4, 1, 8, 8, dtype=torch.complex64)
+    here = attack.run(Doubled(), x, y, physics)
+    there = attack.run(Doubled(), x.to("meta"), y.to("meta"), physics.to("meta"))
+    for field, value in vars(here).items():
+        torch.testing.assert_close(to_cpu(vars(there))[field], value, rtol=1e-4, atol=1e-5)
+
+
+def test_whole_numbers_are_drawn_as_large_as_a_device_can(monkeypatch):
+    assert checks.widest_draw(torch.device("mps")) == 2**31 - 1
+    monkeypatch.setattr(checks, "widest_draw", lambda device: 3)
+    assert {rng.drawn(torch.Generator().manual_seed(n)) for n in range(20)} == {0, 1, 2}
+    masks = dj.FastMRIMaskGenerator((8, 40), seed=0).step(20)["mask"]
+    assert len(masks.unique(dim=0)) == 3
+
+
+def test_what_a_model_carries_on_the_cpu_stays_there(far):
+    here, carried = torch.zeros(2, dtype=torch.float64), Carried()
+    carried._device, carried._holders = far.device, {"0 Loss": {"level": here}}
+    carried.load_own({"carried": {"0 Loss.level": here + 1}})
+    torch.testing.assert_close(carried._holders["0 Loss"]["level"], here + 1)
+
+
+def test_an_operation_that_a_device_lacks_is_named(monkeypatch):
+    def lacking(tensor):
+        raise NotImplementedError("aten::isfinite is not implemented")
+
+    monkeypatch.setattr(torch.Tensor, "isfinite", lacking)
+    with pytest.raises(NotImplementedError, match="aten::isfinite"):
+        checks.finite(x=torch.ones(2))
 
 
 def evaluation(where, **options):

@@ -49,7 +49,7 @@ class L2Ball(Budget):
         r""":math:`\|\delta_i\|_2`, see :class:`Budget`."""
         checks.tensor("delta", delta)
         peak, flat = scaled(delta)
-        return peak * torch.linalg.vector_norm(flat, dim=1)
+        return peak * _norm(flat)
 
     def project(self, delta: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         r""":math:`\delta_i \min(1, \varepsilon_i / \|\delta_i\|_2)`, see :class:`Budget`."""
@@ -63,7 +63,7 @@ class L2Ball(Budget):
         check_pair("gradient", gradient, eps)
         _, flat = scaled(gradient)
         # The largest entry is scaled to 1: the norm is smaller where all entries are zero, only
-        length = torch.linalg.vector_norm(flat, dim=1).clamp_min(1)
+        length = _norm(flat).clamp_min(1)
         unit = flat / length[:, None]
         out = unit.reshape(gradient.shape) * column(inside(eps, gradient), gradient)
         return out.to(gradient.dtype)
@@ -128,3 +128,8 @@ class LinfBall(Budget):
             sphere.device
         )
         return depth.sqrt() if sphere.is_complex() else depth
+
+
+def _norm(flat: torch.Tensor) -> torch.Tensor:
+    # GPUs of Apple know none of complex numbers
+    return torch.linalg.vector_norm(flat.abs() if flat.is_complex() else flat, dim=1)

@@ -113,9 +113,9 @@ class FastMRIMaskGenerator(PhysicsGenerator):
         height, width = size
         channels = self.img_size[0] if len(self.img_size) == 3 else 1
         self.n_center = self._center_columns(width)
-        seeds = torch.randint(
-            2**32, (max(batch_size, 1),), generator=self.rng, device=self.rng.device
-        )
+        device = self.rng.device
+        high = min(2**32, checks.widest_draw(device))
+        seeds = torch.randint(high, (max(batch_size, 1),), generator=self.rng, device=device)
         columns = torch.cat([self.mask_func((height, width, 2), seed=s)[0] for s in seeds.tolist()])
         mask = columns.mT[:, None].expand(-1, channels, height, -1)
         mask = mask.to(**self.factory_kwargs).contiguous()

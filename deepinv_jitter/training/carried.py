@@ -48,9 +48,12 @@ class Carried(Part):
             if own is None:
                 continue
             if isinstance(value, torch.Tensor):
-                here, value = own.get(name), value.to(self._device)
+                here = own.get(name)
                 if isinstance(here, torch.Tensor):
+                    # Not by way of the GPU, which may have no double precision
                     value = value.to(here.device).requires_grad_(here.requires_grad)
+                else:
+                    value = value.to(self._device)
             own[name] = value
 
     def _now(self) -> dict[str, Any]:

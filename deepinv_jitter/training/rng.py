@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from deepinv import Trainer
 
+from .. import checks
 from ..memory import closed_over, device_states, modules, restore_devices, seed_torch
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState
@@ -173,7 +174,8 @@ def reseed(generator: Generator, number: int) -> None:
 def drawn(generator: Generator) -> int:
     if isinstance(generator, torch.Generator):
         device = generator.device
-        return int(torch.randint(2**62, (), generator=generator, device=device))
+        high = checks.widest_draw(device)
+        return int(torch.randint(high, (), generator=generator, device=device))
     if isinstance(generator, np.random.Generator):
         return int(generator.integers(2**62))
     if isinstance(generator, np.random.RandomState):

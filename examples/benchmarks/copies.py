@@ -32,6 +32,12 @@ from deepinv_jitter.evaluation.tables import markdown
 aten = torch.ops.aten
 Counts: TypeAlias = tuple[int, int]  # copies to the host, and from it
 BY_INDEX = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
+#: Instead of views that are conjugate or negative, of whose marks a wrapper knows nothing.
+PHYSICAL = {
+    aten._conj.default: aten._conj_physical.default,
+    aten._neg_view.default: aten.neg.default,
+}
+NORM = aten.linalg_vector_norm.default
 DOUBLE = (torch.float64, torch.complex128)
 
 
@@ -71,7 +77,8 @@ class PretendedDevice(TorchDispatchMode):
     A context in which the meta device holds values, as a GPU does, and copies are counted.
 
     As on a GPU, tensors here and there do not go together, but for single numbers of the CPU, nor
-    do a generator there and a tensor here. As on GPUs of Apple, there is no double precision.
+    do a generator there and a tensor here. As on GPUs of Apple, there is no double precision, and
+    there are no norms of complex numbers.
     """
 
     #: What tensors ask that are used after the context has been left.
@@ -105,6 +112,8 @@ class PretendedDevice(TorchDispatchMode):
                 self.copies["from the host" if target else "to the host"] += 1
         elif any(far) and any(t.ndim for t, known in zip(tensors, far, strict=True) if not known):
             raise RuntimeError(f"{function} of tensors on {self.device} and on the CPU")
+        elif any(far) and function is NORM and any(t.is_complex() for t in tensors):
+            raise RuntimeError(f"there are no complex norms on {self.device}")
         if function in BY_INDEX and any(far):
             boolean = [i for i in args[1] if i is not None and i.dtype == torch.bool]
             self.copies["to the host"] += len(boolean)
@@ -112,6 +121,8 @@ class PretendedDevice(TorchDispatchMode):
             raise RuntimeError(f"{function} on {self.device} by a generator on the CPU")
         if here and asked is not None:
             kwargs["device"] = torch.device("cpu")
+        if any(far):
+            function = PHYSICAL.get(function, function)
         near_args, near_kwargs = tree_map(_near, (args, kwargs))
         out = function(*near_args, **near_kwargs)
         if any(far) and (function is aten.nonzero.default or isinstance(out, (bool, int, float))):
