@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import deepinv_jitter as dj
 from deepinv_jitter import checks, memory
+from deepinv_jitter.optim import hooks, noise
 from deepinv_jitter.training import distributed, rng
 from deepinv_jitter.training.carried import Carried
 
@@ -413,6 +414,42 @@ def test_attacks_and_evaluations_leave_them_as_they_were(global_generator):
     )
     assert torch.equal(global_generator.get_state(), before)
     torch.testing.assert_close(first.values, second.values, rtol=0, atol=0, equal_nan=True)
+
+
+class Dropping(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.weight * x * torch.rand(x.shape, generator=torch.mps.pretended)
+
+
+@pytest.mark.parametrize("global_generator", ["mps"], indirect=True)
+def test_recomputed_iterations_find_them_where_they_were(global_generator):
+    """Of GPUs of Apple, which torch's checkpoint leaves alone."""
+    y, found = torch.randn(2, 3), []
+    for checkpoint in (False, True):
+        global_generator.manual_seed(0)
+        model = dj.UnfoldedGD(Dropping(), stepsize=0.5, max_iter=3, checkpoint=checkpoint)
+        model(y, dinv.physics.Denoising()).square().sum().backward()
+        found.append([p.grad for p in model.parameters()] + [global_generator.get_state()])
+    assert all(map(torch.equal, *found))
+
+
+def test_noise_that_cannot_be_repeated_is_refused(monkeypatch):
+    monkeypatch.setattr(noise, "UNRESTORED", ("cpu",))
+    x = torch.ones(2, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="Jitter on cpu cannot be repeated in the backward"):
+        torch.utils.checkpoint.checkpoint(
+            lambda x: dj.Jitter(0.1)(x).square(), x, use_reentrant=False
+        ).sum().backward()
+
+
+def test_calls_are_told_apart_by_them(global_generator, request):
+    kind = request.node.callspec.params["global_generator"]
+    state = hooks._random_state(torch.device(kind))
+    assert state == global_generator.get_state().numpy().tobytes()
 
 
 def test_resumed_trainings_draw_from_where_they_were(tmp_path, global_generator):

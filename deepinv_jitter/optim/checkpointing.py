@@ -10,9 +10,9 @@ from deepinv.optim.optim_iterators import OptimIterator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..memory import Memory, modules
+from ..memory import Memory, device_states, modules, restore_devices
 from .iterators import IteratorWrapper, JitteredIterator
-from .noise import Jitter
+from .noise import UNRESTORED, Jitter
 
 
 class CheckpointedIterator(IteratorWrapper):
@@ -57,10 +57,10 @@ class _Start:
     """
     What modules held at the start of a pass, except the values of their parameters.
 
-    For the second pass :mod:`torch.utils.checkpoint` restores the global generators alone: batch
-    normalisation would count a batch twice, a module with its own generator draw other numbers. As
-    a context, which can be entered again as a graph can have more than one backward pass, this
-    brings the start back, and afterwards what the modules held before.
+    For the second pass :mod:`torch.utils.checkpoint` restores the global generators alone, and not
+    those of all devices: batch normalisation would count a batch twice, a module with its own
+    generator draw other numbers. As a context, which can be entered again as a graph can have more
+    than one backward pass, this brings the start back, and afterwards what the modules held before.
     """
 
     def __init__(self, changing: Iterable[nn.Module], constant: Iterable[nn.Module]):
@@ -69,9 +69,12 @@ class _Start:
         # Of all tensors: which ones the first pass changes in place batch normalisation hides from
         # torch's count of changes, and to compare them would make a GPU wait in every iteration
         self.copies = self.then[0].copies()
+        self.draws = device_states(UNRESTORED)
 
     def __enter__(self) -> None:
         self.now = [Memory(found) for found in self.found]
+        self.draws_now = device_states(UNRESTORED)
+        restore_devices(self.draws)
         # Copies of the copies: there may be a third pass
         fresh = {
             id(tensor): self.copies[id(tensor)].clone().requires_grad_(tensor.requires_grad)
@@ -88,3 +91,4 @@ class _Start:
         for memory in self.now:
             memory.restore()
             memory.rewind()
+        restore_devices(self.draws_now)

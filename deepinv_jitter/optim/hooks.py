@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from ..memory import DEVICES, device_states
 from .noise import GaussianJitter, Jitter, in_backward
 
 #: Where a model keeps its OutputJitter: it is a submodule like others, without weights.
@@ -188,6 +189,6 @@ def _owners(module: nn.Module) -> list[OutputJitter]:
 
 
 def _random_state(device: torch.device) -> bytes:
-    cuda = device.type == "cuda"
-    state = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
+    states = device_states([device.type]) if device.type in DEVICES else {}
+    state = states[device.type][device.index or 0] if states else torch.get_rng_state()
     return state.numpy().tobytes()

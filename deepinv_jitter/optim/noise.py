@@ -9,6 +9,8 @@ import torch
 
 from .. import checks
 
+#: Devices whose global generators torch.utils.checkpoint leaves alone (pytorch issue 127676).
+UNRESTORED = ("mps",)
 SCALES = ("std", "norm", "relative", "official")
 
 
@@ -177,7 +179,8 @@ class Jitter(torch.nn.Module):
 
     Where activation checkpointing repeats a part of the forward pass, ``torch.utils.checkpoint``
     restores the global generators alone: with ``generator=None`` the noise is the same again, a
-    noise model with its own generator is refused. ``checkpoint=True`` of :class:`UnfoldedGD` and
+    noise model with its own generator is refused, as all noise is on a GPU of Apple, whose global
+    generator it leaves alone. ``checkpoint=True`` of :class:`UnfoldedGD` and
     :class:`UnfoldedPGD` restores all.
 
     :param float, Iterable[float], GaussianJitter sigma: noise level, one number or one per
@@ -243,12 +246,19 @@ class Jitter(torch.nn.Module):
         k = 0 if k is None else k
         if self.noise.sigma_at(k) == 0:
             return None
-        if self.noise.generator is not None and in_backward() and not self.replayed:
-            raise RuntimeError(
-                "Jitter with a generator of its own cannot be repeated in the backward pass: "
-                "activation checkpointing brings back the global generators alone. Leave "
-                "generator=None, or call the layer outside the checkpointed part."
-            )
+        if in_backward() and not self.replayed:
+            if self.noise.generator is not None:
+                raise RuntimeError(
+                    "Jitter with a generator of its own cannot be repeated in the backward pass: "
+                    "activation checkpointing brings back the global generators alone. Leave "
+                    "generator=None, or call the layer outside the checkpointed part."
+                )
+            if x.device.type in UNRESTORED:
+                raise RuntimeError(
+                    f"Jitter on {x.device.type} cannot be repeated in the backward pass: there, "
+                    "activation checkpointing does not bring back the global generator. Build the "
+                    "model with checkpoint=True, or call the layer outside the checkpointed part."
+                )
         return self.noise(x, k, data_step)
 
     def extra_repr(self) -> str:
