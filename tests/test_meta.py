@@ -130,13 +130,15 @@ MORE = {
     "InputJitterTrainer": (1, 1),  # which entries are measured
     "AttackTrainer": (3, 1),  # whether x and y are finite, and the attack's own look
     "AttackTrainer, persistent": (5, 2),  # the perturbations, and a look at them
+    "RobustTrainer": (2, 1),  # the mean of one attacked and one with noise
 }
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 @pytest.mark.parametrize("name", TRAINERS)
-def test_a_step_of_a_trainer(name, far):
-    host = copies.of_step(far, CASE, "deepinv.Trainer")
-    own = copies.of_step(far, CASE, name)
+def test_a_step_of_a_trainer(name, case, far):
+    host = copies.of_step(far, case, "deepinv.Trainer")
+    own = copies.of_step(far, case, name)
     assert (own[0] - host[0], own[1] - host[1]) == MORE[name]
 
 
@@ -175,6 +177,25 @@ def test_attacks_find_the_same(name, case):
         there = to_cpu(vars(attack.run(model, x, physics.A(x), physics, eps=eps)))
     for field, value in vars(here).items():
         torch.testing.assert_close(there[field], value, rtol=1e-4, atol=1e-5)
+
+
+def test_diffusion_samples_the_same_and_learns_there():
+    unet = dinv.models.NCSNpp(
+        **{"img_resolution": 16, "in_channels": 2, "out_channels": 1, "model_channels": 32},
+        **{"channel_mult": (1,), "num_blocks": 1, "attn_resolutions": (), "pretrained": None},
+    )
+    model, physics = dj.ConditionalDDPM(unet, steps=2), dj.SeismicConvolution()
+    x = torch.randn(2, 1, 16, 16)
+    here = model(physics.A(x), physics)
+    with copies.pretended() as far:
+        model, physics, x = model.to("meta"), physics.to("meta"), x.to("meta")
+        torch.testing.assert_close(model(physics.A(x), physics).cpu(), here, rtol=1e-3, atol=1e-4)
+        for generator, copied in ((None, 0), (torch.Generator(), 2)):  # time and noise
+            loss = dj.DenoisingLoss(generator)
+            counts = far.count(lambda: loss(None, x, physics.A(x), physics, model).sum().backward())
+            assert counts == (0, copied)
+        learned = [p.grad.cpu() for p in model.parameters() if p.grad is not None]
+        assert learned and all(g.isfinite().all() for g in learned)
 
 
 class Doubled(torch.nn.Module):

@@ -150,16 +150,22 @@ def _near(value: Any) -> Any:
 @contextmanager
 def pretended() -> Iterator[PretendedDevice]:
     """The device; what in torch and deepinv does not know it is told."""
-    make = torch.tensor
 
-    def tensor(data: Any, *, device: Any = None, **options: Any) -> torch.Tensor:
+    def seen(make: Callable) -> Callable:
         """torch's own makes tensors where no mode sees them."""
-        place = torch.empty(0).device if device is None else device
-        return make(data, device="cpu", **options).to(place)
+
+        def tensor(data: Any, *, device: Any = None, **options: Any) -> torch.Tensor:
+            if isinstance(data, Far):
+                return make(data, device=device, **options)
+            place = torch.empty(0).device if device is None else device
+            return make(data, device="cpu", **options).to(place)
+
+        return tensor
 
     precision = {"get_autocast_context": lambda self: nullcontext()}
     with (
-        mock.patch.object(torch, "tensor", tensor),
+        mock.patch.object(torch, "tensor", seen(torch.tensor)),
+        mock.patch.object(torch, "as_tensor", seen(torch.as_tensor)),
         mock.patch.multiple(dinv.Trainer, **precision),
         PretendedDevice() as device,
     ):
@@ -197,6 +203,10 @@ TRAINERS: dict[str, tuple[type[dinv.Trainer], dict]] = {
     "AttackTrainer, persistent": (
         dj.AttackTrainer,
         {"attack": dj.FrankWolfeAttack(BALL, **FAST), "persistent": True},
+    ),
+    "RobustTrainer": (
+        dj.RobustTrainer,
+        {"attack": dj.FrankWolfeAttack(BALL, **FAST), "sigma": 0.1},
     ),
 }
 
