@@ -87,7 +87,8 @@ class Memory:
         self.children = [(m._modules, {*m._modules.keys()}) for m in found]
         held = [value for _, before in attributes for value in before.values()]
         self.boxes = [(box, copy.copy(box)) for box in held if isinstance(box, (dict, list, set))]
-        self.modes = [(module, module.training) for module in found]
+        # Of children, too: a parallel wrapper is none of those found
+        self.modes = [(m, m.training) for parent in found for m in (parent, *parent.children())]
         # A noise model, which is no module, may have one
         generators = [getattr(value, "generator", value) for value in held]
         self.generators = {g: g.get_state() for g in generators if isinstance(g, torch.Generator)}
@@ -189,7 +190,13 @@ def forgetful(model: nn.Module) -> Iterator[None]:
 def evaluated(model: nn.Module, *others: object) -> Iterator[None]:
     """Evaluation mode, which silences all jitter, and no memory; all is as before afterwards."""
     with preserved(model, *others), forgetful(model):
-        model.eval()
+        reached: set[nn.Module] = set()
+        for module in modules(model):
+            # eval() reaches no further than modules(): not into the priors of an algorithm that is
+            # not unfolded. What it reaches may refuse, such as dropout that is always on
+            if module not in reached:
+                module.eval()
+                reached.update(module.modules())
         yield
 
 

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
-from ..memory import DEVICES, device_states
+from ..memory import DEVICES, device_states, modules
 from .noise import GaussianJitter, Jitter, in_backward
 
 #: Where a model keeps its OutputJitter: it is a submodule like others, without weights.
@@ -115,8 +115,9 @@ class OutputJitter(Jitter):
 
 def layers(module: nn.Module) -> list[Jitter]:
     """The jitter below a module: layers, and those that its submodules have by hooks."""
-    found = [m for m in module.modules() if isinstance(m, Jitter)]
-    return list(dict.fromkeys(found + [j for m in module.modules() for j in _owners(m)]))
+    found = list(modules(module))
+    jitters = [m for m in found if isinstance(m, Jitter)]
+    return list(dict.fromkeys(jitters + [j for m in found for j in _owners(m)]))
 
 
 def remove(model: nn.Module) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import deepinv_jitter as dj
-from deepinv_jitter.memory import Memory, forgetful
+from deepinv_jitter.memory import Memory, evaluated, forgetful
 
 
 class Remembering(nn.Module):
@@ -114,6 +114,37 @@ def test_it_ends_with_an_exception():
     model(torch.ones(1, 2))
     model(torch.ones(1, 2))
     assert model.calls == 2
+
+
+def test_evaluation_mode_reaches_what_the_memory_does():
+    """So jitter and dropout are silent in the denoiser of an algorithm that is not unfolded."""
+
+    class Silent(dinv.models.Denoiser):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Dropout(), dj.Jitter(0.1))
+
+        def forward(self, x, sigma=None):
+            return self.body(x)
+
+    physics, y = dinv.physics.Denoising(), torch.ones(1, 1, 4, 4)
+    prior = dinv.optim.PnP(Silent())
+    model = dinv.optim.PGD(prior=prior, data_fidelity=dinv.optim.L2(), max_iter=3)
+    with evaluated(model):
+        assert torch.equal(model(y, physics), y)
+    assert all(m.training for m in prior.modules())
+    prior.denoiser.body[0].p = 0.0
+    with dj.no_jitter(model):
+        assert torch.equal(model(y, physics), y)
+    assert not torch.equal(model(y, physics), y)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: nn.Sequential(nn.DataParallel(m))])
+def test_modes_of_parallel_wrappers_are_as_before(wrap):
+    model = wrap(nn.Dropout())
+    with evaluated(model):
+        assert torch.equal(model(torch.ones(9)), torch.ones(9))
+    assert all(m.training for m in model.modules())
 
 
 def test_memory_brings_back_what_was_replaced():
