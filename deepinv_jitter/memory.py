@@ -177,8 +177,8 @@ def forgetful(model: nn.Module) -> Iterator[None]:
                 copies[id(tensor)] = copied(tensor)
         memory.restore(copies)
 
-    forget()
-    handle = model.register_forward_hook(forget, always_call=True)
+    # Before a call and not after it: its backward pass may repeat a part of it, with what it set
+    handle = model.register_forward_pre_hook(forget, prepend=True)
     try:
         yield
     finally:

@@ -98,6 +98,25 @@ def test_gradients_are_those_of_the_call():
     assert g.tolist() == [2, 2, 2] and model.count is count and not count
 
 
+def test_a_part_repeated_in_the_backward_pass_finds_what_the_call_had_set():
+    class Conditioned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.level = torch.zeros(())
+
+        def forward(self, y):
+            self.level = y.detach().max()
+            step = lambda y: (y * self.level).sin()  # noqa: E731
+            return torch.utils.checkpoint.checkpoint(step, y, use_reentrant=False)
+
+    model, y = Conditioned(), torch.ones(3, requires_grad=True)
+    with forgetful(model):
+        for k in (1, 2):
+            (g,) = torch.autograd.grad(model(k * y).sum(), y)
+            assert torch.allclose(g, k * k * torch.tensor(k * k).cos())
+    assert model.level == 0
+
+
 def test_in_inference_mode():
     model, y = Remembering(), torch.ones(1, 2)
     with torch.inference_mode(), forgetful(model):
