@@ -25,6 +25,7 @@ from ..optim.priors import (
     NetworkPrior,
     ProximalPrior,
     level_argument,
+    unwrapped,
 )
 
 TRAINABLE = ("stepsize", "lambda_reg", "sigma_denoiser")
@@ -123,11 +124,12 @@ class _Unfolded(BaseOptim):
     def _as_prior(self, prior: Prior | Denoiser | nn.Module, sigma_denoiser) -> Prior:
         if isinstance(prior, Prior):
             return prior
-        denoises = isinstance(prior, Denoiser)
-        if not isinstance(prior, nn.Module) or (isinstance(prior, Reconstructor) and not denoises):
+        net = unwrapped(prior)
+        denoises = isinstance(net, Denoiser)
+        if not isinstance(net, nn.Module) or (isinstance(net, Reconstructor) and not denoises):
             raise TypeError(
                 "prior must be a deepinv Prior, a deepinv Denoiser or a network x -> f(x), got "
-                f"{type(prior).__name__}."
+                f"{type(net).__name__}."
             )
         level = level_argument(prior)
         if sigma_denoiser is None and level is not None and level.default is Parameter.empty:

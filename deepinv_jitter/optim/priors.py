@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import torch
 from deepinv.optim import RED, PnP, Prior
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .. import checks
 
@@ -16,11 +17,17 @@ from .. import checks
 LEVELS = ("sigma", "sigma_denoiser", "noise_level")
 
 
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network itself, below torch.compile and the parallel wrappers."""
+    parallel = isinstance(network, (DataParallel, DistributedDataParallel))
+    inner = getattr(network, "module" if parallel else "_orig_mod", network)
+    return network if inner is network else unwrapped(inner)
+
+
 def level_argument(network: nn.Module) -> inspect.Parameter | None:
-    """The argument by which a network, compiled or not, takes a noise level, if it has one."""
-    forward = getattr(network, "_orig_mod", network).forward
+    """The argument by which a network, wrapped or not, takes a noise level, if it has one."""
     try:
-        arguments = inspect.signature(forward).parameters
+        arguments = inspect.signature(unwrapped(network).forward).parameters
     except ValueError:  # of a network that torch.jit has traced
         return None
     return next((p for name, p in arguments.items() if name in LEVELS), None)

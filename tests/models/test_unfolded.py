@@ -189,6 +189,20 @@ def test_a_blind_denoiser_needs_no_level_and_another_says_so(name):
 
 
 @every_model
+@pytest.mark.parametrize(
+    "wrap", [lambda d: torch.compile(d, backend="eager"), nn.DataParallel], ids=["compiled", "dp"]
+)
+def test_a_wrapped_denoiser_is_one(name, wrap):
+    y, p, options = torch.randn(2, 1, 9, 7), physics(torch.float32), {"sigma_denoiser": 0.1}
+    bare, wrapped = (MODELS[name](d, stepsize=0.5, **options) for d in (Shrink(), wrap(Shrink())))
+    assert torch.allclose(bare(y, p), wrapped(y, p), atol=1e-6)
+    with pytest.raises(ValueError, match="needs the noise level it removes"):
+        MODELS[name](wrap(Shrink()))
+    with pytest.raises(TypeError, match="a deepinv Denoiser or a network .*, got ArtifactRemoval"):
+        MODELS[name](wrap(dinv.models.ArtifactRemoval(Shrink())))
+
+
+@every_model
 def test_start_of_the_iterations(name):
     p, y = physics(torch.float32), torch.randn(2, 1, 9, 7)
     frozen = {"stepsize": 0.0, "max_iter": 1, "trainable_params": []}
