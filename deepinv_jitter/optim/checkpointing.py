@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import torch
 from deepinv.optim.optim_iterators import OptimIterator
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ..memory import Memory, device_states, modules, restore_devices
 from .iterators import IteratorWrapper, JitteredIterator
@@ -48,9 +48,15 @@ class CheckpointedIterator(IteratorWrapper):
         # The parameters of a physics may change from batch to batch, but not in an iteration
         start = _Start(modules(self.iterator, cur_data_fidelity, cur_prior), modules(physics))
         contexts = nullcontext(), start
-        return checkpoint(
-            self.iterator, *arguments, use_reentrant=False, context_fn=lambda: contexts, **kwargs
-        )
+        # torch stops the second pass early by an exception, which TorchScript does not let through
+        with set_checkpoint_early_stop(False):
+            return checkpoint(
+                self.iterator,
+                *arguments,
+                use_reentrant=False,
+                context_fn=lambda: contexts,
+                **kwargs,
+            )
 
 
 class _Start:

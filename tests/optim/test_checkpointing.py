@@ -139,6 +139,24 @@ def test_two_passes_may_come_before_the_backward_ones_and_those_be_repeated(netw
     assert_same_gradients(*results)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "convert", [torch.jit.script, lambda m: torch.jit.trace(m, torch.ones(1, 1, 6, 5))]
+)
+def test_networks_of_torchscript(convert):
+    """They are optimised after a first pass or two."""
+    network = convert(body(nn.Softplus()))
+    plain, repeated = (
+        dj.UnfoldedPGD(network, stepsize=0.5, max_iter=3, checkpoint=c) for c in (False, True)
+    )
+    for y in torch.randn(3, 2, 1, 6, 5):
+        outs = [model(y, dinv.physics.Denoising()) for model in (plain, repeated)]
+        ours, theirs = (torch.autograd.grad(v.sum(), [*network.parameters()]) for v in outs)
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
 def test_the_physics_may_be_given_other_parameters_before_the_backward_pass():
     results = []
     for model in both("batch normalisation"):
