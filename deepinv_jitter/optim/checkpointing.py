@@ -27,6 +27,8 @@ class CheckpointedIterator(IteratorWrapper):
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap.
     :raises TypeError: if ``iterator`` is not an iterator, or jittered: noise must be drawn outside
         the recomputed part.
+    :raises RuntimeError: in the call, if the physics is differentiated by :mod:`torch.func`, as
+        deepinv does without its ``A_adjoint`` or ``A_vjp``.
     """
 
     def __init__(self, iterator: OptimIterator):
@@ -49,14 +51,24 @@ class CheckpointedIterator(IteratorWrapper):
         start = _Start(modules(self.iterator, cur_data_fidelity, cur_prior), modules(physics))
         contexts = nullcontext(), start
         # torch stops the second pass early by an exception, which TorchScript does not let through
-        with set_checkpoint_early_stop(False):
-            return checkpoint(
-                self.iterator,
-                *arguments,
-                use_reentrant=False,
-                context_fn=lambda: contexts,
-                **kwargs,
-            )
+        try:
+            with set_checkpoint_early_stop(False):
+                return checkpoint(
+                    self.iterator,
+                    *arguments,
+                    use_reentrant=False,
+                    context_fn=lambda: contexts,
+                    **kwargs,
+                )
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            raise RuntimeError(
+                "an iteration that is recomputed cannot use torch.func, by which deepinv "
+                "differentiates a physics without A_adjoint or, if it is not linear, without A_vjp "
+                f"of its own: write that method of the {type(physics).__name__}, or leave out "
+                "checkpoint=True."
+            ) from error
 
 
 class _Start:

@@ -157,6 +157,27 @@ def test_networks_of_torchscript(convert):
             assert torch.allclose(a, b, atol=1e-5)
 
 
+class Mean(dinv.physics.LinearPhysics):
+    def A(self, x, **kwargs):
+        return nn.functional.avg_pool2d(x, 3, 1)
+
+
+class Sine(dinv.physics.Physics):
+    def A(self, x, **kwargs):
+        return x.sin()
+
+
+@pytest.mark.parametrize("physics", [Mean(img_size=(1, 6, 5)), Sine()])
+def test_a_physics_that_torch_func_differentiates_is_refused(physics):
+    options = {"max_iter": 2, "init": lambda y, physics: torch.ones(1, 1, 6, 5)}
+    plain, repeated = (dj.UnfoldedPGD(body(), checkpoint=c, **options) for c in (False, True))
+    y = physics(torch.ones(1, 1, 6, 5))
+    plain(y, physics).sum().backward()
+    name = type(physics).__name__
+    with pytest.raises(RuntimeError, match=f"write that method of the {name}, or leave out check"):
+        repeated(y, physics)
+
+
 def test_the_physics_may_be_given_other_parameters_before_the_backward_pass():
     results = []
     for model in both("batch normalisation"):
