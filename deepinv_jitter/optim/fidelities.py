@@ -7,6 +7,9 @@ registered, saved or moved.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+
 import torch
 from deepinv.optim import L2, Bregman, DataFidelity
 from deepinv.physics import Physics
@@ -119,7 +122,7 @@ class TiltedFidelity(WrappedFidelity):
     # Only arguments that were given are passed on: a user's own fidelity need not have them
     def prox(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         r"""The proximal point of :math:`\gamma f` at :math:`x - \gamma w_k`."""
-        gamma = kwargs.get("gamma", 1.0)
+        gamma = _argument("gamma", self.fidelity.prox, x, *args, **kwargs)
         w = self._noise("prox", x)
         return self.fidelity.prox(x - gamma * w, *args, **kwargs)
 
@@ -130,7 +133,8 @@ class TiltedFidelity(WrappedFidelity):
         As :math:`(\lambda f_k)^*(u) = (\lambda f)^*(u - \lambda w_k)`, it is that of
         :math:`\gamma (\lambda f)^*` at :math:`x - \lambda w_k`, plus :math:`\lambda w_k`.
         """
-        w = kwargs.get("lamb", 1.0) * self._noise("prox_conjugate", x)
+        lamb = _argument("lamb", self.fidelity.prox_conjugate, x, *args, **kwargs)
+        w = lamb * self._noise("prox_conjugate", x)
         return self.fidelity.prox_conjugate(x - w, *args, **kwargs) + w
 
     def bregman_prox(
@@ -141,7 +145,8 @@ class TiltedFidelity(WrappedFidelity):
 
         It is that of :math:`\gamma f` at :math:`\nabla h^*(\nabla h(x) - \gamma w_k)`.
         """
-        gamma, h = kwargs.get("gamma", 1.0), bregman_potential
+        h = bregman_potential
+        gamma = _argument("gamma", self.fidelity.bregman_prox, x, h, *args, **kwargs)
         x = h.grad_conj(h.grad(x) - gamma * self._noise("bregman_prox", x))
         return self.fidelity.bregman_prox(x, h, *args, **kwargs)
 
@@ -156,3 +161,10 @@ class TiltedFidelity(WrappedFidelity):
             )
         self.asked.add(method)
         return self.w
+
+
+def _argument(name: str, method: Callable, *args, **kwargs) -> float | torch.Tensor:
+    """A factor that a call hands to a method, by name, by place or as the method's default."""
+    bound = inspect.signature(method).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return (kwargs | bound.arguments).get(name, 1.0)

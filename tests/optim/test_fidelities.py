@@ -97,6 +97,18 @@ def test_tilted_methods_are_those_of_the_sum(method, options):
     assert tilted.asked == {method}
 
 
+@pytest.mark.parametrize("place", [(), (0.7,)])
+def test_the_step_may_be_given_by_place_or_be_the_default(place):
+    class Own(dinv.optim.DataFidelity):
+        def prox(self, x, y, physics, gamma=0.4):
+            return (x + gamma * y) / (1 + gamma)
+
+    x, y, w = torch.randn(3, 2, 4, dtype=torch.float64)
+    gamma = place[0] if place else 0.4
+    u = TiltedFidelity(Own(), w).prox(x, y, dinv.physics.Denoising(), *place)
+    assert torch.allclose(u - x + gamma * (u - y + w), 0 * u)
+
+
 def test_what_is_not_tilted_is_the_fidelity_s_own():
     tilted = TiltedFidelity(dinv.optim.L2(), torch.zeros(1, 2))
     assert tilted.d is tilted.fidelity.d and not tilted.asked
