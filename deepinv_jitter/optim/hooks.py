@@ -148,6 +148,12 @@ def named(model: nn.Module, at: str | Iterable[str]) -> list[nn.Module]:
         found |= {id(m): m for m in matches}
     own = set(model.modules())
     for module in found.values():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(
+                "at reaches submodules by hooks, which TorchScript has none of, got a "
+                f"{type(module).__name__}: name a module that holds it, or put a Jitter layer "
+                "after it."
+            )
         if not own.issuperset(_owners(module)):
             raise ValueError(
                 f"the {type(module).__name__} named by at is jittered as a part of another "

@@ -620,13 +620,21 @@ def test_a_sequential_keeps_its_layers():
         (Unrolled, [], TypeError, r"at must be a pattern .* got \[\]"),
         (Unrolled, ["blocks.*", None], TypeError, "at must be a pattern .* None"),
         (lambda: nn.DataParallel(Unrolled()), "*", TypeError, "without DataParallel"),
+        (
+            lambda: nn.Sequential(nn.Softplus(), torch.jit.script(nn.Softplus())),
+            "*",
+            TypeError,
+            "which TorchScript has none of, got a RecursiveScriptModule: name a module that holds",
+        ),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 def test_at_refused(model, at, error, message):
     model = model(1) if model is Returns else model()
     with pytest.raises(error, match=message):
         dj.jitter(model, 0.1, at)
-    assert not any(m._forward_hooks for m in model.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_scales_of_outputs():
