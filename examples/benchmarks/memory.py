@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     records = {}
     for name in CASES:
-        records[name] = measured(name, 4) if args.quick else in_own_process(name)
+        records[name] = measured(name, 2) if args.quick else in_own_process(name)
     print(table(records))
     if args.out is not None:
         draw(records, args.out)
