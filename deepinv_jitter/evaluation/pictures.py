@@ -104,13 +104,13 @@ def _panel(report: Results, label: str, number: int) -> Panel:
     metric = report.shown(None)[0]
     text = value(metric, report.values[label][metric][number].item())
     pair = report.pictures[label]
-    truth, image = (_displayed(pair[name][number]) for name in ("x", "x_net"))
+    truth, image = (_displayed(pair[k][number], report.complex_abs) for k in ("x", "x_net"))
     # The middle part that both have
     size = [*map(min, truth.shape[1:], image.shape[1:])]
     return Panel(text, center_crop(image, size), center_crop(truth, size))
 
 
-def _displayed(sample: torch.Tensor) -> torch.Tensor:
+def _displayed(sample: torch.Tensor, pairs: bool) -> torch.Tensor:
     """A sample as one channel, or as three of colour."""
     if sample.ndim == 4:
         sample = sample[:, sample.shape[1] // 2]
@@ -119,7 +119,7 @@ def _displayed(sample: torch.Tensor) -> torch.Tensor:
             "images shows images (B, C, H, W), volumes (B, C, D, H, W) and points (B, 2), got "
             f"samples of shape {tuple(sample.shape)}."
         )
-    if sample.is_complex() or len(sample) == 2:
+    if sample.is_complex() or (pairs and len(sample) == 2):
         sample = complex_abs(sample, dim=0, keepdim=True)
     if len(sample) not in (1, 3):
         sample = sample.mean(0, keepdim=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from deepinv.loss.metric import PSNR, SSIM, Metric
 from deepinv.physics import LinearPhysics
+from deepinv.utils.mixins import MRIMixin
 from torch import nn
 
 from .. import checks
@@ -22,7 +23,7 @@ from ..attacks.frank_wolfe import FrankWolfeAttack
 from ..attacks.pgd import PGDAttack
 from ..attacks.problem import Objective
 from ..attacks.random import RandomAttack
-from ..memory import preserved
+from ..memory import modules, preserved
 from .batches import Source
 from .cache import describe, fingerprint
 from .metrics import WINDOW, PaperSSIM
@@ -56,6 +57,7 @@ class Protocol:
     peak: float | str
     draws: int
     seed: int
+    complex_abs: bool
     pictures: int = 0
 
     def metrics_for(self, x: torch.Tensor) -> dict[str, Metric]:
@@ -64,7 +66,7 @@ class Protocol:
             return self.metrics or {}
         top, bottom = (None, None) if self.peak == "sample" else (self.peak, 0.0)
         pixels: dict[str, Any] = {"max_pixel": top, "min_pixel": bottom}
-        pixels["complex_abs"] = x.is_complex() or x.shape[1] == 2
+        pixels["complex_abs"] = x.is_complex() or (self.complex_abs and x.shape[1] == 2)
         wide = x.ndim == 4 and min(x.shape[-2:]) >= WINDOW
         return {"PSNR": PSNR(**pixels)} | ({"SSIM": SSIM(**pixels)} if wide else {})
 
@@ -147,6 +149,16 @@ def conditions_of(
     if len(set(labels)) < len(labels):
         raise ValueError(f"shifts must not be called like other conditions, got {labels}.")
     return conditions
+
+
+def complex_channels(sources: Sequence[Source], metrics: dict[str, Metric] | None) -> bool:
+    """
+    Whether images of two channels are complex: those of deepinv's MRI, or of physics with such a
+    part, or where a metric of the caller's says so. Two channels alone may be two colours.
+    """
+    said = any(metric.complex_abs for metric in (metrics or {}).values())
+    parts = modules(*(source.physics for source in sources))
+    return said or any(isinstance(part, MRIMixin) for part in parts)
 
 
 def attack_of(attacks: str | Attack | Sequence[Attack], relative_to: str | None) -> Attack:

@@ -41,6 +41,8 @@ class RobustnessReport(Results, Views):
     :param float seconds: time that the evaluation took, interruptions left out.
     :param dict pictures: label to the truths ``x`` and the reconstructions ``x_net`` of the first
         samples, on the CPU; of random perturbations, that of the first draw. Default: none.
+    :param bool complex_abs: whether images of two channels are complex, and shown by their
+        magnitude. Default: ``False``.
 
     |sep|
 

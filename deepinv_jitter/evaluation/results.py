@@ -81,6 +81,7 @@ class Results:
     model_in_train_mode: bool
     seconds: float
     pictures: dict[str, dict[str, list[torch.Tensor]]] = field(default_factory=dict)
+    complex_abs: bool = False
 
     @property
     def flags(self) -> dict[str, dict[str, int]]:

@@ -32,7 +32,7 @@ from .batches import Source, paired
 from .cache import Cache, digests, files
 from .comparison import RobustnessComparison
 from .conditions import complete
-from .protocol import Protocol, attack_of, conditions_of, named_metrics, peak_for
+from .protocol import Protocol, attack_of, complex_channels, conditions_of, named_metrics, peak_for
 from .report import RobustnessReport
 from .shifts import Shift
 
@@ -111,8 +111,12 @@ def evaluate_robustness(
         :math:`\|\hat x - x\|_2^2`, and the attack's objective if it is another, are always
         measured. Truths of another shape than the reconstruction need metrics and an objective that
         bring them together; there is no squared error then. Default: ``None``, deepinv's PSNR and
-        SSIM (of the magnitude of complex images); SSIM for images of 11 pixels and more only, and
-        none for points. The paper's definitions are :class:`PaperPSNR` and :class:`PaperSSIM`.
+        SSIM, of the magnitude of complex images; none for points, and SSIM for images `(B, C, H,
+        W)` of 11 pixels and more only: for volumes ask for it by ``[PSNR(), SSIM()]``. Images are
+        complex if their type is, or if they have two channels and the physics, or a part of it, is
+        deepinv's MRI; other channels count as they are. For an MRI physics of your own, derive it
+        from :class:`deepinv.utils.mixins.MRIMixin` too, or give metrics with ``complex_abs=True``.
+        The paper's definitions are :class:`PaperPSNR` and :class:`PaperSSIM`.
     :param float, str, None peak: range of the truths, largest minus smallest value, for the default
         PSNR and SSIM: a number, or ``"sample"``, for each truth its own. Default: ``None``, the
         ``peak`` that the data set declares as an attribute, or 1. Truths of a larger range are
@@ -172,6 +176,7 @@ def evaluate_robustness(
         peak=peak_for(peak, metrics, sources),
         draws=checks.whole("draws", draws, 1),
         seed=checks.seed("seed", seed),
+        complex_abs=complex_channels(sources, metrics),
         pictures=checks.whole("pictures", pictures, 0),
     )
     operators = [source.physics for source in sources]
@@ -192,6 +197,7 @@ def evaluate_robustness(
     reports: dict[str, Any] = {
         name: RobustnessReport(
             conditions=protocol.conditions,
+            complex_abs=protocol.complex_abs,
             model_in_train_mode=models[name].training,
             **cache.complete(number, distributed),
         )

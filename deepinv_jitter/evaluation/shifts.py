@@ -161,10 +161,10 @@ class Lesion(Shift):
     Adds a disc with a smooth edge to an image.
 
     The profile is 1 up to half the radius :math:`R` and falls to 0 at the radius as
-    :math:`\sin^2(\pi (R-r)/R)`. In a complex image, given as 2 channels, the magnitude changes by
-    contrast times profile, but not below zero, and the phase stays (0 where the magnitude was
-    0); otherwise every channel changes. The lesions of the paper's Table 2 are real ones; of these
-    the truth is known.
+    :math:`\sin^2(\pi (R-r)/R)`. In an image of 2 channels, which are taken as real and imaginary
+    part, the magnitude changes by contrast times profile, but not below zero, and the phase stays
+    (0 where the magnitude was 0); otherwise every channel changes. The lesions of the paper's Table
+    2 are real ones; of these the truth is known.
 
     :param float radius: :math:`R` in pixels, at least 1: the disc is where :math:`r < R`.
     :param float contrast: change at the centre, in the unit of ``x``; negative for a dark lesion.

@@ -107,9 +107,10 @@ class Views:
         it, the error of that, and the place where the errors are largest amid contrast, enlarged.
         All images share one scale, all errors another.
 
-        Complex images, of two channels or complex type, are shown by their magnitude, images that
-        change sign in grey around zero with errors in red and blue, images of three channels in
-        colour, volumes by their middle slice, and points of the plane as such.
+        Complex images, see ``metrics`` of :func:`evaluate_robustness`, are shown by their
+        magnitude, images that change sign in grey around zero with errors in red and blue, images
+        of three channels in colour, others by the mean of their channels, volumes by their middle
+        slice, and points of the plane as such.
 
         :param int, Sequence[int], None samples: how many, or which of those that the evaluation
             kept (its argument ``pictures``), from 0. Default: ``None``, one image, or all points.

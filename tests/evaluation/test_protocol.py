@@ -6,6 +6,7 @@ import deepinv as dinv
 import pytest
 import torch
 from deepinv.loss.metric import MAE, NMSE, PSNR, SSIM, Metric
+from deepinv.utils.mixins import MRIMixin
 from evaluation_cases import Scaled
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Subset
@@ -83,10 +84,65 @@ def test_metrics_without_a_least_value():
     assert "peak: 255.0 (MAE)" in evaluate([images(2, 1, 16, 16)], metrics=[metric]).table()
 
 
-def test_complex_images_are_measured_by_their_magnitude():
+class OwnMRI(MRIMixin, dinv.physics.LinearPhysics):
+    """A physics of a user's own, complex as it derives from deepinv's mixin."""
+
+    def A(self, x, **kwargs):
+        return x
+
+    def A_adjoint(self, y, **kwargs):
+        return y
+
+
+class Turned(nn.Module):
+    """What has the magnitudes of the truth, and no channel of it."""
+
+    def forward(self, y, physics):
+        return -physics.A_adjoint(y).flip(1)
+
+
+def multicoil():
+    maps = torch.ones(1, 3, 16, 16, dtype=torch.complex64) / 3**0.5
+    mask = torch.ones(1, 1, 16, 16)
+    return dinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=(1, 2, 16, 16))
+
+
+def closed_over(mri):
+    return dinv.physics.LinearPhysics(A=lambda x: mri.A(x), A_adjoint=lambda y: mri.A_adjoint(y))
+
+
+IDENTITY = dinv.physics.Denoising(dinv.physics.ZeroNoise())
+SINGLE = dj.SingleCoilMRI(img_size=(16, 16))
+COMPLEX = {
+    "ours": SINGLE,
+    "deepinv's": dinv.physics.MRI(img_size=(2, 16, 16)),
+    "several coils": multicoil(),
+    "composed": dinv.physics.ComposedLinearPhysics(multicoil(), IDENTITY),
+    "stacked": dinv.physics.StackedLinearPhysics([SINGLE]),
+    "closed over": closed_over(SINGLE),
+    "own": OwnMRI(),
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_images_of_mri_are_measured_by_their_magnitude(name):
     x = images(2, 2, 16, 16)
     x[:1] *= 0.6  # a magnitude of up to 0.85
-    assert evaluate([x]).flags["peak_exceeded"] == {"clean": 1}
+    report = evaluate([x], Turned(), COMPLEX[name])
+    assert report.complex_abs
+    assert report.values["clean"]["PSNR"].min() > 79
+    assert report.flags["peak_exceeded"] == {"clean": 1}
+
+
+def test_two_channels_of_another_physics_are_no_complex_images():
+    """Two dyes of a microscope: each counts, in the metrics and in the pictures."""
+    x = images(3, 2, 16, 16)
+    report = evaluate([x], Turned(), IDENTITY)
+    expected = PSNR()(-x.flip(1), x), SSIM()(-x.flip(1), x)
+    for name, values in zip(("PSNR", "SSIM"), expected):
+        assert torch.equal(report.values["clean"][name], values.double())
+    assert not report.complex_abs and "peak_exceeded" not in report.flags
+    assert evaluate([x], Turned(), IDENTITY, metrics=[PSNR(complex_abs=True)]).complex_abs
 
 
 PEAKS = [

@@ -194,7 +194,14 @@ def test_colours_and_volumes():
         assert arrays[0].shape == arrays[1].shape == expected
         assert arrays[2].shape == (16, 12)
     middle = torch.as_tensor(arrays[0].data)
-    assert torch.equal(middle, x[0, :, 2].norm(dim=0))
+    assert torch.equal(middle, x[0, :, 2].mean(0))
+
+
+def test_two_channels_are_complex_where_a_metric_says_so():
+    x = torch.rand(1, 2, 16, 12, generator=torch.Generator().manual_seed(0))
+    metrics = [dinv.metric.PSNR(complex_abs=True)]
+    report = evaluate(Scaled(), [x], dinv.physics.Denoising(noise()), [], metrics=metrics)
+    assert torch.equal(torch.as_tensor(shown(report.images())[0].data), x[0].norm(dim=0))
 
 
 def test_colours_of_any_peak():
