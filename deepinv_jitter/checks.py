@@ -97,6 +97,15 @@ def reals(name: str, values: object) -> torch.Tensor:
         ) from error
 
 
+def constant(name: str, value: object, learn: str) -> None:
+    """Numbers that stay what they are; the last words of the message say how to learn one."""
+    if isinstance(value, torch.Tensor) and value.requires_grad:
+        raise TypeError(
+            f"{name} must be made of constants, got a tensor that requires grad, which would never "
+            f"be learned: give {name}.detach(), or {learn}."
+        )
+
+
 def plain(value: Any) -> Any:
     """Arrays of numpy and tensors as Python's numbers and lists."""
     return value.tolist() if hasattr(value, "tolist") else value

@@ -52,6 +52,7 @@ class Budget(ABC):
                 f"got relative_to={relative_to!r}: give the radius in the unit of the image."
             )
         check_support(support)
+        checks.constant("radius", radius, "set the radius of the budget as the training goes on")
         check_radius("radius", radius)
         self.radius = radius
         self.relative_to = relative_to

@@ -67,6 +67,11 @@ class _Unfolded(BaseOptim):
         init = _either(init=init, custom_init=custom_init)
         start: Callable = adjoint if init is None else init
         trainable = _checked_trainables(trainable_params, sigma_denoiser)
+        given = {"stepsize": stepsize, "lambda_reg": lambda_reg, "sigma_denoiser": sigma_denoiser}
+        for name in [name for name in given if name not in trainable]:
+            value: Any = given[name]
+            for one in value if isinstance(value, (list, tuple)) else [value]:
+                checks.constant(name, one, "name it in trainable_params")
         parameters: dict[str, Any] = {
             "stepsize": _per_iteration("stepsize", stepsize, max_iter, scalar=True),
             "lambda": _per_iteration("lambda_reg", lambda_reg, max_iter, scalar=True),

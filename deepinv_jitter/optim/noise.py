@@ -30,7 +30,7 @@ class GaussianJitter:
       iteration.
 
     :param float, Iterable[float] sigma: noise level :math:`\sigma_k \geq 0`, one number or one per
-        iteration.
+        iteration. It is a constant: a tensor that requires grad is refused.
     :param str scale: ``"std"``, ``"norm"``, ``"relative"`` or ``"official"``. Default: ``"std"``.
     :param torch.Generator, None generator: source of the randomness. ``None`` (default) uses the
         global generator of the iterate's device, governed by :func:`torch.manual_seed`; a
@@ -272,8 +272,12 @@ def in_backward() -> bool:
 
 
 def _levels(sigma: float | Iterable[float]) -> tuple[float, ...]:
+    learn = "learn a factor of your own in g + factor * Jitter(1.0)(torch.zeros_like(g))"
+    checks.constant("sigma", sigma, learn)
     given = checks.plain(sigma)
-    several = given if isinstance(given, Iterable) else [given]
+    several = [*given] if isinstance(given, Iterable) else [given]
+    for level in several:
+        checks.constant("sigma", level, learn)
     levels = tuple(checks.real("sigma", checks.plain(level), 0) for level in several)
     if not levels:
         raise ValueError("sigma must hold at least one level, got an empty sequence.")

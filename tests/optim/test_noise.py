@@ -108,6 +108,7 @@ def test_one_level_per_iteration():
         ({"sigma": []}, ValueError, "at least one level, got an empty sequence"),
         ({"sigma": "small"}, TypeError, "sigma must be a number, got 's'"),
         ({"sigma": None}, TypeError, "sigma must be a number, got None"),
+        ({"sigma": [0.1, nn.Parameter(torch.tensor(0.1))]}, TypeError, "would never be learned"),
         ({"sigma": 0.1, "scale": "var"}, ValueError, "scale must be one of .* got 'var'"),
         ({"sigma": 0.1, "generator": 0}, TypeError, "generator must be a torch.Generator or None"),
     ],
@@ -232,3 +233,35 @@ def test_the_layer_refuses():
         dj.Jitter(dj.GaussianJitter(0.1, "official"))(X)
     with pytest.raises(TypeError, match="must be a torch.Tensor, got list"):
         dj.Jitter(0.1)([0.0])
+
+
+CONSTANTS = {
+    "layer": lambda p: dj.Jitter(p),
+    "jitter": lambda p: dj.UnfoldedGD(dj.PointMLP(), max_iter=2, jitter=p),
+    "radius": lambda p: dj.L2Ball(p),
+    "stepsize": lambda p: dj.UnfoldedGD(dj.PointMLP(), stepsize=p, trainable_params=()),
+    "lambda_reg": lambda p: dj.UnfoldedGD(dj.PointMLP(), max_iter=2, lambda_reg=[0.1, p]),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_levels_that_would_never_be_learned_are_refused(name):
+    with pytest.raises(TypeError, match="made of constants, got a tensor that requires grad"):
+        CONSTANTS[name](nn.Parameter(torch.tensor(0.1)))
+    CONSTANTS[name](nn.Parameter(torch.tensor(0.1)).detach())
+
+
+def test_what_is_learned_may_begin_as_a_parameter():
+    model = dj.UnfoldedGD(dj.PointMLP(), stepsize=nn.Parameter(torch.tensor(0.1)), max_iter=1)
+    assert any("stepsize" in name for name, _ in model.named_parameters())
+
+
+def test_the_advice_learns_a_level():
+    """What the message says: a factor of one's own times the noise of level 1."""
+    factor, jitter, g = nn.Parameter(torch.tensor(0.1)), dj.Jitter(1.0), torch.ones(1, 1, 64, 64)
+    noisy = g + factor * jitter(torch.zeros_like(g))
+    assert (noisy - g).std().item() == pytest.approx(0.1, rel=0.05)
+    noisy.square().mean().backward()
+    assert factor.grad.item() > 0  # less noise, less of a square
+    jitter.eval()
+    assert torch.equal(g + factor * jitter(torch.zeros_like(g)), g)
