@@ -35,6 +35,12 @@ SYNONYMS = {"lambda": "lambda_reg", "g_param": "sigma_denoiser"}
 
 def adjoint(y: torch.Tensor, physics: Physics) -> dict:
     r"""The default start of the iterations, :math:`x_0 = A^\top y`; the gradients need it too."""
+    if not hasattr(physics, "A_adjoint"):
+        raise TypeError(
+            "the iterations start from the adjoint, A_adjoint(y), which "
+            f"{type(physics).__name__} has not: give the model init, for example "
+            "init=lambda y, physics: y."
+        )
     x = physics.A_adjoint(y)
     return {"est": (x,), "adjoint": x}
 
@@ -192,7 +198,7 @@ class UnfoldedGD(_Unfolded, GD):
         The checkpoint then holds ``log_stepsize`` instead of ``stepsize``, and fits models with
         ``positive_stepsize`` only. Default: ``False``.
     :param Callable, None init: ``init(y, physics)`` returns :math:`x_0`. Default: ``None``, which
-        means :math:`A^\top y`.
+        means :math:`A^\top y`; a physics without an adjoint needs it.
     :param Callable, None custom_init: deepinv's other name of ``init``.
     :raises TypeError: if ``prior`` is none of the above, ``init`` is not callable, or an argument
         is unknown, of the wrong type or given under both its names.

@@ -408,3 +408,18 @@ def test_bfloat16_training_stays_near(name, jitter):
     for half, single in zip(results[1], results[0], strict=True):
         assert half.isfinite().all()
         assert (half - single).norm() < 0.05 * single.norm()
+
+
+@every_model
+def test_a_physics_without_an_adjoint_needs_a_start(name):
+    class Saturating(dinv.physics.Physics):
+        def A(self, x, **kwargs):
+            return torch.tanh(x)
+
+    def build(**options):
+        return MODELS[name](dj.UnrolledDnCNN(1, depth=3, width=8), max_iter=2, **options)
+
+    y = torch.rand(1, 1, 16, 16)
+    with pytest.raises(TypeError, match="A_adjoint.*which Saturating has not: give the model init"):
+        build()(y, Saturating())
+    assert build(init=lambda y, physics: y)(y, Saturating()).shape == y.shape
