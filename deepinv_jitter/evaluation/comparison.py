@@ -264,13 +264,12 @@ class RobustnessComparison(Views):
             own = [row for row in rows if row["metric"] == metric]
             head = ["", *(heads[label] for label in dict.fromkeys(r["condition"] for r in own))]
             title = words.title_of(metric, self._any.metrics[metric])
-            write = digits(own)
             means, differences = ({name: [Cell(name)] for name in self.reports} for _ in range(2))
-            for row in own:
+            for row, write in zip(own, digits(own), strict=True):
                 name, text = row["network"], f"{write(row['mean'])} {interval(row, write)}"
                 means[name].append(Cell(text.strip(), row["standing"]))
                 if "verdict" in row:
-                    finer = digits([row], APART)
+                    (finer,) = digits([row], APART)
                     sign = "+" if row["difference"] > 0 else ""
                     text = f"{sign}{finer(row['difference'])} {interval(row, finer, APART)}"
                     differences[name].append(Cell(f"{text} {row['verdict']}"))

@@ -82,12 +82,11 @@ class RobustnessReport(Results, Views):
     def _table(self, metric: str, rows: list[dict]) -> Table:
         """The statistics of a metric, a row for each condition that has it."""
         known = [c for c in self.conditions if metric in self.values[c.label]]
-        write = digits(rows)
         # Of fewer samples than 20 the worst says it all
         tail = {"percentile": "5 % of samples\nare worse than", "worst": "worst"}
         shown = list(tail) if len(self.digests) >= 20 else ["worst"]
         cells = []
-        for condition, row in zip(known, rows, strict=True):
+        for condition, row, write in zip(known, rows, digits(rows), strict=True):
             texts = words.name_of(self, condition), write(row["mean"]), interval(row, write)
             cells.append([*map(Cell, texts), *(Cell(write(row[name])) for name in shown)])
         head = ["", "mean", "95 % interval", *(tail[name] for name in shown)]

@@ -9,6 +9,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from statistics import median
 from typing import NamedTuple
@@ -178,11 +179,18 @@ def rendered(
     return "\n\n".join(filter(None, [first, *shown, last]))
 
 
-def digits(rows: list[dict], ends: tuple[str, str] = ENDS) -> Write:
+def digits(rows: list[dict], ends: tuple[str, str] = ENDS) -> list[Write]:
     """
-    How to write means, or differences: to the place that their intervals leave certain, or three
-    digits of each if they are not of one size.
+    How to write the numbers of each row, means or differences: to the place that their intervals
+    leave certain, or that its own leaves if they are not of one size.
     """
+    common = _places(rows, ends)
+    places = [_places([row], ends) if common is None else common for row in rows]
+    return [partial(_number, places=own) for own in places]
+
+
+def _places(rows: list[dict], ends: tuple[str, str]) -> int | None:
+    """The decimals of numbers of one size, neither large nor small."""
     sizes = [abs(row["mean"]) for row in rows if math.isfinite(row["mean"])]
     largest = max(sizes, default=0.0) or 1.0
     halves = [(row[ends[1]] - row[ends[0]]) / 2 for row in rows if ends[0] in row]
@@ -190,10 +198,13 @@ def digits(rows: list[dict], ends: tuple[str, str] = ENDS) -> Write:
     # The interval 1.7 has one place, .2 and .05 have two
     places = -math.floor(math.log10(median(halves) / 3))
     places = max(0, min(places, 4 - math.floor(math.log10(largest))))
-    if places <= 5 and largest < 1e5 and 20 * min(halves) >= median(halves):
-        # Adding 0 makes a rounded minus zero a zero
-        return lambda value: f"{round(value, places) + 0.0:.{places}f}"
-    return lambda value: f"{value:.3g}"
+    alike = places <= 5 and largest < 1e5 and 20 * min(halves) >= median(halves)
+    return places if alike else None
+
+
+def _number(value: float, places: int | None) -> str:
+    # Adding 0 makes a rounded minus zero a zero
+    return f"{value:.2e}" if places is None else f"{round(value, places) + 0.0:.{places}f}"
 
 
 def interval(row: dict, write: Write, ends: tuple[str, str] = ENDS) -> str:

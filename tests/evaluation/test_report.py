@@ -394,9 +394,18 @@ def test_means_are_as_exact_as_their_intervals():
         values = 27 + spread * (numbers - numbers.mean()).double()
         table = synthetic(values, math.inf).table()
         assert re.search(rf"clean +{text} +\[", table)
-    # not of one size: three digits each
-    wide = attacked("m", [1e-5, 2e-5], [1e-3, 2e-3], [1.0, 2.0])
-    assert "1.5e-05  [1e-05, 2e-05]" in wide.table()
+    # not of one size: each row by its own interval
+    wide = attacked("m", [1e-5, 2e-5], [1e-3, 2e-3], [1.0, 2.0]).table()
+    for text in ("1.50e-05  [1.00e-05, 2.00e-05]", "0.0015      [0.0010, 0.0020]", "[1.0, 2.0]"):
+        assert text in wide
+
+
+def test_the_numbers_of_a_cell_have_as_many_decimals():
+    """An interval that ended on a whole number stood as 21 beside 20.5."""
+    report = attacked("m", [20.5, 21.0], [1e-3, 2e-3], [100.0, 200.0])
+    for line in (*report.table().splitlines(), *report.compare(report).table().splitlines()):
+        for mean, low, high in re.findall(r"([\d.]+) +\[([\d.]+), ([\d.]+)\]", line):
+            assert len({len(number.partition(".")[2]) for number in (mean, low, high)}) == 1
 
 
 # Curves
