@@ -106,7 +106,12 @@ class RobustnessComparison(Views):
 
     def __getitem__(self, key: tuple[str, ...]) -> Row:
         """The row of (network,) condition and metric; of two networks, it needs no name."""
-        found = [known for known in self._keys() if key in (known, known[1:])]
+        try:
+            *network, name, metric = key
+            asked = (*network, words.label_of(self._any, name), metric)
+        except ValueError as error:
+            raise KeyError(str(error)) from error
+        found = [known for known in self._keys() if asked in (known, known[1:])]
         if len(found) != 1:
             raise KeyError(key)
         return self._difference(*found[0], self._reference)
@@ -134,7 +139,8 @@ class RobustnessComparison(Views):
             those of the evaluation, or the squared error where there are none; for csv, all.
         :param str, None compare_to: network to which differences are shown as well, paired, with
             their interval and a verdict. Default: ``None``, that of the comparison, if any.
-        :param Sequence[str], None conditions: labels of the conditions. Default: ``None``, all.
+        :param Sequence[str], None conditions: conditions, by their labels or as the tables call
+            them, such as ``"worst case, 1 x noise"``. Default: ``None``, all.
         :return: (:class:`str`) the table.
         :raises ValueError: if the format, a metric, a condition or the network is unknown.
         """
@@ -219,10 +225,9 @@ class RobustnessComparison(Views):
         if reference is not None:
             checks.choice("compare_to", reference, list(self.reports))
         known = [condition.label for condition in self._any.conditions]
-        labels = known if conditions is None else conditions
-        labels = [labels] if isinstance(labels, str) else labels
-        if unknown := [label for label in labels if label not in known]:
-            raise ValueError(f"conditions must be among {known}, got {unknown[0]!r}.")
+        asked = [conditions] if isinstance(conditions, str) else conditions
+        chosen = (words.label_of(self._any, name, "conditions") for name in asked or ())
+        labels = known if asked is None else [*dict.fromkeys(chosen)]
         rows = self._rows(self._any.shown(metrics), labels, reference)
         samples = words.plural(len(self._any.digests), "sample")
         above = [f"{words.plural(len(self.reports), 'network')}, {samples}"]

@@ -12,7 +12,7 @@ from ..training.history import COLOURS, saved, style
 from .pictures import images, points
 from .results import CLEAN, RANDOM, WORST, Results
 from .tables import as_csv
-from .words import plural, unit_of, with_unit
+from .words import label_of, plural, unit_of, with_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,9 +114,9 @@ class Views:
 
         :param int, Sequence[int], None samples: how many, or which of those that the evaluation
             kept (its argument ``pictures``), from 0. Default: ``None``, one image, or all points.
-        :param str, None condition: label of the condition that is called attacked above, such as
-            ``"worst case, eps=1"`` or that of a shift. Default: ``None``, the worst case nearest to
-            the noise, or of the largest radius.
+        :param str, None condition: the condition that is called attacked above, by its label, such
+            as ``"worst case, eps=1"`` or that of a shift, or as tables call it. Default: ``None``,
+            the worst case nearest to the noise, or of the largest radius.
         :param str, os.PathLike, None path: file to write, see :meth:`plot`. Default: ``None``.
         :return: (:class:`matplotlib.figure.Figure`) the figure.
         :raises ValueError: if there are no such samples, no such condition or no pictures.
@@ -125,7 +125,7 @@ class Views:
         first = next(iter(reports.values()))
         if condition is None:
             condition = (first.attacked() or first.conditions[-1]).label
-        checks.choice("condition", condition, [c.label for c in first.conditions])
+        condition = label_of(first, condition)
         for name, report in reports.items():
             if condition not in report.pictures or CLEAN not in report.pictures:
                 raise ValueError(

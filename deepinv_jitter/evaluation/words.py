@@ -44,6 +44,22 @@ def name_of(results: Results, *conditions: Condition, joint: str = ", ") -> str:
     return kind if conditions[0].eps is None else f"{kind}{joint}{size(results, *conditions)}"
 
 
+def label_of(results: Results, name: str, argument: str = "condition") -> str:
+    """The label of a condition, which may be called by it or as tables do, on one line or two."""
+    names = {c.label: name_of(results, c) for c in results.conditions}
+    if name in names:
+        return name
+    found = [label for label in names if _plain(names[label]) == _plain(name)]
+    if len(found) != 1:
+        accepted = [*dict.fromkeys([*names, *names.values()])]
+        raise ValueError(f"{argument} must be among {accepted}, got {name!r}.")
+    return found[0]
+
+
+def _plain(name: object) -> str:
+    return " ".join(str(name).replace(",", " ").split())
+
+
 def with_unit(metric: str) -> str:
     return f"{metric} [dB]" if decibel(metric) else metric
 

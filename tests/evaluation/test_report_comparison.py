@@ -274,6 +274,24 @@ def test_conditions_can_be_chosen(several):
         several.table(metrics=["sharpness"])
 
 
+def test_conditions_are_called_as_the_tables_call_them():
+    model, x, physics, _, _ = mri()
+    options = {"attacks": "quick", "relative_to": "noise"}
+    both = evaluate({"a": model, "b": mri()[0]}, [x[:2]], physics, [0.5, 1], **options)
+    label, shown = "worst case, eps=0.5", "worst case, 0.5 x noise"
+    assert shown in both.reports["a"].table()
+    for name in (shown, "worst case\n0.5 x noise", "worst case 0.5 x noise"):
+        for made in (both.table, both.to_latex):
+            assert made(conditions=[name]) == made(conditions=[label])
+        assert both["b", name, "PSNR"] == both["b", label, "PSNR"] == both[name, "PSNR"]
+    accepted = "'worst case, eps=1'.*'worst case, 1 x noise'.* got 'worst case, eps=2'"
+    for ask in (both.table, both.to_latex):
+        with pytest.raises(ValueError, match=f"conditions must be among .*{accepted}"):
+            ask(conditions=["worst case, eps=2"])
+    with pytest.raises(KeyError, match=accepted):
+        both["b", "worst case, eps=2", "PSNR"]
+
+
 def test_csv_of_the_table_and_of_the_values(several, tmp_path):
     rows = list(csv.DictReader(io.StringIO(several.table("csv", compare_to="first"))))
     for row in rows:

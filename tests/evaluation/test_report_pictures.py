@@ -178,6 +178,10 @@ def test_several_samples_and_conditions(tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 5000
     figure = comparison.images(condition="clean")
     assert len(shown(figure)) == 3 + 2 + 3
+    label, called = "random, eps=2", "random, norm 2"
+    named = (comparison.images(condition=name) for name in (label, called))
+    first, second = ([ax.get_title() for ax in figure.axes] for figure in named)
+    assert first == second and called in comparison.reports["first"].table()
     edited = comparison.images(condition="d")
     truth = comparison.reports["first"].pictures["d"]["x"][0].norm(dim=0)
     assert torch.equal(torch.as_tensor(shown(edited)[3].data), truth)
@@ -299,7 +303,7 @@ def test_truths_larger_than_the_reconstruction():
 REFUSED = [
     ({"samples": 5}, r"among the 4 that the evaluation kept, got \[0, 1, 2, 3, 4\]"),
     ({"samples": []}, r"samples must be among the 4 .* got \[\]"),
-    ({"condition": "sunny"}, "condition must be one of .*'clean'.* got 'sunny'"),
+    ({"condition": "sunny"}, "condition must be among .*'clean'.* got 'sunny'"),
 ]
 
 
