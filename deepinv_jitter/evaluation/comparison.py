@@ -7,14 +7,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from .. import checks
 from . import words
 from .results import CLEAN, Results, agree
 from .statistics import badness, better, paired
-from .tables import Cell, Table, digits, interval, rendered
+from .tables import Cell, Table, digits, interval, latex, rendered
 from .views import Views
 
 # What belongs to one model, and may differ between reports that are compared
@@ -167,11 +166,7 @@ class RobustnessComparison(Views):
         The other arguments, and the errors, are those of :meth:`table`.
         """
         rows, above, below = self._told("latex", metrics, compare_to, conditions)
-        notes = [f"% {' '.join(line.split())}" for line in above + below]
-        text = "\n".join([*notes, *(table.latex() for table in self._tables(rows))]) + "\n"
-        if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
-        return text
+        return latex(self._tables(rows), above + below, path)
 
     @property
     def _networks(self) -> dict[str, Results]:

@@ -2,6 +2,7 @@ r"""The robustness report of one network."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from .. import checks
 from . import words
 from .comparison import RobustnessComparison
 from .results import Results
-from .tables import Cell, Table, digits, interval, rendered
+from .tables import Cell, Table, digits, interval, latex, rendered
 from .views import Views
 
 
@@ -72,12 +73,32 @@ class RobustnessReport(Results, Views):
         :return: (:class:`str`) the table.
         :raises ValueError: if the format or a metric is unknown.
         """
-        names = self.shown("all" if metrics is None and format == "csv" else metrics)
+        metrics = "all" if metrics is None and format == "csv" else metrics
+        rows, tables, above = self._told(metrics)
+        return rendered(tables + words.radii(self), rows, above, self._notes(), format)
+
+    def to_latex(
+        self, path: str | os.PathLike | None = None, metrics: str | Sequence[str] | None = None
+    ) -> str:
+        r"""
+        The statistics of :meth:`table` for LaTeX's package ``booktabs``.
+
+        :param str, os.PathLike, None path: file to write. Default: ``None``, none.
+        :param str, Sequence[str], None metrics: see :meth:`table`.
+        :return: (:class:`str`) a ``tabular`` for each metric, with what casts doubt on the numbers
+            as comments.
+        :raises ValueError: if a metric is unknown.
+        """
+        _, tables, above = self._told(metrics)
+        return latex(tables, above + self._notes(), path)
+
+    def _told(self, metrics: str | Sequence[str] | None) -> tuple[list[dict], list[Table], list]:
+        """The statistics, as rows and as tables, and what a reader must know before."""
+        names = self.shown(metrics)
         rows = [row for row in self.summary() if row["metric"] in names]
         tables = [self._table(name, [r for r in rows if r["metric"] == name]) for name in names]
         bound = [words.LOWER_BOUND] * self.lower_bound
-        above = [words.headline(self), *bound, *words.doubts({"": self})]
-        return rendered(tables + words.radii(self), rows, above, self._notes(), format)
+        return rows, tables, [words.headline(self), *bound, *words.doubts({"": self})]
 
     def _table(self, metric: str, rows: list[dict]) -> Table:
         """The statistics of a metric, a row for each condition that has it."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -133,6 +135,8 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 def _escaped(text: str) -> str:
     text = " ".join(text.split()).translate(LATEX)
+    # As in 0.5 x noise
+    text = re.sub(r"(?<![\w.+-])(\d+(?:\.\d+)?) x (?=noise|signal)", r"$\1\\times$ ", text)
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", text)
 
 
@@ -177,6 +181,15 @@ def rendered(
         for lines in (above, below)
     )
     return "\n\n".join(filter(None, [first, *shown, last]))
+
+
+def latex(tables: list[Table], notes: list[str], path: str | os.PathLike | None) -> str:
+    """Tables for LaTeX below notes as comments, written to a file if there is a path."""
+    comments = [f"% {' '.join(line.split())}" for line in notes]
+    text = "\n".join([*comments, *(table.latex() for table in tables)]) + "\n"
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
 
 
 def digits(rows: list[dict], ends: tuple[str, str] = ENDS) -> list[Write]:

@@ -15,6 +15,7 @@ from evaluation_cases import ERROR, Scaled, evaluate, mri, noise, points
 import deepinv_jitter as dj
 from deepinv_jitter.attacks import FrankWolfeAttack
 from deepinv_jitter.attacks.balls import L2Ball, LinfBall
+from deepinv_jitter.evaluation import words
 from deepinv_jitter.evaluation.results import Condition
 from deepinv_jitter.evaluation.statistics import bootstrap_interval, paired
 
@@ -398,6 +399,25 @@ def test_means_are_as_exact_as_their_intervals():
     wide = attacked("m", [1e-5, 2e-5], [1e-3, 2e-3], [1.0, 2.0]).table()
     for text in ("1.50e-05  [1.00e-05, 2.00e-05]", "0.0015      [0.0010, 0.0020]", "[1.0, 2.0]"):
         assert text in wide
+
+
+def test_latex_of_one_report(case, tmp_path):
+    text = case.to_latex(tmp_path / "t.tex", metrics="all")
+    assert (tmp_path / "t.tex").read_text() == text
+    assert text.count(r"\begin{tabular}") == text.count(r"\bottomrule") == len(case.metrics)
+    for condition in case.conditions:
+        assert words.name_of(case, condition).split(",")[0] in text
+    outside = re.sub(r"\\begin.*?\\end\{tabular\}", "%", text, flags=re.S)
+    assert all(line.startswith("%") for line in outside.splitlines())
+    with pytest.raises(ValueError, match="metrics must be 'all' or among"):
+        case.to_latex(metrics="sharpness")
+
+
+@pytest.mark.parametrize("unit, name", [("noise", "noise"), ("y", "signal")])
+def test_radii_in_latex(unit, name):
+    report = attacked("m", [1.0, 2.0], [1.0, 3.0], [2.0, 3.0], eps=0.5, unit=unit)
+    assert rf"worst case, $0.5\times$ {name} &" in report.to_latex()
+    assert rf"& $0.5\times$ {name} \\" in report.compare(report).to_latex()
 
 
 def test_the_numbers_of_a_cell_have_as_many_decimals():
