@@ -57,7 +57,7 @@ def measured(quick: bool, device: str, path: Path) -> list[goals.Row]:
         batch=1,
         device=device,
     )
-    few, some, many, most = (1, 1, 1, 1) if quick else (2, 3, 9, 42)
+    few, some, many, most = (1, 1, 1, 1) if quick else (3, 3, 9, 42)
     attacks = (1, 2) if quick else (3, 10, 20)
     plan = [
         (goals.gradients, [*sections, traces], 2 * rounds),

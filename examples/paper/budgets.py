@@ -11,7 +11,7 @@ from runs import Archive, Run, scores
 from tables import case_name, markdown
 
 #: Of the preset's steps.
-BUDGETS = {"smoke": (1.0, 2.0), "cpu": (0.25, 0.5, 1.0, 2.0), "paper": (0.5, 1.0, 2.0)}
+BUDGETS = {"smoke": (1.0, 2.0), "cpu": (0.25, 0.5, 1.0, 2.0, 4.0), "paper": (0.5, 1.0, 2.0)}
 
 
 def psnr(archive: Archive, problem: str, algorithm: str) -> dict[float, list[list[float]]]:
@@ -59,7 +59,7 @@ def draw(archive: Archive, path: Path) -> None:
         panel.minorticks_off()
         panel.set(title=case_name(problem, algorithm), xlabel="training steps")
     panels[0, 0].set_ylabel("PSNR [dB]")
-    panels[0, 0].legend()
+    panels[0, 0].legend(frameon=True, framealpha=1, edgecolor="none")
     figure.savefig(path)
     plt.close(figure)
 
