@@ -257,7 +257,8 @@ def test_derivatives():
 
 def test_derivatives_of_long_traces(monkeypatch):
     """To the section and to a learned wavelet, first and second, in blocks."""
-    monkeypatch.setattr(dj.physics.seismic, "BLOCK", 2)
+    for size in ("WHOLE", "BLOCK"):
+        monkeypatch.setattr(dj.physics.seismic, size, 2)
     physics = seismic(normalize=False)
     x = torch.randn(1, 1, 7, 2, dtype=torch.float64, requires_grad=True)
     for k in (3, 9):
