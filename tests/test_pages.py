@@ -30,9 +30,11 @@ SMALL = {
     },
     "index.md": {
         "img_size=(48, 48)": "img_size=(16, 16)",
+        "Dataset(64, ": "Dataset(8, ",
+        "epochs=30": "epochs=1",
         "Dataset(4, ": "Dataset(2, ",
-        "steps=10": "steps=2",
-        "epsilons=[0.5, 1.0]": "epsilons=0.5, draws=2",
+        "steps=20": "steps=2",
+        "epsilons=[0.5, 1.0], draws=4": "epsilons=0.5, draws=2",
     },
     "radius.md": BRAIN,
     "reporting.md": {"epsilons=[0.25, 0.5, 1.0]": "epsilons=[0.5], attacks='quick', draws=2"},
