@@ -549,7 +549,8 @@ def test_complex_measurements_and_noise(tmp_path):
     y = physics(x)
     assert y.is_complex()
     options = {"epsilons": [0.5, 1.0], "attacks": "quick", "relative_to": "noise"}
-    options |= {"metrics": None, "model": Scaled(), "draws": 2}
+    magnitudes = [metric(complex_abs=True) for metric in (dinv.metric.PSNR, dinv.metric.SSIM)]
+    options |= {"metrics": magnitudes, "model": Scaled(), "draws": 2}
     report = evaluate([(x, y)], physics, state=tmp_path / "s", **options)
     pairs = [torch.cat([v.real, v.imag], dim=1) for v in (x, y)]
     real = evaluate([tuple(pairs)], physics, **options)
