@@ -115,7 +115,7 @@ def evaluate_robustness(
         W)` of 11 pixels and more only: for volumes ask for it by ``[PSNR(), SSIM()]``. Images are
         complex if their type is, or if they have two channels and the physics, or a part of it, is
         deepinv's MRI; other channels count as they are. For an MRI physics of your own, derive it
-        from :class:`deepinv.utils.mixins.MRIMixin` too, or give metrics with ``complex_abs=True``.
+        from ``deepinv.utils.mixins.MRIMixin`` too, or give metrics with ``complex_abs=True``.
         The paper's definitions are :class:`PaperPSNR` and :class:`PaperSSIM`.
     :param float, str, None peak: range of the truths, largest minus smallest value, for the default
         PSNR and SSIM: a number, or ``"sample"``, for each truth its own. Default: ``None``, the

@@ -27,7 +27,7 @@ class CheckpointedIterator(IteratorWrapper):
     :param deepinv.optim.OptimIterator iterator: the iterator to wrap.
     :raises TypeError: if ``iterator`` is not an iterator, or jittered: noise must be drawn outside
         the recomputed part.
-    :raises RuntimeError: in the call, if the physics is differentiated by :mod:`torch.func`, as
+    :raises RuntimeError: in the call, if the physics is differentiated by ``torch.func``, as
         deepinv does without its ``A_adjoint`` or ``A_vjp``.
     """
 
