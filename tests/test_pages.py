@@ -13,6 +13,7 @@ import deepinv as dinv
 import matplotlib
 import pytest
 import torch
+from scripts import smaller
 from torch.multiprocessing import start_processes
 
 import deepinv_jitter as dj
@@ -116,13 +117,12 @@ def process(rank, script, port):
 def test_the_script_for_many_gpus_runs_in_two_processes(tmp_path, monkeypatch, capfd):
     """Forked from this one, as to import torch takes each of them longer than all the rest."""
     (script,) = (code for code in blocks("long_runs.md") if "init_process_group" in code)
-    for large, small in {
+    sizes = {
         "epochs=3": "epochs=1",
         "img_size=(48, 48)": "img_size=(16, 16)",
         "steps=10": "steps=2",
-    }.items():
-        assert large in script
-        script = script.replace(large, small)
+    }
+    script = smaller(script, sizes)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # a forked process has none
     with socket.socket() as free:
@@ -141,8 +141,5 @@ def test_the_script_for_many_gpus_runs_in_two_processes(tmp_path, monkeypatch, c
 def test_the_code_of_a_page_runs(page, given, tmp_path, monkeypatch):
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
-    code = "\n".join(blocks(page))
-    for large, small in SMALL[page].items():
-        assert large in code
-        code = code.replace(large, small)
+    code = smaller("\n".join(blocks(page)), SMALL[page])
     exec(compile(code, page, "exec"), given)

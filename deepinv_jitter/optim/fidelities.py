@@ -165,6 +165,8 @@ class TiltedFidelity(WrappedFidelity):
 
 def _argument(name: str, method: Callable, *args, **kwargs) -> float | torch.Tensor:
     """A factor that a call hands to a method, by name, by place or as the method's default."""
+    if name in kwargs:  # as the host's own steps do, which need no look at the signature
+        return kwargs[name]
     bound = inspect.signature(method).bind(*args, **kwargs)
     bound.apply_defaults()
-    return (kwargs | bound.arguments).get(name, 1.0)
+    return bound.arguments.get(name, 1.0)
