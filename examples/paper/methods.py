@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 from problem import Problem
+from pytorch_optimizer import SOAP
+from settings import Settings
 
 import deepinv_jitter as dj
 
@@ -43,7 +45,8 @@ class Method:
     model: Callable = Problem.model
     trainer: Callable = lambda problem, algorithm: dj.JitterTrainer
     epochs: float = 1.0  # of those of the preset
-    lr: float = 1.0  # of that of the preset
+    lr: float = 1.0  # of that of the preset for Adam
+    optimizer: str | None = None  # instead of the preset's
     noise: tuple[str, ...] = ()  # what it takes of the preset: "jitter", "input"
     # Where an algorithm has its own
     labels: dict[str, str] = field(default_factory=dict)
@@ -67,6 +70,7 @@ METHODS = {
         trainer=lambda problem, algorithm: dj.DDPMTrainer,
         epochs=0.5,
         lr=0.25,
+        optimizer="Adam",
     ),
 }
 
@@ -147,6 +151,11 @@ def build(problem: Problem, algorithm: str, method: str, step: str = "learned"):
     return METHODS[method].model(problem, algorithm, **options)
 
 
+def optimizer_name(settings: Settings, method: str, optimizer: str | None = None) -> str:
+    """The optimizer of a method, unless another is asked for."""
+    return optimizer or METHODS[method].optimizer or settings.optimizer
+
+
 def schedule(optimizer: torch.optim.Optimizer, epochs: int, warmup: float):
     """A learning rate that rises for a share of the epochs, then falls as a cosine, to zero."""
     if warmup == 0:
@@ -164,6 +173,7 @@ def fit(
     *,
     seed: int,
     step: str = "learned",
+    optimizer: str | None = None,
     budget: float = 1,
     device: str = "cpu",
     verbose: bool = True,
@@ -181,16 +191,19 @@ def fit(
     if step == "normalised":
         trainer = partial(NormalisedStepTrainer, stepsize=problem.stepsize)
     epochs = max(1, round(METHODS[method].epochs * settings.epochs * budget))
-    optimizer = torch.optim.Adam(model.parameters(), lr=METHODS[method].lr * settings.lr)
+    if optimizer_name(settings, method, optimizer) == "SOAP":
+        update = SOAP(model.parameters(), lr=settings.soap, weight_decay=0.0)
+    else:
+        update = torch.optim.Adam(model.parameters(), lr=METHODS[method].lr * settings.lr)
     loader = problem.loader(seed)
     measured = "y" in next(iter(loader))
     trainer = trainer(
         model,
         problem.physics(seed, device),
-        optimizer,
+        update,
         loader,
         epochs=epochs,
-        scheduler=schedule(optimizer, epochs, settings.warmup),
+        scheduler=schedule(update, epochs, settings.warmup),
         ema=settings.ema,
         online_measurements=not measured,
         physics_generator=None if measured else problem.masks(seed + 1000, device),

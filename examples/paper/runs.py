@@ -13,7 +13,7 @@ from statistics import mean
 
 import deepinv as dinv
 import torch
-from methods import BASELINES, CASES, METHODS, build, fit, stepsizes
+from methods import BASELINES, CASES, METHODS, build, fit, optimizer_name, stepsizes
 from problem import Problem
 from problems import PROBLEMS
 
@@ -36,6 +36,7 @@ class Run:
     seed: int = 0
     sigma: float | None = None  # of input, SGD and SPGD jittering, instead of the preset's
     step: str = "learned"  # the step size: "learned", "fixed" or "normalised"
+    optimizer: str | None = None  # instead of that of the preset or the method
     budget: float = 1  # times the epochs of the preset
     split: str = "test"  # what it is evaluated on
 
@@ -44,6 +45,7 @@ class Run:
         """The name of its files."""
         options = [] if self.sigma is None else [f"sigma{self.sigma:g}"]
         options += [] if self.step == "learned" else [self.step]
+        options += [] if self.optimizer is None else [self.optimizer]
         options += [] if self.budget == 1 else [f"x{self.budget:g}"]
         options += [] if self.split == "test" else [self.split]
         method = "".join(c if c.isalnum() else "_" for c in self.method)
@@ -139,10 +141,15 @@ class Archive:
 
     def description(self, run: Run) -> dict:
         """What the results of a run depend on beside its name, as JSON holds it."""
-        settings = asdict(self.problem(run.problem).at_noise(run.sigma).settings)
+        problem = self.problem(run.problem).at_noise(run.sigma)
+        settings = asdict(problem.settings)
         del settings["test"]  # a record names its samples
+        trained = run.method in METHODS  # a reference is not
+        if not trained or optimizer_name(problem.settings, run.method, run.optimizer) != "SOAP":
+            del settings["soap"]
+        del settings["optimizer"]  # SOAP has left its learning rate
         # A method does not depend on the noise of the others
-        used = METHODS[run.method].noise if run.method in METHODS else ()
+        used = METHODS[run.method].noise if trained else ()
         for name, kind in {"jitter": "jitter", "input_sigma": "input"}.items():
             by_algorithm = settings.pop(name)
             settings[name] = by_algorithm[run.algorithm] if kind in used else None
@@ -174,6 +181,7 @@ class Archive:
             run.method,
             seed=run.seed,
             step=run.step,
+            optimizer=run.optimizer,
             budget=run.budget,
             device=self.device,
             verbose=self.verbose,

@@ -26,7 +26,7 @@ class Settings:
     depth: int
     batch: int
     epochs: int
-    lr: float
+    lr: float  # of Adam
     noise: float  # standard deviation of the measurement noise
     input_sigma: dict[str, float]  # input jittering: standard deviation of each entry
     jitter: dict[str, dj.GaussianJitter]  # SGD and SPGD jittering, by algorithm
@@ -38,6 +38,9 @@ class Settings:
     solver_steps: int = 100  # iterations of the classical reference
     repeat: int = 1  # passes over the training set in one epoch of the trainer
     draws: int | None = None  # training samples drawn for an epoch; None takes each once
+    # "Adam", or "SOAP" (Vyas et al., 2024), which takes the networks further in as many steps
+    optimizer: str = "Adam"
+    soap: float = 0.01  # learning rate of SOAP
     warmup: float = 0.0  # share of the epochs in which the learning rate rises
     own_networks: bool = False  # one network for each iteration instead of one for all
     ema: float | None = None  # decay of the average over the weights that is kept
@@ -70,7 +73,7 @@ POINTS = {
 SEISMIC = {
     "smoke": Settings(
         size=(24, 24), train=4, validation=2, test=2, iterations=2, width=8, depth=3, batch=2,
-        epochs=1, lr=3e-3, noise=0.01, input_sigma=both(0.05),
+        epochs=1, lr=3e-3, optimizer="SOAP", noise=0.01, input_sigma=both(0.05),
         jitter=both(dj.GaussianJitter(0.1, "relative")),
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
         solver_steps=3),
@@ -90,15 +93,17 @@ SEISMIC = {
 MRI = {
     "smoke": Settings(
         size=(32, 32), train=4, validation=2, test=2, iterations=2, width=8, depth=3, batch=2,
-        epochs=1, draws=2, lr=3e-3, warmup=0.2, own_networks=True, ema=0.9, noise=0.05,
+        epochs=1, draws=2, lr=3e-3, optimizer="SOAP", warmup=0.2, own_networks=True, ema=0.9,
+        noise=0.05,
         input_sigma=both(0.05), jitter=both(dj.GaussianJitter(0.05, "relative")),
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
         solver_steps=3),
     "cpu": Settings(
         size=(64, 64), train=12000, validation=12, test=12, iterations=5, width=16, depth=4,
-        batch=2, epochs=20, draws=200, lr=2e-3, warmup=0.2, own_networks=True, ema=0.998,
-        noise=0.05, input_sigma=both(0.05), jitter=both(dj.GaussianJitter(0.05, "relative")),
-        radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", solver_steps=60),
+        batch=2, epochs=20, draws=200, lr=2e-3, optimizer="SOAP", warmup=0.2, own_networks=True,
+        ema=0.998, noise=0.05, input_sigma=both(0.05),
+        jitter=both(dj.GaussianJitter(0.05, "relative")), radius=0.5, relative_to="noise",
+        radii=(0.5,), train_attack="power", solver_steps=60),
     "paper": Settings(
         size=(320, 320), train=1000, validation=100, test=100, iterations=10, width=64, depth=8,
         batch=4, epochs=130, lr=1e-4, noise=0.05, input_sigma=both(0.05),
