@@ -120,7 +120,7 @@ class HostTrainer(Trainer):
             self.assign(former)
 
     def stop_criterion(self, epoch, train_ite, **kwargs) -> bool:
-        """Whether too many evaluations have passed since the best one."""
+        """Whether too many evaluations have passed since the best, see :class:`deepinv.Trainer`."""
         on_losses = self.early_stop_on_losses
         kind = "eval_loss_history" if on_losses else "eval_metrics_history"
         names = [type(part).__name__ for part in (self.losses if on_losses else self.metrics)]
@@ -130,7 +130,8 @@ class HostTrainer(Trainer):
         # after its last epoch, or with another interval, are not
         apart = Fraction(epoch, max(len(own) - 1, 1))
         with self.having(eval_interval=apart, **{kind: {names[0]: own}}):
-            return super().stop_criterion(epoch, train_ite, **kwargs)
+            self._stopped = super().stop_criterion(epoch, train_ite, **kwargs)
+        return self._stopped
 
     def without_last_losses(self) -> AbstractContextManager:
         """As before the losses of the last epoch were added to their history."""

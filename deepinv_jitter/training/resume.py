@@ -87,19 +87,11 @@ class ResumingTrainer(HostTrainer):
         # optimizer's counts of steps there, for each of which every step would then wait
         with self.having(device=torch.device("cpu")):
             super().load_model(ckpt_pretrained, strict)
+        # A run that stopped early has ended, and with the same patience does not go on
         stopped = checkpoint.get("stopped") == self.early_stop is not None
         if start is not None and (stopped or self.first_step > self.max_batch_steps):
             self.end_here()
         return checkpoint
-
-    def stop_criterion(self, epoch, train_ite, **kwargs) -> bool:
-        """
-        Whether to stop early, see :meth:`deepinv.Trainer.stop_criterion`.
-
-        A run that did has ended: started again with the same patience, it does not go on.
-        """
-        self._stopped = super().stop_criterion(epoch, train_ite, **kwargs)
-        return self._stopped
 
     def _unlike_run(self, checkpoint: dict) -> Iterator[str]:
         """What stands in the way of going on as if there had been no stop."""
