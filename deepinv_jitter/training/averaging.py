@@ -95,14 +95,14 @@ class Averaging(Part):
         parameters = dict(trainer.model.named_parameters())
         distributed.share(t for name, t in self._average.items() if name not in parameters)
 
-    def check(self, trainer: Any, checkpoint: dict, path: str | Path) -> None:
+    @staticmethod
+    def check(ema: float | None, checkpoint: dict, path: str | Path) -> None:
         """Refuse to go on from a checkpoint that was written with another decay."""
-        if "ranks" not in checkpoint:  # of the host's trainer: the average begins here
-            return
         saved = (checkpoint.get("ema") or {}).get("decay")
-        if saved != trainer.ema:
+        # In a checkpoint of the host's trainer there is none: the average begins here
+        if "ranks" in checkpoint and saved != ema:
             raise ValueError(
-                f"a run goes on with the ema it began with, got ema={trainer.ema} and {saved} in "
+                f"a run goes on with the ema it began with, got ema={ema} and {saved} in "
                 f"{str(path)!r}: keep it, or begin a new run from these weights with "
                 "model.load_state_dict(torch.load(path)['state_dict'])."
             )

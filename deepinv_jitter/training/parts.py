@@ -2,7 +2,6 @@ r"""What a training is made of: parts that have a state of their own, and are to
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 
@@ -21,9 +20,6 @@ class Part:
 
     def finish(self, trainer: Any, epoch: int) -> None:
         """The last training batch of an epoch has passed."""
-
-    def check(self, trainer: Any, checkpoint: dict, path: str | Path) -> None:
-        """Refuse a checkpoint that was written with another setting, before it is loaded."""
 
     def state(self, trainer: Any) -> dict:
         """What goes into a checkpoint, of tensors and builtins; called by all processes."""

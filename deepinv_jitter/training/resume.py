@@ -72,8 +72,7 @@ class ResumingTrainer(HostTrainer):
         start = self._start if ckpt_pretrained is None else None
         checkpoint = checkpoints.loaded(path) if start is None else start
         if start is not None:
-            for part in self._parts:
-                part.check(self, checkpoint, path)
+            self._averaging.check(self.ema, checkpoint, path)
         self.make_mask_generators(checkpoint.get("mask_sizes", {}))
         checkpoints.check_weights(self.model, checkpoint["state_dict"], path, strict)
         parts = self.model, self.optimizer, self.scheduler
@@ -136,14 +135,8 @@ class ResumingTrainer(HostTrainer):
 
         :raises OSError: if the file cannot be written; one of before is kept.
         """
-        state = dict(state or {})
-        with self._averaging.held(self.model):
-            for part in self._parts:
-                state |= part.state(self)
-            if self.save_path:
-                self._write(filename, epoch, state)
-
-    def _write(self, filename: str, epoch: int, state: dict) -> None:
+        if not self.save_path:
+            return
         if filename != BEST:  # from which no training goes on
             self._clock.saved = self.seconds
         # Of nodes whose clocks differ, and of one that is set back, the newest is still the last
@@ -151,21 +144,25 @@ class ResumingTrainer(HostTrainer):
         amid = filename == INTERRUPTED
         ended = self._epoch.ended if amid else None
         parts = {"optimizer": self.optimizer, "scheduler": self.scheduler}
-        state |= {
-            "ranks": distributed.gathered(ended or self._own_state(amid)),
-            "time": self._time,
-            "parts": {name: class_name(part) for name, part in parts.items()},
-            "groups": checkpoints.grouped(self.optimizer, self.model),
-            "generators": {n: rng.kind(g) for n, g in self._generators().items()},
-            "mask_sizes": self.mask_sizes(),
-            "stopped": self.early_stop if self._stopped else None,
-            "scaler": self.loss_scaler.state_dict(),
-            "skipped": self.skipped,
-            "seconds": self.seconds,
-        }
-        if distributed.own() == 0:
-            with replacing(Path(self.save_path) / filename) as draft:
-                super().save_model(draft.name, epoch, state)
+        with self._averaging.held(self.model):
+            state = dict(state or {})
+            for part in self._parts:
+                state |= part.state(self)
+            state |= {
+                "ranks": distributed.gathered(ended or self._own_state(amid)),
+                "time": self._time,
+                "parts": {name: class_name(part) for name, part in parts.items()},
+                "groups": checkpoints.grouped(self.optimizer, self.model),
+                "generators": {n: rng.kind(g) for n, g in self._generators().items()},
+                "mask_sizes": self.mask_sizes(),
+                "stopped": self.early_stop if self._stopped else None,
+                "scaler": self.loss_scaler.state_dict(),
+                "skipped": self.skipped,
+                "seconds": self.seconds,
+            }
+            if distributed.own() == 0:
+                with replacing(Path(self.save_path) / filename) as draft:
+                    super().save_model(draft.name, epoch, state)
         distributed.gathered(None)  # no process looks for the file before it is there
 
     def _save_amid(self) -> Path | None:
