@@ -26,7 +26,11 @@ class Attacked(Perturbation):
         epoch, passed = trainer._epoch.position
         # Over all epochs: of one batch in each, a share of 1/2 is every second
         passed += epoch * trainer.batches_of_an_epoch()
-        if not _attacked(trainer.share, epoch, passed):
+        given = trainer.share(epoch) if callable(trainer.share) else trainer.share
+        share = checks.real("share", given, low=0, high=1)
+        # Blind to rounding: 3 of 9 batches for a third
+        before, after = (math.floor(n * share + 1e-9) for n in (passed, passed + 1))
+        if before == after:
             return self.otherwise(trainer, x, y, physics)
         if not finite(x, y):
             # with a loss that is not finite either, on which all processes agree
@@ -38,15 +42,6 @@ class Attacked(Perturbation):
         if trainer.persistent:
             self.deltas.note(delta)
         return y + delta
-
-
-def _attacked(share: float | Callable[[int], float], epoch: int, passed: int) -> bool:
-    """Whether the next batch is attacked, before which so many have passed."""
-    given = share(epoch) if callable(share) else share
-    level = checks.real("share", given, low=0, high=1)
-    # Blind to rounding: 3 of 9 batches for a third
-    before, after = (math.floor(n * level + 1e-9) for n in (passed, passed + 1))
-    return after > before
 
 
 @dataclass

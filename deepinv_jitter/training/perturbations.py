@@ -11,9 +11,10 @@ from deepinv.utils.tensorlist import TensorList
 
 from ..attacks.base import Attack
 from ..attacks.parts import Measurements
+from ..memory import Memory, modules
 from . import distributed
 from .parts import Part
-from .snapshot import holding, tensors
+from .snapshot import tensors
 
 
 class Perturbation(Part):
@@ -118,7 +119,10 @@ class Monitor(Part):
             own = float((result.loss - result.loss_clean).mean())
             return sum(distributed.gathered(own)) / distributed.count()
 
-        with holding(physics, batch["parameters"]):
+        # Not by physics.update, which may treat what it is given, such as normalising it
+        now, then = tensors(physics), batch["parameters"]
+        others = {id(now[k]): then[k].to(now[k].device) for k in now.keys() & then.keys()}
+        with Memory(modules(physics)).holding(others):
             harm = [excess(attack) for attack in (trainer.monitor, trainer.attack)]
         ratio = harm[0] / max(harm[1], torch.finfo(torch.float32).tiny)
         if len(self.history) > 1 and ratio > 1.5 * median(self.history):

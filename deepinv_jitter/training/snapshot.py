@@ -3,12 +3,12 @@ r"""What modules hold besides their weights, such as running means: kept, and br
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from ..memory import Memory, modules
+from ..memory import modules
 from . import rng
 
 
@@ -85,14 +85,3 @@ class Snapshot:
                 yield
         finally:
             self.restore()
-
-
-def holding(root: nn.Module, contents: dict[str, torch.Tensor]) -> AbstractContextManager:
-    """
-    A module with other contents of its :func:`tensors`, of any shape.
-
-    Not ``physics.update``, which may treat what it is given, such as normalising it.
-    """
-    own = {name: t for name, t in tensors(root).items() if name in contents}
-    others = {id(t): contents[name].to(t.device) for name, t in own.items()}
-    return Memory(modules(root)).holding(others)
