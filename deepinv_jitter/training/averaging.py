@@ -40,13 +40,10 @@ class Averaging(Part):
         if trainer.ema is None:
             yield
             return
-
-        def follow(*_: Any) -> None:
-            if self._average:
-                self._follow(trainer.model, trainer.ema)
-
         # After steps that were made: not where gradients overflowed or a batch was left out
-        steps = trainer.optimizer.register_step_post_hook(follow)
+        steps = trainer.optimizer.register_step_post_hook(
+            lambda *_: self._follow(trainer.model, trainer.ema)
+        )
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ import torch
 
 from ..memory import own_buffers
 from . import distributed
-from .finite import where_not_finite
+from .finite import finite
 from .parallel import shares_gradients
 from .position import Position
 from .runs import LongRun
@@ -40,15 +40,9 @@ class Engine(LongRun):
         else:
             self._before_step(epoch, progress_bar, train, last_batch)
             with self._lines.alone(self), self._averaging.held(self.model, not train):
-                super().step(
-                    epoch,
-                    progress_bar,
-                    train_ite=train_ite,
-                    train=train,
-                    last_batch=last_batch,
-                    # what an epoch amounts to, however seldom the bar is updated
-                    update_progress_bar=update_progress_bar or last_batch,
-                )
+                # The last for what an epoch amounts to, however seldom the bar is updated
+                update = update_progress_bar or last_batch
+                super().step(epoch, progress_bar, train_ite, train, last_batch, update)
             if train:
                 self._after_step(epoch, progress_bar, last_batch)
         if train and (last_batch or self.log_train_batch):
@@ -115,9 +109,7 @@ class Engine(LongRun):
             self._gradients.averaged = False
             self._guard.begin(self, step)
         with self._validation.looking(self) if looks else nullcontext():
-            loss, x_net, logs = super().compute_loss(
-                physics, x, y, train=train, epoch=epoch, step=step
-            )
+            loss, x_net, logs = super().compute_loss(physics, x, y, train, epoch, step)
         if train:
             counts = not self._guard.refuses(self)
             for part in self._parts:
@@ -134,9 +126,11 @@ class Engine(LongRun):
     def _leave_out(self, x, y) -> None:
         """Stop at a batch that did not count, or go on without its gradient."""
         epoch, batch = self._epoch.position
+        bad = [name for name, t in {"x": x, "y": y}.items() if t is not None and not finite(t)]
+        where = f"{' and '.join(bad)} not finite" if bad else "x and y are finite"
         message = (
             f"Loss and gradient must be finite, got {self._guard.found} in epoch {epoch}, "
-            f"batch {batch} ({where_not_finite(x, y)})"
+            f"batch {batch} ({where})"
         )
         if self.on_non_finite == "raise":
             self._save_amid()
@@ -187,9 +181,7 @@ class Engine(LongRun):
         """Metrics of a batch, see :meth:`deepinv.Trainer.compute_metrics`."""
         if not train or x_net is not None:  # else it was left out
             with nullcontext() if train else self._validation.unnoticed(self):
-                x_net, logs = super().compute_metrics(
-                    x, x_net, y, physics, logs, train=train, epoch=epoch
-                )
+                x_net, logs = super().compute_metrics(x, x_net, y, physics, logs, train, epoch)
         self._merging.metrics(self, logs, train)
         return x_net, logs
 

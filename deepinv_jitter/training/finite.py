@@ -88,13 +88,6 @@ def finite(*batch: Measurements | None) -> bool:
     return bool(torch.stack(flags).all())
 
 
-def where_not_finite(x: torch.Tensor | None, y: Measurements) -> str:
-    """Which of the two is not finite, for messages."""
-    named = {"x": x, "y": y}
-    names = [n for n, t in named.items() if t is not None and not finite(t)]
-    return f"{' and '.join(names)} not finite" if names else "x and y are finite"
-
-
 def _parameters(trainer: HostTrainer) -> set[nn.Parameter]:
     """Everything that may have a gradient."""
     groups = trainer.optimizer.param_groups

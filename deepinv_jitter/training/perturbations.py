@@ -28,12 +28,11 @@ class Perturbation(Part):
 class Deltas(Part):
     """The last perturbation of every sample, of whatever process."""
 
-    Key = tuple[int, int]  # the loader and the sample
-
     def __init__(self) -> None:
-        self.known: dict[Deltas.Key, torch.Tensor] = {}
-        self._fresh: set[Deltas.Key] = set()  # which other processes do not know
-        self._batch: list[Deltas.Key] = []
+        # By the numbers of the loader and of the sample
+        self.known: dict[tuple[int, int], torch.Tensor] = {}
+        self._fresh: set[tuple[int, int]] = set()  # which other processes do not know
+        self._batch: list[tuple[int, int]] = []
 
     def meet(self, g: int, batch: Any) -> Any:
         """Note the samples of a batch, which is handed on as it is."""

@@ -145,6 +145,5 @@ class LongRun(ResumingTrainer):
             saved = self._save_amid()
             if distributed.own() == 0:
                 folder = self.save_path and self._folder.base
-                said = self._epoch.farewell(self.epochs, saved, folder)
-                logger.warning("%s", said)
+                logger.warning(self._epoch.farewell(self.epochs, saved, folder))
         raise obeyed(signal)
