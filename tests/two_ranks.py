@@ -207,7 +207,8 @@ def averaged(folder):
 
     class Told(dj.JitterTrainer):
         def perturb(self, x, y, physics):
-            if self._epoch.position == (1, 1) and ranks.own() == 0 and self.epochs == 5:
+            here = self._epoch.number, self._epoch.passed
+            if here == (1, 1) and ranks.own() == 0 and self.epochs == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
             return y
 
@@ -313,7 +314,8 @@ def interrupted(folder):
             told = False
 
             def compute_loss(self, *args, **kwargs):
-                if self._epoch.position == place and ranks.own() == ranks.count() - 1:
+                at = self._epoch.number, self._epoch.passed
+                if at == place and ranks.own() == ranks.count() - 1:
                     if not self.told:
                         os.kill(os.getpid(), signal.SIGTERM)
                     self.told = True
@@ -324,7 +326,8 @@ def interrupted(folder):
         try:
             trainer.train()
         except SystemExit as end:
-            outcomes.append({"status": end.code, "place": tuple(trainer._epoch.position)})
+            reached = trainer._epoch.number, trainer._epoch.passed
+            outcomes.append({"status": end.code, "place": reached})
         path = dj.latest_checkpoint(here)
         again = build(here, jitter=0.1, seed=7, ckpt_pretrained=path)
         again.train()

@@ -23,9 +23,9 @@ class Attacked(Perturbation):
         self.deltas, self.monitor, self.otherwise = deltas, monitor, otherwise
 
     def __call__(self, trainer, x, y, physics) -> Measurements:
-        epoch, passed = trainer._epoch.position
+        epoch = trainer._epoch.number
         # Over all epochs: of one batch in each, a share of 1/2 is every second
-        passed += epoch * trainer.batches_of_an_epoch()
+        passed = epoch * trainer.batches_of_an_epoch() + trainer._epoch.passed
         given = trainer.share(epoch) if callable(trainer.share) else trainer.share
         share = checks.real("share", given, low=0, high=1)
         # Blind to rounding: 3 of 9 batches for a third

@@ -13,7 +13,6 @@ from ..memory import own_buffers
 from . import distributed
 from .finite import finite
 from .parallel import shares_gradients
-from .position import Position
 from .runs import LongRun
 
 
@@ -63,12 +62,12 @@ class Engine(LongRun):
         if not self._epoch.training:
             (received,) = distributed.largest([received], self.device)
             self._obey(received, progress_bar)
-        passed = self._epoch.position
-        self._epoch.position = Position(epoch, passed.batch * (passed.epoch == epoch))
+        if self._epoch.number != epoch:
+            self._epoch.number, self._epoch.passed = epoch, 0
         self._epoch.training = True
 
     def _after_step(self, epoch: int, progress_bar: Any, last_batch: bool) -> None:
-        self._epoch.pass_batch()
+        self._epoch.passed += 1
         if last_batch:
             if self.total_loss(train=True).count == 0:
                 raise FloatingPointError(
@@ -88,7 +87,7 @@ class Engine(LongRun):
 
     def get_samples(self, iterators, g) -> tuple:
         """A batch, see :meth:`deepinv.Trainer.get_samples`."""
-        if self._epoch.training and self._epoch.position.batch == 0:
+        if self._epoch.training and self._epoch.passed == 0:
             # A loader without workers draws its order now
             self._epoch.begins[int(g)] = self._random_state()
         return super().get_samples(iterators, g)
@@ -125,7 +124,7 @@ class Engine(LongRun):
 
     def _leave_out(self, x, y) -> None:
         """Stop at a batch that did not count, or go on without its gradient."""
-        epoch, batch = self._epoch.position
+        epoch, batch = self._epoch.number, self._epoch.passed
         bad = [name for name, t in {"x": x, "y": y}.items() if t is not None and not finite(t)]
         where = f"{' and '.join(bad)} not finite" if bad else "x and y are finite"
         message = (

@@ -91,11 +91,6 @@ class HostTrainer(Trainer):
         """Where the training begins, by the checkpoint that it goes on from."""
         return self.epoch_start
 
-    @property
-    def first_step(self) -> int:
-        """The batches that the epochs before had, as the host counts them."""
-        return self.first_epoch * self.batches_of_an_epoch()
-
     def end_here(self) -> None:
         """No epoch is left to train."""
         self.assign({"epoch_start": max(self.first_epoch, self.epochs)})

@@ -5,21 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
-
-
-class Position(NamedTuple):
-    """An epoch, and how many of its training batches have passed."""
-
-    epoch: int
-    batch: int
 
 
 @dataclass
 class Epoch:
     """The epoch at hand, and what it takes to go through it again."""
 
-    position: Position
+    number: int = 0
+    #: how many of its training batches have passed
+    passed: int = 0
     #: from its first training batch to its last
     training: bool = False
     #: random states: before its loaders were asked, and at the first batch of each
@@ -27,16 +21,11 @@ class Epoch:
     #: what this process has of its own after its training, while it is validated
     ended: dict | None = None
 
-    def pass_batch(self) -> None:
-        epoch, batch = self.position
-        self.position = Position(epoch, batch + 1)
-
     def farewell(self, epochs: int, saved: Path | None, folder: object) -> str:
         """What is said of a training that ends early: where it was, and how it goes on."""
-        epoch, batch = self.position
-        where = f"after batch {batch}" if batch else "before its first batch"
-        where = "in its validation" if batch and not self.training else where
-        end = f"Interrupted in epoch {epoch + 1}/{epochs}, {where}"
+        where = f"after batch {self.passed}" if self.passed else "before its first batch"
+        where = "in its validation" if self.passed and not self.training else where
+        end = f"Interrupted in epoch {self.number + 1}/{epochs}, {where}"
         if saved:
             return (
                 f"{end}: saved as {saved}, to go on with "

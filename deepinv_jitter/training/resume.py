@@ -21,7 +21,7 @@ from .carried import Carried
 from .checkpoints import INTERRUPTED, class_name
 from .host import BEST, HISTORIES, ITERATORS, HostTrainer, as_list, content
 from .parts import Part
-from .position import Clock, Epoch, Position
+from .position import Clock, Epoch
 from .preemption import replacing
 from .replay import inexact
 
@@ -40,7 +40,7 @@ class ResumingTrainer(HostTrainer):
         self._averaging, self._carried = Averaging(), Carried()
         self._parts: list[Part] = [self._averaging, self._carried]
         self._clock = Clock()
-        self._epoch = Epoch(Position(0, 0))
+        self._epoch = Epoch()
         #: what a training goes on from, while it is set up
         self._start: dict | None = None
         #: where an epoch was cut off, until that is reached
@@ -86,10 +86,12 @@ class ResumingTrainer(HostTrainer):
         # optimizer's counts of steps there, for each of which every step would then wait
         with self.having(device=torch.device("cpu")):
             super().load_model(ckpt_pretrained, strict)
-        # A run that stopped early has ended, and with the same patience does not go on
-        stopped = checkpoint.get("stopped") == self.early_stop is not None
-        if start is not None and (stopped or self.first_step > self.max_batch_steps):
-            self.end_here()
+        if start is not None:
+            # A run that stopped early has ended, and with the same patience does not go on
+            stopped = checkpoint.get("stopped") == self.early_stop is not None
+            passed = self.first_epoch * self.batches_of_an_epoch()
+            if stopped or passed > self.max_batch_steps:
+                self.end_here()
         return checkpoint
 
     def _unlike_run(self, checkpoint: dict) -> Iterator[str]:
@@ -111,7 +113,7 @@ class ResumingTrainer(HostTrainer):
 
     def _begin_run(self, checkpoint: dict | None) -> None:
         """From the start, or from where a checkpoint is."""
-        self._epoch = Epoch(Position(self.first_epoch, 0))
+        self._epoch = Epoch(self.first_epoch)
         self._replay = None
         self._stopped = False
         self._carried.begin_run(self)
@@ -173,7 +175,7 @@ class ResumingTrainer(HostTrainer):
         # The host adds the losses of an epoch that was trained again
         ended = self._epoch.ended is not None
         with self.without_last_losses() if ended else nullcontext():
-            self.save_model(INTERRUPTED, self._epoch.position.epoch - 1)
+            self.save_model(INTERRUPTED, self._epoch.number - 1)
         return Path(self.save_path) / INTERRUPTED
 
     def _own_state(self, amid: bool) -> dict[str, Any]:
@@ -182,12 +184,12 @@ class ResumingTrainer(HostTrainer):
         for part in self._parts:
             state |= part.own_state()
         epoch = self._epoch
-        if amid and epoch.position.batch == 0:
+        if amid and epoch.passed == 0:
             return state | {"rng": epoch.begins["loaders"]}
         state["rng"] = self._random_state()
         if amid:
             state |= {
-                "batch": epoch.position.batch,
+                "batch": epoch.passed,
                 "batches": self._batches(),
                 "begins": epoch.begins,
                 "trained": not epoch.training,
@@ -246,16 +248,16 @@ class ResumingTrainer(HostTrainer):
         """A batch that was trained on before the run was cut off."""
         epoch, generators = self._epoch, self._generators()
         progress_bar.set_description(
-            f"Train epoch {epoch.position.epoch + 1}/{self.epochs}, passing over known batches"
+            f"Train epoch {epoch.number + 1}/{self.epochs}, passing over known batches"
         )
         trained = cut.get("trained", False)
         for g in range(len(self.train_dataloader)):
-            if epoch.position.batch == 0:
+            if epoch.passed == 0:
                 rng.restore(epoch.begins[g], generators)
             if not trained:
                 self.next_batch(g)
-        epoch.pass_batch()
-        if epoch.position.batch == cut["batch"]:
+        epoch.passed += 1
+        if epoch.passed == cut["batch"]:
             rng.restore(cut["rng"], generators)
             for meter, counts in zip(self.training_meters(), cut["meters"], strict=True):
                 vars(meter).update(counts)

@@ -99,7 +99,12 @@ def _parts(thing: object) -> Iterator[tuple[str, object]]:
     elif isinstance(thing, MethodType):
         yield from {"": thing.__self__, ".function": thing.__func__}.items()
     elif isinstance(thing, FunctionType):
-        yield from _function_parts(thing)
+        yield from ((f".{name}", value) for name, value in closed_over(thing).items())
+        yield "", (*(thing.__defaults__ or ()), thing.__kwdefaults__ or {})
+        if _package(thing) not in KNOWN:
+            for name in thing.__code__.co_names:
+                if isinstance(thing.__globals__.get(name), Generator):
+                    yield f".{name}", thing.__globals__[name]
     elif isinstance(thing, SimpleNamespace) or _package(type(thing)) not in PLAIN:
         own = dict(getattr(thing, "__dict__", {}))
         # After what a module holds itself
@@ -110,15 +115,6 @@ def _parts(thing: object) -> Iterator[tuple[str, object]]:
                 own.setdefault(slot, getattr(thing, slot, None))
         yield from ((f".{name}", value) for name, value in own.items())
         yield from ((f".{name}", value) for name, value in children.items())
-
-
-def _function_parts(function: FunctionType) -> Iterator[tuple[str, object]]:
-    yield from ((f".{name}", thing) for name, thing in closed_over(function).items())
-    yield "", (*(function.__defaults__ or ()), function.__kwdefaults__ or {})
-    if _package(function) not in KNOWN:
-        for name in function.__code__.co_names:
-            if isinstance(function.__globals__.get(name), Generator):
-                yield f".{name}", function.__globals__[name]
 
 
 def _class_parts(kind: type) -> Iterator[tuple[str, object]]:

@@ -17,7 +17,6 @@ from .finite import Guard
 from .host import SET_BY_TEST, as_list
 from .parallel import Folder, Gradients, Merging
 from .perturbations import Perturbation
-from .position import Position
 from .preemption import Signals, obeyed
 from .progress import Lines, Steps
 from .resume import ResumingTrainer
@@ -129,12 +128,11 @@ class LongRun(ResumingTrainer):
             meter.reset()
         if self._epoch.training or not self._clock.running:
             return
-        number, passed = self._epoch.position
-        self._epoch.position = Position(number + bool(passed), 0)
-        self._epoch.ended = None
-        distributed.set_epoch(self.train_dataloader, self._epoch.position.epoch)
+        epoch = self._epoch
+        epoch.number, epoch.passed, epoch.ended = epoch.number + bool(epoch.passed), 0, None
+        distributed.set_epoch(self.train_dataloader, epoch.number)
         if self._replay is None:
-            self._epoch.begins = {"loaders": self._random_state()}
+            epoch.begins = {"loaders": self._random_state()}
 
     def _obey(self, signal: int, progress_bar: Any) -> None:
         """Save where the run is, and leave, if there was a signal."""
