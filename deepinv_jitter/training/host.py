@@ -93,7 +93,7 @@ class HostTrainer(Trainer):
 
     def end_here(self) -> None:
         """No epoch is left to train."""
-        self.assign({"epoch_start": max(self.first_epoch, self.epochs)})
+        self.epoch_start = max(self.first_epoch, self.epochs)
 
     @property
     def loss_scaler(self) -> GradScaler:

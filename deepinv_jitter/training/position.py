@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 
 @dataclass
@@ -20,20 +19,6 @@ class Epoch:
     begins: dict[str | int, dict] = field(default_factory=dict)
     #: what this process has of its own after its training, while it is validated
     ended: dict | None = None
-
-    def farewell(self, epochs: int, saved: Path | None, folder: object) -> str:
-        """What is said of a training that ends early: where it was, and how it goes on."""
-        where = f"after batch {self.passed}" if self.passed else "before its first batch"
-        where = "in its validation" if self.passed and not self.training else where
-        end = f"Interrupted in epoch {self.number + 1}/{epochs}, {where}"
-        if saved:
-            return (
-                f"{end}: saved as {saved}, to go on with "
-                f"ckpt_pretrained=dj.latest_checkpoint({str(folder)!r})."
-            )
-        if folder:
-            return f"{end}: log_train_batch=True keeps whole epochs alone."
-        return f"{end}: nothing is saved, as save_path is None."
 
 
 class Clock:

@@ -24,8 +24,7 @@ from deepinv import Trainer
 from .. import checks
 from ..memory import closed_over, device_states, modules, restore_devices, seed_torch
 
-Generator = torch.Generator | np.random.Generator | np.random.RandomState
-Generator |= random.Random
+Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 Generators = dict[str, Generator] | list[Generator]
 
 #: A longer list is data, unless it begins with a generator.

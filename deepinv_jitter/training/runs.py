@@ -25,9 +25,6 @@ from .workers import Shielded
 
 logger = logging.getLogger(__name__)
 
-#: What the first process alone does.
-TELLS = ("verbose", "plot_images", "wandb_vis", "mlflow_vis")
-
 
 @dataclass
 class LongRun(ResumingTrainer):
@@ -78,8 +75,9 @@ class LongRun(ResumingTrainer):
                 self._start = loaded(self.ckpt_pretrained)
                 if self.wandb_vis or self.mlflow_vis:
                     self.go_on_logging(self._start)
-        if distributed.own() > 0:
-            self.assign(dict.fromkeys(TELLS, False))
+        if distributed.own() > 0:  # the first process alone tells
+            tells = "verbose", "plot_images", "wandb_vis", "mlflow_vis"
+            self.assign(dict.fromkeys(tells, False))
         # The host warns that the bars slow down a GPU, also where there is none
         bars = self.show_progress_bar and self.device.type == "cuda"
         folder = self._folder.opened(self, train)
@@ -140,8 +138,17 @@ class LongRun(ResumingTrainer):
             return
         progress_bar.close()
         if self._clock.running:
-            saved = self._save_amid()
+            saved, epoch = self._save_amid(), self._epoch
+            where = f"after batch {epoch.passed}" if epoch.passed else "before its first batch"
+            if epoch.passed and not epoch.training:
+                where = "in its validation"
+            how = "nothing is saved, as save_path is None"
+            if saved:
+                newest = f"dj.latest_checkpoint({str(self._folder.base)!r})"
+                how = f"saved as {saved}, to go on with ckpt_pretrained={newest}"
+            elif self.save_path:
+                how = "log_train_batch=True keeps whole epochs alone"
             if distributed.own() == 0:
-                folder = self.save_path and self._folder.base
-                logger.warning(self._epoch.farewell(self.epochs, saved, folder))
+                end = f"Interrupted in epoch {epoch.number + 1}/{self.epochs}, {where}: {how}."
+                logger.warning(end)
         raise obeyed(signal)
