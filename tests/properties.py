@@ -23,11 +23,14 @@ def assert_global_rng_untouched():
     assert global_rng_state() == before, "a global random generator moved"
 
 
-def assert_same_parameters(model, other):
-    a, b = model.state_dict(), other.state_dict()
+def assert_same(a, b):
     assert list(a) == list(b)
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+def assert_same_parameters(model, other):
+    assert_same(model.state_dict(), other.state_dict())
 
 
 def gradients(model):

@@ -28,7 +28,7 @@ from .replay import inexact
 
 @dataclass
 class ResumingTrainer(HostTrainer):
-    """A training that is cut off goes on where it was, as if it had never stopped."""
+    """deepinv's Trainer, which resumes exactly."""
 
     ema: float | None = field(default=None, kw_only=True)
 
@@ -111,20 +111,18 @@ class ResumingTrainer(HostTrainer):
             if history not in checkpoint.get("eval_metrics", {}):
                 yield f"it knows no {history}, after which this one stops early"
 
-    def _begin_run(self, checkpoint: dict | None) -> None:
+    def _begin_run(self) -> None:
         """From the start, or from where a checkpoint is."""
+        checkpoint, self._start = self._start, None
         self._epoch = Epoch(self.first_epoch)
-        self._replay = None
-        self._stopped = False
+        self._replay, self._stopped = None, False
         self._carried.begin_run(self)
-        if self.save_path and distributed.own() == 0:
-            found = inexact(self.loaders())
-            if found:
-                warnings.warn(
-                    "If this training is interrupted it can go on, but not exactly: "
-                    f"{'; '.join(found)}.",
-                    stacklevel=2,
-                )
+        if self.save_path and distributed.own() == 0 and (found := inexact(self.loaders())):
+            warnings.warn(
+                "If this training is interrupted it can go on, but not exactly: "
+                f"{'; '.join(found)}.",
+                stacklevel=2,
+            )
         if checkpoint is None:
             self._diverge()
         else:
@@ -173,8 +171,7 @@ class ResumingTrainer(HostTrainer):
         if self.log_train_batch or not self.save_path:
             return None
         # The host adds the losses of an epoch that was trained again
-        ended = self._epoch.ended is not None
-        with self.without_last_losses() if ended else nullcontext():
+        with self.without_last_losses() if self._epoch.ended else nullcontext():
             self.save_model(INTERRUPTED, self._epoch.number - 1)
         return Path(self.save_path) / INTERRUPTED
 

@@ -88,8 +88,7 @@ class LongRun(ResumingTrainer):
             found = self.loaders().items()
             self.assign({name: [*map(Shielded, loaders)] for name, loaders in found})
         if train:
-            self._begin_run(self._start)
-            self._start = None
+            self._begin_run()
 
     def train(self) -> nn.Module:
         """Train the model, see :meth:`deepinv.Trainer.train`."""

@@ -10,6 +10,7 @@ import deepinv as dinv
 import pytest
 import torch
 from deepinv.loss.metric import MSE
+from properties import assert_same
 from test_trainers import build, last_checkpoint
 from torch import nn
 from torch.utils.data import DataLoader
@@ -37,12 +38,6 @@ def trainer_of(folder, epochs=3, **kwargs):
 
 def copied(model):
     return {k: v.clone() for k, v in model.state_dict().items()}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]), name
 
 
 def by_hand(weights, decay):

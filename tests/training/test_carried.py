@@ -3,8 +3,9 @@
 import deepinv as dinv
 import pytest
 import torch
+from properties import assert_same
 from test_engine import Points, held, quietly, remembering
-from test_validation import LOSSES, assert_same, build, everything
+from test_validation import LOSSES, build, everything
 
 import deepinv_jitter as dj
 

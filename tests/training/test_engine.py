@@ -8,7 +8,7 @@ import deepinv as dinv
 import numpy as np
 import pytest
 import torch
-from properties import assert_same_parameters
+from properties import assert_same, assert_same_parameters
 from test_trainers import build, last_checkpoint
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
@@ -295,12 +295,6 @@ def held(trainer):
         state |= {f"{i} {name}": value.clone() for name, value in moments.items()}
     scale = trainer.scaler.state_dict()
     return state | {k: torch.tensor(v) for k, v in scale.items()}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]), name
 
 
 @pytest.mark.parametrize("precision", [False, "float16", "bfloat16"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from deepinv.datasets import TensorDataset
 from deepinv.loss.metric import MSE, PSNR
+from properties import assert_same
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -98,12 +99,6 @@ def build(losses="supervised", cls=dj.JitterTrainer, **kwargs):
 
 def network(trainer):
     return next(m for m in trainer.model.modules() if isinstance(m, Lively))
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name, value in a.items():
-        assert torch.equal(value, b[name]), name
 
 
 def everything(trainer):
