@@ -18,12 +18,10 @@ from .parts import Part
 
 class Averaging(Part):
     """
-    The average of the weights beside the model, or in its place.
+    The average of the weights beside the model; for evaluation and checkpoints in its place.
 
-    While it trains, the model has its own weights, which attacks see too; both change places for
-    evaluation and checkpoints. Statistics of batch normalisation belong to the weights of the steps
-    that they were taken in, and are averaged with them. Buffers may come, go and change their shape
-    with a batch.
+    Statistics of batch normalisation belong to the weights of the steps that they were taken in,
+    and are averaged with them. Buffers may come, go and change their shape with a batch.
     """
 
     def __init__(self) -> None:

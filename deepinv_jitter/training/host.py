@@ -1,8 +1,4 @@
-r"""
-What the trainers use of deepinv's Trainer beyond what it documents: here, and nowhere else.
-
-A version of deepinv that changes any of it breaks this module, and is told so by name.
-"""
+r"""What the trainers use of deepinv's Trainer beyond what it documents: here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -130,7 +126,6 @@ class HostTrainer(Trainer):
 
     def without_last_losses(self) -> AbstractContextManager:
         """As before the losses of the last epoch were added to their history."""
-        # Losses of one class share a history
         names = [type(loss).__name__ for loss in self.losses]
         kept = {k: v[: len(v) - names.count(k)] for k, v in self.loss_history.items()}
         return self.having(loss_history=kept)

@@ -80,7 +80,6 @@ class Steps(Part):
 
 
 def _lengths(trainer: Any) -> dict[str, int]:
-    """How long the host's histories are."""
     lengths = {
         key: max(map(len, getattr(trainer, name).values()), default=0)
         for name, key in HISTORIES.items()

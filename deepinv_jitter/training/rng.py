@@ -1,9 +1,4 @@
-r"""
-Everything random in a run: all generators, their states kept and brought back.
-
-They are found wherever things hold them, whatever their kind, and so are the global ones; each
-process has states of its own.
-"""
+r"""Everything random in a run: all generators, their states kept and brought back."""
 
 from __future__ import annotations
 
@@ -148,7 +143,6 @@ def place(generator: Generator) -> torch.Tensor | dict | tuple:
 
 
 def put(generator: Generator, place: Any) -> None:
-    """Bring a generator to where it was."""
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = place
     elif isinstance(generator, random.Random):
@@ -181,7 +175,7 @@ def drawn(generator: Generator) -> int:
 def _plain(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: _plain(value) for key, value in state.items()}
-    return state.tolist() if isinstance(state, (np.ndarray, np.generic)) else state
+    return checks.plain(state)
 
 
 def state(generators: Generators) -> dict:

@@ -49,7 +49,6 @@ class Snapshot:
                 self._attributes.append((vars(part)["_buffers"], always))
 
     def take(self) -> None:
-        """Keep what the modules hold now."""
         self._taken = [
             (own, {k: v for k, v in own.items() if isinstance(v, kinds)})
             for own, kinds in self._attributes
