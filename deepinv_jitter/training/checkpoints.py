@@ -103,8 +103,9 @@ def take_best_along(path: Path, folder: str | os.PathLike, epoch: float) -> None
         return
     try:
         found = loaded(best)
-    except ValueError as error:
-        warnings.warn(f"The best model so far is not taken along: {error}", stacklevel=2)
+    except (OSError, UnpicklingError, ValueError) as error:
+        message = f"The best model so far is not taken along, {str(best)!r}: {error}"
+        warnings.warn(message, stacklevel=2)
         return
     if found["epoch"] <= epoch:
         with replacing(Path(folder) / BEST) as draft:

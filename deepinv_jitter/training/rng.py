@@ -57,7 +57,9 @@ def named(*groups: Mapping[str, object]) -> dict[str, Generator]:
             seen[id(thing)] = thing
             if isinstance(thing, Generator):
                 if not isinstance(thing, random.SystemRandom):  # which has no state
-                    found[f"{name}'" if name in found else name] = thing
+                    while name in found:
+                        name += "'"
+                    found[name] = thing
                 continue
             parts = list(_parts(thing))
             if type(thing) not in kinds:

@@ -316,13 +316,14 @@ def test_the_best_model_goes_along(tmp_path):
         assert torch.equal(value, best["state_dict"][name])
 
 
-def test_a_damaged_best_model_is_left_behind(tmp_path):
+@pytest.mark.parametrize("damaged", [lambda content: content[:1000], lambda _: b"something else"])
+def test_a_damaged_best_model_is_left_behind(tmp_path, damaged):
     build(tmp_path, 2).train()
     path = dj.latest_checkpoint(tmp_path)
     best = path.with_name("ckp_best.pth.tar")
-    best.write_bytes(best.read_bytes()[:1000])
+    best.write_bytes(damaged(best.read_bytes()))
     again = build(tmp_path, 3, ckpt_pretrained=path)
-    with pytest.warns(UserWarning, match="best model so far is not taken along: .*ckp_best"):
+    with pytest.warns(UserWarning, match="best model so far is not taken along, .*ckp_best"):
         again.train()
     assert len(again.loss_history["SupLoss"]) == 3
 

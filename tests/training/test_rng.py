@@ -143,3 +143,11 @@ def test_many_files_cost_nothing(monkeypatch):
     monkeypatch.setattr(rng, "_parts", lambda t: looked.append(t) or parts(t))
     rng.named({"data": Held([["a", 1.0]] * 5000)})
     assert len(looked) < 10
+
+
+def test_generators_to_which_one_way_leads_are_all_found():
+    """A key of a dictionary may be written like the number of another."""
+    several = [torch.Generator() for _ in range(4)]
+    pairs = [{0: a, "0": b} for a, b in (several[:2], several[2:])]
+    found = rng.named({"thing": {0: pairs[0], "0": pairs[1]}})
+    assert len(found) == 4 and {*found.values()} == {*several}
