@@ -94,10 +94,8 @@ class InputJitterTrainer(JitterTrainer):
                 "exactly one of sigma and eps must be given, got "
                 f"sigma={self.sigma!r}, eps={self.eps!r}."
             )
-        for name in ("sigma", "eps"):
-            value = getattr(self, name)
-            if value is not None:
-                setattr(self, name, checks.real(name, value, low=0))
+        name = "eps" if self.sigma is None else "sigma"
+        setattr(self, name, checks.real(name, getattr(self, name), low=0))
         super().__post_init__()
         self._perturbation = InputNoise()
         self._parts.append(self._perturbation)
