@@ -140,15 +140,13 @@ def _brain() -> tuple[torch.Tensor, list[torch.Tensor]]:
         ) from error
     template = load_mni152_template(resolution=1)
     volume = torch.from_numpy(template.get_fdata(dtype=np.float32))
-    origin = template.affine[:3, 3]
-    positions = [
-        round(o) + torch.arange(n, device="cpu") for o, n in zip(origin, volume.shape, strict=True)
-    ]
     brain = volume.nonzero()
-    low, high = brain.amin(0).tolist(), (brain.amax(0) + 1).tolist()
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    box = tuple(map(slice, brain.amin(0).tolist(), (brain.amax(0) + 1).tolist()))
     # The axes run to the right, to the front and up; a radiological view shows each from its end
-    positions = [p[s].flip(0) for p, s in zip(positions, box, strict=True)]
+    positions = [
+        round(o) + torch.arange(s.start, s.stop, device="cpu").flip(0)
+        for o, s in zip(template.affine[:3, 3], box, strict=True)
+    ]
     return volume[box].flip(0, 1, 2), positions
 
 

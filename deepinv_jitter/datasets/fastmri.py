@@ -85,7 +85,14 @@ def fastmri_slices(
         return tqdm(values, description, disable=None if verbose else True, unit="file")
 
     volumes = [_volume(path, chosen) for path in bar(paths, "fastMRI files, checked")]
-    _warn_of_padding(volumes, size)
+    small = [v for v in volumes if v.size[0] < size[0] or v.size[1] < size[1]]
+    if small:
+        warnings.warn(
+            f"img_size={size} is larger than the images in {len(small)} of {len(volumes)} files, "
+            f"the first {small[0].path} with {small[0].size}: they are padded with zeros, which "
+            "adds no detail and makes every error smaller.",
+            stacklevel=2,
+        )
     crop = Compose([Rescale(), CenterCrop(size)])
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -210,17 +217,6 @@ def _slices(chosen: str | int | tuple[int, ...], count: int, path: Path) -> list
             f"{count}."
         )
     return wanted
-
-
-def _warn_of_padding(volumes: list[Volume], size: tuple[int, ...]) -> None:
-    small = [v for v in volumes if v.size[0] < size[0] or v.size[1] < size[1]]
-    if small:
-        warnings.warn(
-            f"img_size={size} is larger than the images in {len(small)} of {len(volumes)} files, "
-            f"the first {small[0].path} with {small[0].size}: they are padded with zeros, which "
-            "adds no detail and makes every error smaller.",
-            stacklevel=3,
-        )
 
 
 def _images(volume: Volume) -> list[torch.Tensor]:

@@ -2,7 +2,6 @@ r"""Sections of SEG-Y files."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -82,30 +81,6 @@ def segy_sections(
 
 def _lines(path: Path, direction: str, verbose: bool) -> list[torch.Tensor]:
     """The lines of a file, each of shape `(samples, traces)`."""
-    with _opened(path, ignore_geometry=direction == "trace") as file:
-        if direction == "trace":
-            lines = [file.trace.raw[:]]
-        elif file.unstructured:
-            raise ValueError(
-                f"direction={direction!r} needs a file with inlines and crosslines, {path} has "
-                "none: use direction='trace'."
-            )
-        elif len(file.offsets) > 1:
-            raise ValueError(
-                f"direction={direction!r} needs a post-stack file, {path} has {len(file.offsets)} "
-                "offsets at each place: stack it, or use direction='trace'."
-            )
-        else:
-            lines = file.iline if direction == "inline" else file.xline
-        # None: in a terminal only
-        disable = None if verbose else True
-        bar = tqdm(lines, f"{path.name}, read", disable=disable, unit="line")
-        return [torch.from_numpy(np.array(line.T, np.float32)) for line in bar]
-
-
-@contextmanager
-def _opened(path: Path, ignore_geometry: bool):
-    """The file, opened by segyio; errors that say what is the case."""
     try:
         import segyio  # inside the function, as it is an optional extra
     except ImportError as error:
@@ -113,11 +88,28 @@ def _opened(path: Path, ignore_geometry: bool):
             "segy_sections needs segyio, which is not installed: "
             'run pip install "deepinv_jitter[segy]".'
         ) from error
-    options = {"strict": False, "ignore_geometry": ignore_geometry}
-    endian = _endian(path)
+    endian, whole = _endian(path), direction == "trace"
     try:
-        with segyio.open(str(path), endian=endian, **options) as file:
-            yield file
+        with segyio.open(str(path), strict=False, ignore_geometry=whole, endian=endian) as file:
+            if whole:
+                lines = [file.trace.raw[:]]
+            elif file.unstructured:
+                raise ValueError(
+                    f"direction={direction!r} needs a file with inlines and crosslines, {path} has "
+                    "none: use direction='trace'."
+                )
+            elif len(file.offsets) > 1:
+                raise ValueError(
+                    f"direction={direction!r} needs a post-stack file, {path} has "
+                    f"{len(file.offsets)} offsets at each place: stack it, or use "
+                    "direction='trace'."
+                )
+            else:
+                lines = file.iline if direction == "inline" else file.xline
+            # None: in a terminal only
+            disable = None if verbose else True
+            bar = tqdm(lines, f"{path.name}, read", disable=disable, unit="line")
+            return [torch.from_numpy(np.array(line.T, np.float32)) for line in bar]
     except (RuntimeError, OSError, IndexError) as error:
         raise ValueError(
             f"path must be a SEG-Y file with whole traces of one length, {path} is none ({error}): "
