@@ -22,9 +22,6 @@ PER_MODEL = ("model", "device", "pictures")
 # How the best mean is marked, and those that may be as good
 LEGEND = {"text": ("*", "~"), "markdown": ("bold:", "italic:"), "latex": ("bold:", "underlined:")}
 
-# Both ends of the interval of a difference
-APART = ("difference low", "difference high")
-
 #: A line of a file: words and numbers, by the names of the columns.
 Row = dict[str, Any]
 
@@ -269,9 +266,10 @@ class RobustnessComparison(Views):
                 name, text = row["network"], f"{write(row['mean'])} {interval(row, write)}"
                 means[name].append(Cell(text.strip(), row["standing"]))
                 if "verdict" in row:
-                    (finer,) = digits([row], APART)
+                    apart = {end: row[f"difference {end}"] for end in ("low", "high")}
+                    (finer,) = digits([row | apart])
                     sign = "+" if row["difference"] > 0 else ""
-                    text = f"{sign}{finer(row['difference'])} {interval(row, finer, APART)}"
+                    text = f"{sign}{finer(row['difference'])} {interval(apart, finer)}"
                     differences[name].append(Cell(f"{text} {row['verdict']}"))
             made.append(Table(f"{title}: mean [95 % interval]", head, list(means.values())))
             if lines := [cells for cells in differences.values() if len(cells) > 1]:

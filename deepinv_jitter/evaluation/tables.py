@@ -27,9 +27,6 @@ FIRST, HEAD = 30, 22
 #: How numbers of one kind are written.
 Write = Callable[[float], str]
 
-#: Both ends of an interval.
-ENDS = ("low", "high")
-
 #: How cells that stand out are marked: in text, Markdown and LaTeX.
 MARKS = {"best": "*", "undecided": "~", "": " "}
 BOLD = {"best": "**{}**", "undecided": "*{}*", "": "{}"}
@@ -192,21 +189,21 @@ def latex(tables: list[Table], notes: list[str], path: str | os.PathLike | None)
     return text
 
 
-def digits(rows: list[dict], ends: tuple[str, str] = ENDS) -> list[Write]:
+def digits(rows: list[dict]) -> list[Write]:
     """
-    How to write the numbers of each row, means or differences: to the place that their intervals
-    leave certain, or that its own leaves if they are not of one size.
+    How to write the numbers of each row: to the place that the intervals of their means leave
+    certain, or that its own leaves if they are not of one size.
     """
-    common = _places(rows, ends)
-    places = [_places([row], ends) if common is None else common for row in rows]
+    common = _places(rows)
+    places = [_places([row]) if common is None else common for row in rows]
     return [partial(_number, places=own) for own in places]
 
 
-def _places(rows: list[dict], ends: tuple[str, str]) -> int | None:
+def _places(rows: list[dict]) -> int | None:
     """The decimals of numbers of one size, neither large nor small."""
     sizes = [abs(row["mean"]) for row in rows if math.isfinite(row["mean"])]
     largest = max(sizes, default=0.0) or 1.0
-    halves = [(row[ends[1]] - row[ends[0]]) / 2 for row in rows if ends[0] in row]
+    halves = [(row["high"] - row["low"]) / 2 for row in rows]
     halves = [half for half in halves if half > 0] or [largest / 100]
     # The interval 1.7 has one place, .2 and .05 have two
     places = -math.floor(math.log10(median(halves) / 3))
@@ -220,10 +217,9 @@ def _number(value: float, places: int | None) -> str:
     return f"{value:.2e}" if places is None else f"{round(value, places) + 0.0:.{places}f}"
 
 
-def interval(row: dict, write: Write, ends: tuple[str, str] = ENDS) -> str:
+def interval(row: dict, write: Write) -> str:
     """Both ends; nothing for a single sample, which has none."""
-    low, high = (row[end] for end in ends)
-    return "" if math.isnan(low) else f"[{write(low)}, {write(high)}]"
+    return "" if math.isnan(row["low"]) else f"[{write(row['low'])}, {write(row['high'])}]"
 
 
 def as_csv(records: list[dict]) -> str:
