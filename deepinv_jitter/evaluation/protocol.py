@@ -175,24 +175,19 @@ def attack_of(attacks: str | Attack | Sequence[Attack], relative_to: str | None)
             f"relative_to is for attacks that are named, {tuple(PRESETS)}, got {relative_to!r} "
             "beside attacks with budgets of their own: L2Ball(1.0, relative_to=...) there."
         )
-    if isinstance(attacks, Attack):
-        return _of_one_radius(attacks)
-    members: list[Any] = [*WorstCase(attacks).attacks]
-    first, *others = (attack.objective for attack in members)
-    if any(o is not first and (not isinstance(o, str) or o != first) for o in others):
-        raise ValueError(
-            "attacks must have one objective, by which the worst is chosen: give "
-            "WorstCase(attacks, objective=...), got different ones."
-        )
-    return _of_one_radius(WorstCase(members, objective=first))
-
-
-def _of_one_radius(attack: Attack) -> Attack:
-    """The attack, if one radius means the same to all that it is made of."""
-    budgets = [part.budget for part in attack.modules() if isinstance(part, Attack)]
+    if not isinstance(attacks, Attack):
+        members: list[Any] = [*WorstCase(attacks).attacks]
+        first, *others = (attack.objective for attack in members)
+        if any(o is not first and (not isinstance(o, str) or o != first) for o in others):
+            raise ValueError(
+                "attacks must have one objective, by which the worst is chosen: give "
+                "WorstCase(attacks, objective=...), got different ones."
+            )
+        attacks = WorstCase(members, objective=first)
+    budgets = [part.budget for part in attacks.modules() if isinstance(part, Attack)]
     kinds = [f"{type(b).__name__}(relative_to={b.relative_to!r})" for b in budgets]
     checks.alike("attacks", "kind of radius", kinds)
-    return attack
+    return attacks
 
 
 def named_metrics(
