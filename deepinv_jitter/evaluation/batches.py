@@ -204,8 +204,8 @@ class Batch:
             self._set(self.row(0))
             made = self._made_of_first()
         except Exception as error:
-            buffers = chain.from_iterable(part._buffers.items() for part in modules(self.physics))
-            unset = [name for name, buffer in buffers if buffer is None]
+            parts = modules(self.physics)
+            unset = [name for part in parts for name, b in part._buffers.items() if b is None]
             if not unset:
                 raise
             raise ValueError(

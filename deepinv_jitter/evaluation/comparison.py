@@ -2,9 +2,8 @@ r"""Networks side by side: which is better, and whether the samples suffice to s
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -199,11 +198,9 @@ class RobustnessComparison(Views):
 
     def _standings(self, label: str, metric: str) -> dict[str, str]:
         """The network with the best mean, and those that may be as good."""
-        harm = {}
-        for name, report in self.reports.items():
-            mean = badness(report.scores(label, metric), report.metrics[metric]).mean().item()
-            if math.isfinite(mean):
-                harm[name] = mean
+        best = self._any.metrics[metric]
+        means = {n: badness(r.scores(label, metric), best).mean() for n, r in self.reports.items()}
+        harm = {name: mean.item() for name, mean in means.items() if mean.isfinite()}
         if not harm or len(self.reports) == 1:
             return {}
         first = min(harm, key=harm.__getitem__)
@@ -216,10 +213,10 @@ class RobustnessComparison(Views):
         reference = self.compare_to if compare_to is None else compare_to
         if reference is not None:
             checks.choice("compare_to", reference, list(self.reports))
-        known = [condition.label for condition in self._any.conditions]
+        if conditions is None:
+            conditions = [condition.label for condition in self._any.conditions]
         asked = [conditions] if isinstance(conditions, str) else conditions
-        chosen = (words.label_of(self._any, name, "conditions") for name in asked or ())
-        labels = known if asked is None else [*dict.fromkeys(chosen)]
+        labels = dict.fromkeys(words.label_of(self._any, name, "conditions") for name in asked)
         rows = self._rows(self._any.shown(metrics), labels, reference)
         samples = words.plural(len(self._any.digests), "sample")
         above = [f"{words.plural(len(self.reports), 'network')}, {samples}"]
@@ -234,7 +231,7 @@ class RobustnessComparison(Views):
         )
         return rows, above, [legend] * (len(self.reports) > 1) + words.basis(self._any)
 
-    def _rows(self, metrics: list[str], labels: Sequence[str], reference: str | None) -> list[Row]:
+    def _rows(self, metrics: list[str], labels: Iterable[str], reference: str | None) -> list[Row]:
         """Each mean with its interval and standing, and its difference to a reference, if any."""
         rows = []
         for metric, label in product(metrics, labels):
