@@ -142,15 +142,13 @@ def _volume(path: Path, chosen: str | int | tuple[int, ...]) -> Volume:
     """What a file holds, once that has been checked."""
     with _readable(path), h5py.File(path) as file:
         names = sorted(file)
-        name = next((n for n in IMAGES if n in file), "")
-        x = file.get(name)
-        found = (x.shape, x.dtype) if hasattr(x, "dtype") else None
-    if found is None:
+        found = [(n, file[n].shape, file[n].dtype) for n in IMAGES if hasattr(file.get(n), "dtype")]
+    if not found:
         raise ValueError(
             f"every file must hold reconstruction_esc or reconstruction_rss, {path} holds "
             f"{names}: use fastMRI's train or val files, or take it out of the folder."
         )
-    shape, dtype = found
+    name, shape, dtype = found[0]
     if dtype.kind not in "fiu" or len(shape) != 3 or 0 in shape:
         raise ValueError(
             f"images must be real, of shape (slices, H, W), {path} holds {shape} of {dtype}."

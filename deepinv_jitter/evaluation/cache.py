@@ -118,13 +118,19 @@ class Cache:
             raise self.refusal(f"holds {len(known)} batches instead of {number}")
         batches = [known[index] for index in range(number)]
         metrics = dict(chain.from_iterable(part["metrics"].items() for part in parts))
+        # In lists, as samples may differ in size
+        pictures: dict[str, dict[str, list[torch.Tensor]]] = {}
+        for batch in batches:
+            for label, pair in batch["pictures"].items():
+                for name, samples in pair.items():
+                    pictures.setdefault(label, {}).setdefault(name, []).extend(samples)
         return {
             "values": _joined(batches, metrics),
             "metrics": metrics,
             "description": self.content["description"],
             "digests": [digest for batch in batches for digest in batch["digests"]],
             "seconds": max(part["seconds"] for part in parts),
-            "pictures": _pictures(batches),
+            "pictures": pictures,
         }
 
     def refusal(self, reason: str) -> ValueError:
@@ -202,16 +208,6 @@ def _joined(batches: list[dict], metrics: Iterable[str]) -> dict[str, Columns]:
                 columns.append(part.get(name, like.new_full([len(batch["digests"])], blank)))
             values[label][name] = torch.cat(columns)
     return values
-
-
-def _pictures(batches: list[dict]) -> dict[str, dict[str, list[torch.Tensor]]]:
-    """The samples that were kept of all conditions; they may differ in size."""
-    found: dict[str, dict[str, list[torch.Tensor]]] = {}
-    for batch in batches:
-        for label, pair in batch["pictures"].items():
-            for name, samples in pair.items():
-                found.setdefault(label, {}).setdefault(name, []).extend(samples)
-    return found
 
 
 def digests(batch: Batch) -> list[str]:

@@ -1,9 +1,4 @@
-r"""
-The one call that measures how robust a model is.
-
-The numbers of a sample depend on the sample, the model and the seed alone: not on the batch it is
-in, nor on what was evaluated before it.
-"""
+r"""The one call that measures how robust a model is."""
 
 from __future__ import annotations
 
@@ -77,13 +72,14 @@ def evaluate_robustness(
 
     Batches without measurements get them from the physics. The noise of each sample, and its
     parameters from ``physics_generator``, follow from ``seed`` and the number of the sample: all
-    models see the same measurements, in batches of any size. A data loader that shuffles has the
-    same order each time, by ``seed``.
+    models see the same measurements, in batches of any size, and the numbers of a sample do not
+    depend on what was evaluated before it. A data loader that shuffles has the same order each
+    time, by ``seed``.
 
     The model is evaluated in evaluation mode with jitter silent, and keeps nothing from one call to
     the next. Afterwards, also after an exception, its mode, attributes and buffers, the physics and
-    all generators are as before. Several networks, in a dictionary, see the very same measurements;
-    the numbers of each are those of a call of its own.
+    all generators are as before. The numbers of each of several networks, in a dictionary, are
+    those of a call of its own.
 
     :param torch.nn.Module, dict[str, torch.nn.Module] model: reconstruction network :math:`H`,
         called as ``model(y, physics)``, or several by their names.

@@ -189,9 +189,8 @@ def _legend(ax: Axes, reports: dict[str, Results]) -> None:
     """The networks by colour and marker, and what solid and dashed lines are."""
     from matplotlib.lines import Line2D
 
-    entries = []
-    for number, name in enumerate(filter(None, reports)):
-        entries.append(Line2D([], [], **style(number), label=name))
+    names = enumerate(filter(None, reports))
+    entries = [Line2D([], [], **style(number), label=name) for number, name in names]
     plain = "#444444" if entries else COLOURS[0]
     for label, kind in {"worst case": WORST, "random, equal norm": RANDOM}.items():
         entries.append(Line2D([], [], color=plain, ls=LINES[kind]["ls"], label=label))
