@@ -276,7 +276,6 @@ class RobustnessComparison(Views):
         return made
 
     def _verdict(self, network: str, reference: str) -> str:
-        """Whose result is better, in words."""
         results = self.reports[network]
         metric, worst = results.shown(None)[0], results.attacked()
         places = {CLEAN: "clean"}

@@ -93,7 +93,6 @@ def _sample(grid, rows: list[list[Panel]], names: list[str], greys: dict, errors
 
 
 def _bar(ax: Axes, image, extend: str) -> None:
-    """The scale, beside a panel."""
     place = ax.inset_axes((1.05, 0.05, 0.06, 0.9))
     bar = ax.figure.colorbar(image, cax=place, extend=extend)
     bar.ax.tick_params(labelsize="small")

@@ -255,7 +255,6 @@ def peak_of(metric: Metric) -> float | str | None:
 
 
 def attack_names(attack: nn.Module) -> str:
-    """An attack in one line."""
     if isinstance(attack, WorstCase):
         return f"worst of {', '.join(map(attack_names, attack.attacks))}"
     return str(attack)

@@ -144,7 +144,6 @@ class RobustnessReport(Results, Views):
         return {"": self}
 
     def _notes(self) -> list[str]:
-        """What the numbers rest on."""
         device = self.description.get("device", "cpu")
         samples = words.plural(len(self.digests), "sample")
         notes = [f"{samples}, {self.seconds:.1f} s on {device}"]

@@ -52,8 +52,7 @@ class Scores:
         for metric in self.metrics.values():
             peak = peak_of(metric)
             if isinstance(peak, float) and metric.norm_inputs is None:
-                x = complex_abs(self.x) if metric.complex_abs else self.x
-                x = x.flatten(1)
+                x = (complex_abs(self.x) if metric.complex_abs else self.x).flatten(1)
                 exceeded |= x.amax(1) - x.amin(1) > (1 + 1e-3) * peak
         return exceeded
 

@@ -65,7 +65,6 @@ def with_unit(metric: str) -> str:
 
 
 def title_of(metric: str, best: float) -> str:
-    """A metric with its unit and direction."""
     return f"{with_unit(metric)}, {better(best)} is better"
 
 
@@ -79,12 +78,10 @@ def plural(count: int, noun: str) -> str:
 
 
 def value(metric: str, number: float, sign: str = "") -> str:
-    """A number with its unit or name."""
     return f"{number:{sign}.1f} dB" if decibel(metric) else f"{metric} {number:{sign}.3g}"
 
 
 def as_large_as(condition: Condition, results: Results) -> str:
-    """How large the perturbations of a condition are."""
     ratio = results.radius(condition, "radius/|noise|")
     if math.isfinite(ratio):
         times = f"{ratio:.2g} times "
@@ -152,7 +149,6 @@ def _kinds(labels: Container[str], results: Results) -> Iterable[list[Condition]
 
 
 def basis(results: Results) -> list[str]:
-    """What all numbers rest on."""
     told, known = ("attack", "objective", "peak", "draws", "seed"), results.description
     lines = [f"{key}: {known[key]}" for key in told if known.get(key)]
     return [*lines, f"deepinv {deepinv.__version__}"]
