@@ -204,8 +204,8 @@ class Batch:
             self._set(self.row(0))
             made = self._made_of_first()
         except Exception as error:
-            parts = modules(self.physics)
-            unset = [name for part in parts for name, b in part._buffers.items() if b is None]
+            found = modules(self.physics)
+            unset = [name for part in found for name, b in part._buffers.items() if b is None]
             if not unset:
                 raise
             raise ValueError(

@@ -62,7 +62,9 @@ class Table:
         blocks = []
         for head, rows in self._blocks(marked):
             above, below = _above(head), [line for row in rows for line in _below(row, marked)]
-            lines = _aligned(above + below)
+            first, *rest = _widths(above + below)
+            form = "  ".join([f"{{:{first}}}", *(f"{{:>{width}}}" for width in rest)])
+            lines = [form.format(*line).rstrip() for line in above + below]
             lines.insert(len(above), "-" * max(map(len, lines)))
             blocks.append("\n".join(lines))
         return "\n".join([*title, "\n\n".join(blocks)])
@@ -121,13 +123,6 @@ def _below(row: list[Cell], marked: bool) -> list[tuple[str, ...]]:
 
 def _wrapped(text: str, width: int) -> list[str]:
     return [line for part in text.split("\n") for line in textwrap.wrap(part, width) or [""]]
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, numbers to the right."""
-    first, *rest = _widths(lines)
-    form = "  ".join([f"{{:{first}}}", *(f"{{:>{width}}}" for width in rest)])
-    return [form.format(*line).rstrip() for line in lines]
 
 
 def _escaped(text: str) -> str:

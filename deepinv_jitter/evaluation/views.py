@@ -161,7 +161,11 @@ def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
     for number, report in enumerate(reports.values()):
         own = style(number)
         for kind, line in LINES.items():
-            eps, means, low, high = _curve(report, kind, metric)
+            radii = {c.eps: c.label for c in report.conditions if c.kind == kind and c.eps}
+            # Without a perturbation it is clean
+            found = [report.estimate(at, metric) for at in (CLEAN, *radii.values())]
+            means, low, high = ([row[k] for row in found] for k in ("mean", "low", "high"))
+            eps = [0.0, *radii]
             ax.plot(eps, means, zorder=3, **own, **line)
             if len(reports) == 1:
                 ax.fill_between(eps, low, high, color=own["color"], alpha=0.15, linewidth=0)
@@ -175,14 +179,6 @@ def _draw(ax: Axes, reports: dict[str, Results], metric: str) -> None:
     ax.margins(x=0.03)
     ax.grid(alpha=0.3, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-
-
-def _curve(report: Results, kind: str, metric: str) -> tuple[list[float], ...]:
-    """Radii, and means with both ends of their intervals; without a perturbation it is clean."""
-    radii = {c.eps: c.label for c in report.conditions if c.kind == kind and c.eps}
-    labels = {0.0: CLEAN} | radii
-    found = [report.estimate(label, metric) for label in labels.values()]
-    return list(labels), *([row[k] for row in found] for k in ("mean", "low", "high"))
 
 
 def _legend(ax: Axes, reports: dict[str, Results]) -> None:
