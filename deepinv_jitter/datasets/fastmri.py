@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,10 +81,8 @@ def fastmri_slices(
     if kept is not None and kept.exists() and any(kept.samefile(p) for p in paths):
         raise ValueError(f"save_path must be none of the volumes, got {save_path}.")
 
-    def bar(values, description):
-        # None: in a terminal only
-        return tqdm(values, description, disable=None if verbose else True, unit="file")
-
+    # None: in a terminal only
+    bar = partial(tqdm, disable=None if verbose else True, unit="file")
     volumes = [_volume(path, chosen) for path in bar(paths, "fastMRI files, checked")]
     small = [v for v in volumes if v.size[0] < size[0] or v.size[1] < size[1]]
     if small:

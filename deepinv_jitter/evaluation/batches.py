@@ -40,9 +40,8 @@ class Source:
         self, device: torch.device, start: int, first: int = 0, turns: int = 1
     ) -> Iterator[tuple[Batch | None, int]]:
         """
-        Every ``turns``-th batch from the ``first`` on, and of the others the size alone.
-
-        The others are not read where that can be told from their indices.
+        Every ``turns``-th batch from the ``first`` on, and of the others the size alone; they are
+        not read where that can be told from their indices.
         """
         order = _indices(self.loader) if turns > 1 else None
         if order is None:

@@ -36,10 +36,7 @@ from .scores import Scores, alike, squared_error
 
 
 class Bench:
-    """
-    A batch on which the conditions are tried, one by one. It holds the columns of those that are
-    done, and the worst point so far.
-    """
+    """A batch to try conditions on, with the columns of those done and the worst point so far."""
 
     def __init__(self, protocol: Protocol, model: nn.Module, batch: Batch, done: dict, point: dict):
         self.protocol, self.model, self.physics = protocol, model, batch.physics
