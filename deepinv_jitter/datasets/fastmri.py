@@ -141,13 +141,14 @@ def _volume(path: Path, chosen: str | int | tuple[int, ...]) -> Volume:
     """What a file holds, once that has been checked."""
     with _readable(path), h5py.File(path) as file:
         names = sorted(file)
-        found = [(n, file[n].shape, file[n].dtype) for n in IMAGES if hasattr(file.get(n), "dtype")]
-    if not found:
+        images = ((name, file.get(name)) for name in IMAGES)
+        found = next(((name, x.shape, x.dtype) for name, x in images if hasattr(x, "dtype")), None)
+    if found is None:
         raise ValueError(
             f"every file must hold reconstruction_esc or reconstruction_rss, {path} holds "
             f"{names}: use fastMRI's train or val files, or take it out of the folder."
         )
-    name, shape, dtype = found[0]
+    name, shape, dtype = found
     if dtype.kind not in "fiu" or len(shape) != 3 or 0 in shape:
         raise ValueError(
             f"images must be real, of shape (slices, H, W), {path} holds {shape} of {dtype}."
