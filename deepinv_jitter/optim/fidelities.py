@@ -1,14 +1,11 @@
-r"""
-Data fidelities that know more than :math:`x`: the noise of an iteration, or :math:`A^\top y`.
-
-Those that live for one iteration or one forward pass are not modules, so that they are not
-registered, saved or moved.
-"""
+r"""Data fidelities that know the noise of an iteration, or :math:`A^\top y`."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from deepinv.optim import L2, Bregman, DataFidelity
@@ -49,26 +46,49 @@ class NormalL2(L2):
     True
     """
 
-    reads_adjoint = True
+    adjoint: torch.Tensor | None = None
 
     def __init__(self, sigma: float = 1.0):
         super().__init__(sigma=checks.real("sigma", sigma, 1e-15, 1e15))
 
-    def given(self, adjoint: torch.Tensor) -> NormalL2Given:
+    @property
+    def reads_adjoint(self) -> bool:
+        return self.adjoint is None
+
+    def given(self, adjoint: torch.Tensor) -> NormalL2:
         r"""
         This fidelity together with :math:`A^\top y`, for one forward pass.
 
         :param torch.Tensor adjoint: :math:`A^\top y`, shape of the image.
         :return: (:class:`deepinv.optim.DataFidelity`) what stands in for it.
         """
-        return NormalL2Given(self, adjoint)
+        known = copy.copy(self)
+        known.adjoint = adjoint
+        return known
+
+    def grad(
+        self, x: torch.Tensor, y: torch.Tensor, physics: Physics, *args, **kwargs
+    ) -> torch.Tensor:
+        r""":math:`(A^\top A x - A^\top y) / \sigma^2`; arguments are those of the host's."""
+        if self.adjoint is None:
+            return super().grad(x, y, physics, *args, **kwargs)
+        return self.norm * (physics.A_adjoint_A(x) - self.adjoint)
 
 
-class WrappedFidelity:
-    """What stands in for a data fidelity: the same in all but what a subclass changes."""
+class TiltedFidelity:
+    r"""
+    The data fidelity :math:`f_k(x) = f(x) + \langle w_k, x\rangle`, for one iteration: no module,
+    so that it is not registered, saved or moved.
 
-    def __init__(self, fidelity: DataFidelity | WrappedFidelity):
-        self.fidelity = fidelity
+    Its value stays that of :math:`f`, so that a host model reports the cost of the clean objective.
+    ``asked`` holds which of the methods through which the noise enters a step were called; a step
+    that calls none of them has no noise.
+    """
+
+    def __init__(self, fidelity: DataFidelity, w: torch.Tensor):
+        self.fidelity: Any = fidelity
+        self.w = w
+        self.asked: set[str] = set()
 
     def __call__(self, *args, **kwargs) -> torch.Tensor:
         return self.fidelity(*args, **kwargs)
@@ -77,37 +97,6 @@ class WrappedFidelity:
         if name == "fidelity":
             raise AttributeError(name)
         return getattr(self.fidelity, name)
-
-
-class NormalL2Given(WrappedFidelity):
-    r"""A :class:`NormalL2` together with :math:`A^\top y`."""
-
-    reads_adjoint = False
-
-    def __init__(self, fidelity: NormalL2, adjoint: torch.Tensor):
-        super().__init__(fidelity)
-        self.adjoint = adjoint
-
-    def grad(
-        self, x: torch.Tensor, y: torch.Tensor, physics: Physics, *args, **kwargs
-    ) -> torch.Tensor:
-        r""":math:`(A^\top A x - A^\top y) / \sigma^2`."""
-        return self.fidelity.norm * (physics.A_adjoint_A(x) - self.adjoint)
-
-
-class TiltedFidelity(WrappedFidelity):
-    r"""
-    The data fidelity :math:`f_k(x) = f(x) + \langle w_k, x\rangle`, for one iteration.
-
-    Its value stays that of :math:`f`, so that a host model reports the cost of the clean objective.
-    ``asked`` holds which of the methods through which the noise enters a step were called; a step
-    that calls none of them has no noise.
-    """
-
-    def __init__(self, fidelity: DataFidelity | WrappedFidelity, w: torch.Tensor):
-        super().__init__(fidelity)
-        self.w = w
-        self.asked: set[str] = set()
 
     def given(self, adjoint: torch.Tensor) -> TiltedFidelity:
         r"""The same, with :math:`A^\top y` known to :math:`f`."""
