@@ -65,8 +65,20 @@ class ConvergedAttack(Attack):
         max_steps: int = 1500,
     ):
         searches = list(searches) if isinstance(searches, Iterable) else [searches]
-        _check_searches(searches)
+        if not searches:
+            raise ValueError("searches must hold at least one attack, got none.")
+        for search in searches:
+            if not isinstance(search, SearchAttack) or not search.uses_gradient:
+                raise TypeError(
+                    "searches must be attacks that go along a gradient, such as MomentumAttack, "
+                    f"got {type(search).__name__}."
+                )
         first = searches[0]
+        for name in ("budget", "objective", "autocast"):
+            if any(getattr(search, name) is not getattr(first, name) for search in searches):
+                raise ValueError(
+                    f"searches must share their {name}, the very same object, got different ones."
+                )
         super().__init__(first.budget, first.objective)
         self.autocast = first.autocast
         self.searches = nn.ModuleList(searches)
@@ -112,7 +124,7 @@ class ConvergedAttack(Attack):
             clean = problem.loss(problem.zero)
             starts = [(search, search.first(problem)) for search in self.searches]
             if init is not None:
-                starts.append((first, problem.start(init, first.seed)))
+                starts.append((first, first.first(problem, init)))
             for search, start in starts:
                 problem.loss(search.search(problem, start))
             rising = torch.ones_like(problem.nonfinite)
@@ -131,8 +143,7 @@ class ConvergedAttack(Attack):
             result = AttackResult.of(problem, problem.worst, problem.worst_loss, clean)
             result.n_grad = torch.zeros_like(rising, dtype=torch.long) + problem.n_grad
             if report:
-                flags = doubts(problem, result, first.checks, True, first.seed)
-                result.flags = flags | {"not_converged": rising}
+                result.flags = doubts(problem, result, first) | {"not_converged": rising}
         return result
 
     def _restarted(self, k):
@@ -145,22 +156,6 @@ class ConvergedAttack(Attack):
             f"ConvergedAttack({self.budget}, [{each}], tolerance={self.tolerance:g}, "
             f"max_steps={self.max_steps})"
         )
-
-
-def _check_searches(searches: list[SearchAttack]) -> None:
-    if not searches:
-        raise ValueError("searches must hold at least one attack, got none.")
-    for search in searches:
-        if not isinstance(search, SearchAttack) or not search.uses_gradient:
-            raise TypeError(
-                "searches must be attacks that go along a gradient, such as MomentumAttack, got "
-                f"{type(search).__name__}."
-            )
-    for name in ("budget", "objective", "autocast"):
-        if any(getattr(s, name) is not getattr(searches[0], name) for s in searches):
-            raise ValueError(
-                f"searches must share their {name}, the very same object, got different ones."
-            )
 
 
 @contextmanager

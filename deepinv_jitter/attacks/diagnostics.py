@@ -83,16 +83,12 @@ class AttackResult:
         cls, problem: Problem, delta: torch.Tensor, loss: torch.Tensor, clean: torch.Tensor
     ) -> AttackResult:
         """What a search has found, in one tensor, without flags."""
-        trace = torch.stack(problem.trace)
-        return cls(
-            problem.to_measurement(delta), delta, loss, clean, trace, problem.n_grad, flags={}
-        )
+        added = problem.budget.to_measurement(delta, problem.physics)
+        return cls(added, delta, loss, clean, torch.stack(problem.trace), problem.n_grad, flags={})
 
 
-def doubts(
-    problem: Problem, result: AttackResult, checks: bool, uses_gradient: bool, seed: int
-) -> dict[str, torch.Tensor]:
-    """The doubts of :class:`AttackResult`, without a trace in the problem."""
+def doubts(problem: Problem, result: AttackResult, search) -> dict[str, torch.Tensor]:
+    """The flags of what a search has found, without a trace in the problem."""
     flags = {name: torch.zeros_like(problem.nonfinite) for name in FLAGS}
     flags["zero_gradient"] = problem.zero_gradient
     flags["nonfinite_gradient"] = problem.nonfinite
@@ -101,14 +97,14 @@ def doubts(
     best = result.trace[seen | ~seen.any()].cummax(0).values
     gain = best[-1] - best[(len(best) - 1) // 2]
     flags["not_converged"] = gain > 0.02 * (best[-1] - result.loss_clean)
-    if not checks:
+    if not search.checks:
         return flags
     with torch.no_grad():
         first, second = (problem.reconstruct(result.perturbation) for _ in range(2))
         size, change = (v.abs().flatten(1).norm(dim=1) for v in (first, first - second))
         flags["stochastic_model"] = change > 1e-4 * size
-        if uses_gradient:
-            generator = torch.Generator().manual_seed(seed)
+        if search.uses_gradient:
+            generator = torch.Generator().manual_seed(search.seed)
             draws = [problem.value(problem.random(generator)) for _ in range(BASELINES)]
             lead = torch.stack(draws).amax(0) - result.loss
             flags["random_beats_gradient"] = lead > 0.01 * (result.loss - result.loss_clean)

@@ -84,13 +84,9 @@ class Problem:
             value = getattr(self, name).index_copy(0, rows, getattr(part, name))
             setattr(self, name, value)
 
-    def to_measurement(self, delta: torch.Tensor) -> torch.Tensor:
-        """What to add to the measurements."""
-        return self.budget.to_measurement(delta, self.physics)
-
     def reconstruct(self, delta: torch.Tensor) -> torch.Tensor:
         r""":math:`H(y + \delta)`."""
-        y = self.layout.unpack(self.y + self.to_measurement(delta))
+        y = self.layout.unpack(self.y + self.budget.to_measurement(delta, self.physics))
         if self.autocast is None:
             return self.model(y, self.physics)
         with torch.autocast(self.y.device.type, self.autocast):
@@ -173,10 +169,8 @@ class Problem:
         """A random point of the budget."""
         return self.budget.random(self.zero, self.eps, generator, distribution, self.support)
 
-    def start(self, init: torch.Tensor | None, seed: int) -> torch.Tensor:
-        """The given first point, brought into the budget, or a random one."""
-        if init is None:
-            return self.random(torch.Generator().manual_seed(seed))
+    def inside(self, init: Measurements) -> torch.Tensor:
+        """A given first point, brought into the budget."""
         rules.batch(**named_parts("init", init))
         init = Layout(init).pack(init)
         if init.is_complex() and not self.zero.is_complex():

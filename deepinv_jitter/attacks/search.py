@@ -65,9 +65,11 @@ class SearchAttack(Attack):
 
     def first(self, problem: Problem, init: Measurements | None = None) -> torch.Tensor:
         """The first point: the given one, or the attack's start."""
-        if init is None and self.start == "zero":
+        if init is not None:
+            return problem.inside(init)
+        if self.start == "zero":
             return problem.zero
-        return problem.start(init, self.seed)
+        return problem.random(torch.Generator().manual_seed(self.seed))
 
     def continued(self, steps: int) -> SearchAttack:
         """The same search, to go on from where one of its kind ended."""
@@ -78,18 +80,20 @@ class SearchAttack(Attack):
     def _solve(self, model, x, y, physics, eps, init, report):
         with undisturbed(model, x, y, physics):
             problem = Problem(self, model, x, y, physics, eps)
-            clean = None
-            if init is not None or self.start == "random":
-                clean = problem.loss(problem.zero) if report or self.keep == "best" else None
+            judged = report or self.keep == "best"
+            clean = loss = None
+            if judged and (init is not None or self.start == "random"):
+                clean = problem.loss(problem.zero)
                 problem.trace.clear()
             delta = self.search(problem, self.first(problem, init))
-            loss = problem.loss(delta) if report or self.keep == "best" else None
+            if judged:
+                loss = problem.loss(delta)
             if self.keep == "best":
                 delta, loss = problem.worst, problem.worst_loss
             clean = problem.trace[0] if clean is None else clean
             result = AttackResult.of(problem, delta, loss, clean)
             if report:
-                result.flags = doubts(problem, result, self.checks, self.uses_gradient, self.seed)
+                result.flags = doubts(problem, result, self)
         return result
 
     def _restarted(self, k):

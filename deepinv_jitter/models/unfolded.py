@@ -3,6 +3,7 @@ r"""The paper's two unrolled networks, over the host's own algorithms."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from inspect import Parameter
 from typing import Any
 
@@ -73,18 +74,12 @@ class _Unfolded(BaseOptim):
         init = _either(init=init, custom_init=custom_init)
         start: Callable = adjoint if init is None else init
         trainable = _checked_trainables(trainable_params, sigma_denoiser)
-        given = {"stepsize": stepsize, "lambda_reg": lambda_reg, "sigma_denoiser": sigma_denoiser}
-        for name in [name for name in given if name not in trainable]:
-            value: Any = given[name]
-            for one in value if isinstance(value, (list, tuple)) else [value]:
-                checks.constant(name, one, "name it in trainable_params")
+        listed = partial(_per_iteration, max_iter=max_iter, trainable=trainable)
         parameters: dict[str, Any] = {
-            "stepsize": _per_iteration("stepsize", stepsize, max_iter, scalar=True),
-            "lambda": _per_iteration("lambda_reg", lambda_reg, max_iter, scalar=True),
-            "g_param": None,
+            "stepsize": listed("stepsize", stepsize),
+            "lambda": listed("lambda_reg", lambda_reg),
+            "g_param": None if sigma_denoiser is None else listed("sigma_denoiser", sigma_denoiser),
         }
-        if sigma_denoiser is not None:
-            parameters["g_param"] = _per_iteration("sigma_denoiser", sigma_denoiser, max_iter)
         if positive_stepsize:
             steps = parameters.pop("stepsize")
             if "stepsize" not in trainable or min(steps) <= 0:
@@ -278,16 +273,19 @@ def _checked_trainables(names: Sequence[str], sigma_denoiser: object) -> list[st
 
 
 def _per_iteration(
-    name: str, value: float | Sequence[float | torch.Tensor], max_iter: int, scalar: bool = False
+    name: str, value: Any, max_iter: int, trainable: list[str]
 ) -> list[float | torch.Tensor]:
     """The parameter as the host takes it: a list of one value, or of one per iteration."""
     listed = isinstance(value, (list, tuple))
-    given: Any = value if listed else torch.atleast_1d(checks.reals(name, value))
+    if name not in trainable:
+        for one in value if listed else [value]:
+            checks.constant(name, one, "name it in trainable_params")
+    given = value if listed else torch.atleast_1d(checks.reals(name, value))
     rows = [checks.reals(name, row) for row in given]
     # Through single precision, in which the host keeps what is learned
     if not all((row.float().isfinite() & (row >= 0)).all() for row in rows):
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}.")
     checks.per_iteration(name, len(rows), max_iter)
-    if scalar and any(row.numel() != 1 for row in rows):
+    if name != "sigma_denoiser" and any(row.numel() != 1 for row in rows):
         raise ValueError(f"{name} must be one number or one per iteration, got {value!r}.")
     return [row.item() if row.numel() == 1 else row.float() for row in rows]

@@ -1,10 +1,4 @@
-r"""
-Where the noise enters an iteration: iterators that wrap an unchanged deepinv iterator.
-
-In training, :class:`JitteredIterator` hands the wrapped iterator a data fidelity tilted by a
-random linear term, :math:`f_k(x) = f(x) + \langle w_k, x\rangle`. No step of an algorithm is
-written a second time.
-"""
+r"""Where the noise enters an iteration: iterators that wrap an unchanged deepinv iterator."""
 
 from __future__ import annotations
 

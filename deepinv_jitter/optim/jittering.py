@@ -105,7 +105,29 @@ def jitter(
 
 def jittered(model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter) -> JitteredIterator:
     """The iterator that would make an unrolled model jittered; the model is left unchanged."""
-    _check_unrolled(model)
+    inner = innermost(model.fixed_point.iterator)
+    algorithm = type(inner).__name__.removesuffix("Iteration")
+    if type(inner) in WITHOUT_FIDELITY:
+        raise TypeError(
+            f"{algorithm} has no place for jitter, since its step asks the data fidelity for "
+            "neither a gradient nor a proximal point: use one that does, such as PGD."
+        )
+    # With these the steps would depend on the noise in ways that no equation describes
+    options = {
+        "unfold=False": not (model.unfold or isinstance(model, BaseUnfold)),
+        "DEQ": model.DEQ or isinstance(model, BaseDEQ),
+        "anderson_acceleration": model.anderson_acceleration_config is not None,
+        "backtracking": model.backtracking,
+        "early_stop": model.early_stop,
+    }
+    unwanted = [option for option, used in options.items() if used]
+    if unwanted:
+        raise ValueError(
+            "jitter is for models that are trained through a fixed number of iterations, got "
+            f"{type(model).__name__} with {' and '.join(unwanted)}: build its algorithm, "
+            f"{algorithm}, with unfold=True, without DEQ, acceleration, backtracking and early "
+            "stop."
+        )
     iterator = JitteredIterator(without_jitter(model.fixed_point.iterator), sigma)
     checks.per_iteration("sigma", len(iterator.jitter.noise.sigma), model.max_iter)
     return iterator
@@ -197,29 +219,3 @@ def _unrolled(model: nn.Module) -> BaseOptim:
             f"{', '.join(outer)}: call jitter on each that is to be noisy."
         )
     return next(iter(outer.values()))
-
-
-def _check_unrolled(model: BaseOptim) -> None:
-    iterator = innermost(model.fixed_point.iterator)
-    algorithm = type(iterator).__name__.removesuffix("Iteration")
-    if type(iterator) in WITHOUT_FIDELITY:
-        raise TypeError(
-            f"{algorithm} has no place for jitter, since its step asks the data fidelity for "
-            "neither a gradient nor a proximal point: use one that does, such as PGD."
-        )
-    # With these the steps would depend on the noise in ways that no equation describes
-    options = {
-        "unfold=False": not (model.unfold or isinstance(model, BaseUnfold)),
-        "DEQ": model.DEQ or isinstance(model, BaseDEQ),
-        "anderson_acceleration": model.anderson_acceleration_config is not None,
-        "backtracking": model.backtracking,
-        "early_stop": model.early_stop,
-    }
-    unwanted = [option for option, used in options.items() if used]
-    if unwanted:
-        raise ValueError(
-            "jitter is for models that are trained through a fixed number of iterations, got "
-            f"{type(model).__name__} with {' and '.join(unwanted)}: build its algorithm, "
-            f"{algorithm}, with unfold=True, without DEQ, acceleration, backtracking and early "
-            "stop."
-        )

@@ -99,12 +99,21 @@ class GaussianJitter:
         :raises ValueError: if ``x`` is not a batch, the level is so large that the squared noise
             overflows, or the scale is ``"official"`` and ``data_step`` is missing or complex.
         """
-        sigma = self._level(x, k)
+        checks.tensor("x", x)
+        sigma, entries = self.sigma_at(k), x[0].numel()
+        norm = sigma * math.sqrt(entries) if self.scale == "std" else sigma
+        # Losses sum squares in single precision or better; a normal number hardly exceeds 10
+        largest = torch.finfo(torch.promote_types(x.dtype, torch.float32)).max
+        if norm > math.sqrt(largest) or 10 * sigma > torch.finfo(x.dtype).max:
+            raise ValueError(
+                "sigma must be so small that the squared norm of the noise is finite in "
+                f"{x.dtype}, got {sigma:g} for {entries} entries."
+            )
         std: float | torch.Tensor
         if self.scale == "std":
             std = sigma
         elif self.scale == "norm":
-            std = sigma / math.sqrt(x[0].numel())
+            std = sigma / math.sqrt(entries)
         elif self.scale == "relative":
             std = sigma * x.detach().abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
         elif data_step is None:
@@ -116,20 +125,6 @@ class GaussianJitter:
         else:
             std = sigma * data_step().max()
         return std * self.standard_normal(x)
-
-    def _level(self, x: torch.Tensor, k: int) -> float:
-        """Noise level of iteration ``k``, checked against the iterate."""
-        checks.tensor("x", x)
-        sigma, entries = self.sigma_at(k), x[0].numel()
-        norm = sigma * math.sqrt(entries) if self.scale == "std" else sigma
-        # Losses sum squares in single precision or better; a normal number hardly exceeds 10
-        largest = torch.finfo(torch.promote_types(x.dtype, torch.float32)).max
-        if norm > math.sqrt(largest) or 10 * sigma > torch.finfo(x.dtype).max:
-            raise ValueError(
-                "sigma must be so small that the squared norm of the noise is finite in "
-                f"{x.dtype}, got {sigma:g} for {entries} entries."
-            )
-        return sigma
 
     def standard_normal(self, x: torch.Tensor) -> torch.Tensor:
         r"""
