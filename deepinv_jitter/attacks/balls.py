@@ -63,14 +63,10 @@ class L2Ball(Budget):
         check_pair("gradient", gradient, eps)
         _, flat = scaled(gradient)
         # The largest entry is scaled to 1: the norm is smaller where all entries are zero, only
-        length = _norm(flat).clamp_min(1)
-        unit = flat / length[:, None]
-        out = unit.reshape(gradient.shape) * column(inside(eps, gradient), gradient)
-        return out.to(gradient.dtype)
+        unit = (flat / _norm(flat).clamp_min(1)[:, None]).reshape(gradient.shape)
+        return (unit * column(inside(eps, gradient), gradient)).to(gradient.dtype)
 
-    def _depth(
-        self, sphere: torch.Tensor, entries: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
+    def _depth(self, sphere, entries, generator):
         # The volume of a ball grows with the power of its dimension
         freedom = entries * (2 if sphere.is_complex() else 1)
         depth = torch.rand(1, generator=generator, device=generator.device).to(entries.device)
@@ -118,16 +114,11 @@ class LinfBall(Budget):
     def steepest(self, gradient: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
         r""":math:`\varepsilon_i \operatorname{sign}(g_{ij})`, see :class:`Budget`."""
         check_pair("gradient", gradient, eps)
-        out = torch.sgn(gradient) * column(inside(eps, gradient), gradient)
-        return out.to(gradient.dtype)
+        return (torch.sgn(gradient) * column(inside(eps, gradient), gradient)).to(gradient.dtype)
 
-    def _depth(
-        self, sphere: torch.Tensor, entries: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
-        depth = torch.rand(sphere.shape[1:], generator=generator, device=generator.device).to(
-            sphere.device
-        )
-        return depth.sqrt() if sphere.is_complex() else depth
+    def _depth(self, sphere, entries, generator):
+        depth = torch.rand(sphere.shape[1:], generator=generator, device=generator.device)
+        return (depth.sqrt() if sphere.is_complex() else depth).to(sphere.device)
 
 
 def _norm(flat: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from .. import checks
 from .noise import noise_levels, noise_models
 from .parts import Layout, Measurements
 from .samples import check_pair, check_radius, column, per_sample, same_normal
-from .support import Support, broadcast, check_support, reached
+from .support import Support, broadcast, check_support
 
 DISTRIBUTIONS = ("sphere", "ball", "gaussian")
 
@@ -194,7 +194,11 @@ class Budget(ABC):
             return broadcast(self._support, zero if layout is None else layout.unpack(zero))
         if self._support is None or not isinstance(physics, LinearPhysics):
             return torch.ones_like(zero, dtype=torch.bool)
-        return reached(zero, layout, physics)
+        n = same_normal(zero, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            if layout is None:
+                return physics.A_adjoint(physics.A(n)) != 0
+            return layout.pack(physics.A(physics.A_adjoint(layout.unpack(n)))) != 0
 
     def random(
         self,

@@ -40,7 +40,7 @@ class Layout:
         if not isinstance(y, TensorList):
             return y
         flat = [
-            _in_pairs(part).flatten(1) if pairs else part.flatten(1)
+            (_in_pairs(part) if pairs else part).flatten(1)
             for part, pairs in zip(y, self.in_pairs, strict=True)
         ]
         return torch.cat(flat, dim=1)

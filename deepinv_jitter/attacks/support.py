@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import torch
-from deepinv.physics import LinearPhysics
 from deepinv.utils import TensorList
 
 from .parts import Layout, Measurements, named_parts
-from .samples import same_normal
 
 Support: TypeAlias = str | Measurements | None
 
@@ -48,18 +46,6 @@ def broadcast(support: Measurements, like: Measurements) -> torch.Tensor:
     if not isinstance(like, TensorList):
         return expanded[0]
     return Layout(like).pack(TensorList(expanded))
-
-
-def reached(zero: torch.Tensor, layout: Layout | None, physics: LinearPhysics) -> torch.Tensor:
-    r"""
-    Where :math:`AA^\top n` is not zero, for random measurements :math:`n`; without a layout
-    :math:`A^\top An`, for a random image.
-    """
-    n = same_normal(zero, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        if layout is None:
-            return physics.A_adjoint(physics.A(n)) != 0
-        return layout.pack(physics.A(physics.A_adjoint(layout.unpack(n)))) != 0
 
 
 def _shapes(parts: dict[str, torch.Tensor]) -> str:

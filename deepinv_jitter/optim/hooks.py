@@ -25,13 +25,8 @@ class OutputJitter(Jitter):
     Their calls are numbered within each forward pass of the model: that is the iteration :math:`k`.
     """
 
-    def __init__(
-        self,
-        sigma: float | Iterable[float] | GaussianJitter,
-        model: nn.Module,
-        modules: list[nn.Module],
-    ):
-        super().__init__(sigma)
+    def __init__(self, noise: GaussianJitter, model: nn.Module, modules: list[nn.Module]):
+        super().__init__(noise)
         self.k = 0
         self.numbers: dict[bytes, int | None] = {}
         # Bound methods of a submodule, so that they are copied with the model

@@ -48,14 +48,7 @@ class NetworkPrior(Prior):
         """What stands in for this prior in one iteration, as it knows the measurements."""
         return SimpleNamespace(grad=partial(self.grad, y=y), prox=partial(self.prox, y=y))
 
-    def _apply_network(
-        self,
-        x: torch.Tensor,
-        sigma_denoiser: float | torch.Tensor | None = None,
-        *args,
-        y: torch.Tensor | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
+    def _apply_network(self, x, sigma_denoiser=None, *args, y=None, **kwargs) -> torch.Tensor:
         if self.reads_y and y is None:
             raise ValueError(
                 f"The network of this {type(self).__name__} reads the measurements, but the model "
