@@ -2,13 +2,12 @@ r"""Small trained networks that come with the package, for demos and first tries
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from .. import checks
-from ..optim.noise import GaussianJitter
+from ..optim.noise import Noise
 from .networks import UnrolledDnCNN
 from .unfolded import UnfoldedPGD
 
@@ -19,9 +18,7 @@ SIZES = {"mri": (2, 4, 5), "seismic": (1, 3, 10)}
 TRAININGS = ("mse", "jittered", "robust")
 
 
-def demo_network(
-    name: str, *, jitter: float | Iterable[float] | GaussianJitter | None = None
-) -> UnfoldedPGD:
+def demo_network(name: str, *, jitter: Noise | None = None) -> UnfoldedPGD:
     r"""
     A small network whose weights come with the package, to attack or to train on: unrolled proximal
     gradient descent with a network of 16 channels for each iteration, some 26 000 weights.
@@ -54,9 +51,7 @@ def demo_network(
     return model.eval()
 
 
-def untrained(
-    problem: str, jitter: float | Iterable[float] | GaussianJitter | None = None
-) -> UnfoldedPGD:
+def untrained(problem: str, jitter: Noise | None = None) -> UnfoldedPGD:
     """A network of a problem, freshly initialised."""
     channels, depth, iterations = SIZES[problem]
     networks = [

@@ -18,7 +18,7 @@ from ..optim.checkpointing import CheckpointedIterator
 from ..optim.fidelities import NormalL2
 from ..optim.iterators import ConditionedIterator
 from ..optim.jittering import jitter as jitter_model
-from ..optim.noise import GaussianJitter
+from ..optim.noise import Noise
 from ..optim.priors import (
     DenoiserPnP,
     DenoiserRED,
@@ -58,7 +58,7 @@ class _Unfolded(BaseOptim):
         *,
         stepsize: float | Sequence[float] = 1.0,
         max_iter: int = 10,
-        jitter: float | Iterable[float] | GaussianJitter | None = None,
+        jitter: Noise | None = None,
         checkpoint: bool = False,
         data_fidelity: DataFidelity | None = None,
         lambda_reg: float | Sequence[float] = 1.0,

@@ -49,7 +49,6 @@ class CheckpointedIterator(IteratorWrapper):
             return self.iterator(*arguments, **kwargs)
         # The parameters of a physics may change from batch to batch, but not in an iteration
         start = _Start(modules(self.iterator, cur_data_fidelity, cur_prior), modules(physics))
-        contexts = nullcontext(), start
         # torch stops the second pass early by an exception, which TorchScript does not let through
         try:
             with set_checkpoint_early_stop(False):
@@ -57,7 +56,7 @@ class CheckpointedIterator(IteratorWrapper):
                     self.iterator,
                     *arguments,
                     use_reentrant=False,
-                    context_fn=lambda: contexts,
+                    context_fn=lambda: (nullcontext(), start),
                     **kwargs,
                 )
         except RuntimeError as error:

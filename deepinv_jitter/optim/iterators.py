@@ -2,15 +2,13 @@ r"""Where the noise enters an iteration: iterators that wrap an unchanged deepin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from deepinv.optim.optim_iterators import CPIteration, GDIteration, OptimIterator, PGDIteration
 from deepinv.physics import LinearPhysics
 
 from .. import checks
 from .fidelities import TiltedFidelity
-from .noise import GaussianJitter, Jitter
+from .noise import Jitter, Noise
 
 
 class IteratorWrapper(OptimIterator):
@@ -89,9 +87,8 @@ class JitteredIterator(IteratorWrapper):
     The first gives eq. (8) of the paper for gradient descent (:class:`UnfoldedGD`) and eq. (12) for
     proximal gradient descent (:class:`UnfoldedPGD`), the second is our extension.
 
-    The layer :class:`Jitter` that it holds switches the noise: in evaluation mode, inside
-    :func:`no_jitter` and where :math:`\sigma_k=0` the wrapped iterator is called unchanged and no
-    random number is drawn.
+    The layer :class:`Jitter` that it holds switches the noise; where there is none, the wrapped
+    iterator is called unchanged.
 
     It works for any iterator that asks its data fidelity for a gradient or a proximal point, be it
     of the conjugate or with a Bregman distance. Chambolle-Pock (PDCP), whose data fidelity
@@ -122,7 +119,7 @@ class JitteredIterator(IteratorWrapper):
     ...     prior=dinv.optim.Tikhonov(), max_iter=5, trainable_params=["stepsize"])
     """
 
-    def __init__(self, iterator: OptimIterator, sigma: float | Iterable[float] | GaussianJitter):
+    def __init__(self, iterator: OptimIterator, sigma: Noise):
         layer, base = Jitter(sigma), innermost(iterator)
         super().__init__(iterator)
         if any(isinstance(m, JitteredIterator) for m in iterator.modules()):

@@ -20,7 +20,7 @@ from torch import nn
 from .. import checks
 from . import hooks
 from .iterators import JitteredIterator, innermost, without_jitter
-from .noise import GaussianJitter, Jitter
+from .noise import Jitter, Noise
 
 #: Iterators of deepinv whose step asks the data fidelity for neither a gradient nor a proximal
 #: point. A user's own are noticed in the first training pass.
@@ -29,11 +29,7 @@ WITHOUT_FIDELITY = (MLEMIteration, OSEMIteration, BSREMIteration, SIRTIteration,
 SAMPLERS = (BaseSampling, DDRM, DiffPIR, PosteriorDiffusion)
 
 
-def jitter(
-    model: nn.Module,
-    sigma: float | Iterable[float] | GaussianJitter,
-    at: str | Iterable[str] | None = None,
-) -> nn.Module:
+def jitter(model: nn.Module, sigma: Noise, at: str | Iterable[str] | None = None) -> nn.Module:
     r"""
     Add noise to a network in training, in place.
 
@@ -103,7 +99,7 @@ def jitter(
     return model
 
 
-def jittered(model: BaseOptim, sigma: float | Iterable[float] | GaussianJitter) -> JitteredIterator:
+def jittered(model: BaseOptim, sigma: Noise) -> JitteredIterator:
     """The iterator that would make an unrolled model jittered; the model is left unchanged."""
     inner = innermost(model.fixed_point.iterator)
     algorithm = type(inner).__name__.removesuffix("Iteration")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import torch
 
@@ -159,6 +160,10 @@ class GaussianJitter:
             self.generator.set_state(rng_state)
 
 
+#: A noise level, one per iteration, or a noise model.
+Noise: TypeAlias = float | Iterable[float] | GaussianJitter
+
+
 class Jitter(torch.nn.Module):
     r"""
     A layer that adds the noise in training, used like :class:`torch.nn.Dropout` in any network.
@@ -206,7 +211,7 @@ class Jitter(torch.nn.Module):
     True
     """
 
-    def __init__(self, sigma: float | Iterable[float] | GaussianJitter):
+    def __init__(self, sigma: Noise):
         super().__init__()
         self.noise = sigma if isinstance(sigma, GaussianJitter) else GaussianJitter(sigma)
         self.enabled = True

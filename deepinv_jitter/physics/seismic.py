@@ -97,16 +97,14 @@ class SeismicConvolution(OwnParameters):
             the wavelet is refused.
         """
         self.update_parameters(wavelet=wavelet, **kwargs)
-        x = _section(x, self.wavelet)
-        return _convolve(self.wavelet, x)
+        return _convolve(self.wavelet, _section(x, self.wavelet))
 
     def A_adjoint(
         self, y: torch.Tensor, wavelet: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
         r"""Correlate each trace; arguments, shapes and errors as for :meth:`A`."""
         self.update_parameters(wavelet=wavelet, **kwargs)
-        y = _section(y, self.wavelet)
-        return _convolve(self.wavelet.flip(0), y)
+        return _convolve(self.wavelet.flip(0), _section(y, self.wavelet))
 
     def update_parameters(self, wavelet: torch.Tensor | None = None, **kwargs) -> None:
         r"""
