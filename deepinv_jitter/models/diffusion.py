@@ -71,7 +71,7 @@ class ConditionalDDPM(Reconstructor):
         self.unet: Any = unet
         self.steps = checks.whole("steps", steps, 1)
         self.data_std = checks.real("data_std", data_std, 1e-12)
-        self.seed = checks.whole("seed", seed, 0)
+        self.seed = checks.seed("seed", seed)
         self.solver = DDIMSolver(timesteps=torch.linspace(T_START, T_END, self.steps + 1))
 
     def denoise(

@@ -213,7 +213,8 @@ def test_trainer_learns_and_samples_in_evaluation():
         (dj.PointMLP(), {}, TypeError, "unet must .* forward_unet, .* got PointMLP"),
         (Oracle(), {"steps": 0}, ValueError, "steps must be finite and at least 1"),
         (Oracle(), {"data_std": 0.0}, ValueError, "data_std must be finite"),
-        (Oracle(), {"seed": -1}, ValueError, "seed must be finite and at least 0"),
+        (Oracle(), {"seed": -1}, ValueError, "seed must be finite and lie from 0 to"),
+        (Oracle(), {"seed": 2**70}, ValueError, "seed must be finite and lie from 0 to"),
         (Oracle(), {"steps": 2.5}, TypeError, "steps must be a whole number"),
     ],
 )
