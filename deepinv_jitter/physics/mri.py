@@ -3,7 +3,7 @@ r"""Single-coil Cartesian MRI."""
 from __future__ import annotations
 
 import torch
-from deepinv.physics import MRI, LinearPhysics, NoiseModel
+from deepinv.physics import MRI, NoiseModel
 
 from .. import checks
 from .parameters import OwnParameters, as_tensor, check_count, check_input, checked_noise
@@ -119,9 +119,14 @@ class SingleCoilMRI(OwnParameters, MRI):
         y = _image("measurements", y, self.mask)
         return super().A_adjoint(y, **options).contiguous()
 
-    # Those of the host's MRI check neither size nor number
-    A_adjoint_A = LinearPhysics.A_adjoint_A
-    A_A_adjoint = LinearPhysics.A_A_adjoint
+    # The host's ways of these two check neither size nor number
+    def A_adjoint_A(self, x: torch.Tensor, **kwargs) -> torch.Tensor:
+        r""":math:`A^\top A x`; arguments, shapes and errors are those of :meth:`A`."""
+        return self.A_adjoint(self.A(x, **kwargs))
+
+    def A_A_adjoint(self, y: torch.Tensor, **kwargs) -> torch.Tensor:
+        r""":math:`A A^\top y`; arguments, shapes and errors are those of :meth:`A_adjoint`."""
+        return self.A(self.A_adjoint(y, **kwargs))
 
     def A_dagger(self, y: torch.Tensor, mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
         r"""
