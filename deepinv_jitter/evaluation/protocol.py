@@ -125,12 +125,15 @@ def conditions_of(
     if isinstance(given, str) or not isinstance(given, (Real, Iterable)):
         raise TypeError(f"epsilons must be a radius or several, got {epsilons!r}.")
     given = [given] if isinstance(given, Real) else map(checks.plain, given)
-    radii = sorted({checks.real("epsilons", eps, 0) for eps in given})
+    # As many digits as labels tell apart
+    radii = sorted({float(f"{checks.real('epsilons', eps, 0):.12g}") for eps in given})
     if isinstance(shifts, str) or not isinstance(shifts, (Iterable, type(None))):
         shifts = [shifts]
     if not isinstance(shifts, dict):
         shifts = {repr(shift): shift for shift in shifts or []}
-    for shift in shifts.values():
+    for name, shift in shifts.items():
+        if not isinstance(name, str):
+            raise TypeError(f"shifts must be called by words, got the name {name!r}.")
         if not isinstance(shift, Shift):
             raise TypeError(f"shifts must be a Shift, such as Bias, or several, got {shift!r}.")
     for source in sources if shifts else ():
@@ -145,9 +148,10 @@ def conditions_of(
         *(Condition(WORST, eps) for eps in radii),
         *(Condition(name, shift=shift) for name, shift in shifts.items()),
     ]
-    labels = [condition.label for condition in conditions]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"shifts must not be called like other conditions, got {labels}.")
+    # A kind by itself, too, by which tables find the conditions of it
+    taken = {RANDOM, WORST, *(c.label for c in conditions if c.shift is None)}
+    if again := taken & {*shifts}:
+        raise ValueError(f"shifts must not be called like other conditions, got {sorted(again)}.")
     return conditions
 
 
@@ -274,9 +278,9 @@ def objective_name(objective: Objective) -> str:
 
 def _declared_peaks(data: object) -> Iterable[float]:
     """What a data set says, or those that it, or a loader, is made of; 1 if none does."""
-    peak = getattr(data, "peak", None)
+    peak = checks.plain(getattr(data, "peak", None))
     if isinstance(peak, Real):
-        return [float(peak)]
+        return [checks.positive("peak of the data set", peak)]
     parts = [getattr(data, "dataset", None), *(getattr(data, "datasets", None) or [])]
     known = [p for part in parts if part is not None for p in _declared_peaks(part)]
     return known or [1.0]

@@ -38,8 +38,9 @@ UNDEFINED = " undefined"
 #: The size of what was added to the measurements, relative to theirs and in the image.
 SIZES = ("|dy|/|y|", "|A'dy|")
 
-#: Names of columns, which no metric may have.
+#: Names of columns, of tables too, which no metric may have.
 RESERVED = (
+    *("condition", "sample", "network"),
     *(ERROR, OBJECTIVE, RECOVERY, OUTSIDE, WORST_DRAW, *UNITS, *REFERENCES, *SIZES),
     *("|delta|", "gradients", *FLAGS, "random_beats_attack", "peak_exceeded"),
 )

@@ -112,6 +112,8 @@ class LongRun(ResumingTrainer):
         with ExitStack() as end:
             end.enter_context(self._lines.instead_of_bars(self))
             end.enter_context(self.having(**kept))
+            # From which the validation of a training draws
+            end.callback(setattr, self._validation, "batches", self._validation.batches)
             self._signals = end.enter_context(Signals())
             end.callback(self.release_iterators)
             shielded = [*map(Shielded, loaders)]

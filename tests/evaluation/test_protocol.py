@@ -56,6 +56,25 @@ def test_sections_have_a_peak_of_2():
     assert plain.flags["peak_exceeded"] == {"clean": sum(wide)} and sum(wide) > 2
 
 
+class Declaring(dinv.datasets.TensorDataset):
+    def __init__(self, peak):
+        super().__init__(x=images(2, 1, 16, 16), use_dict_output=True)
+        self.peak = peak
+
+
+def test_a_declared_peak_may_be_a_tensor():
+    report = evaluate(DataLoader(Declaring(torch.tensor(2.0)), 2))
+    assert "peak: 2.0\n" in report.table()
+
+
+@pytest.mark.parametrize(
+    "peak, error", [(0.0, ValueError), (-1, ValueError), (math.nan, ValueError), (True, TypeError)]
+)
+def test_a_declared_peak_is_checked(peak, error):
+    with pytest.raises(error, match="peak of the data set must be"):
+        evaluate(DataLoader(Declaring(peak), 2))
+
+
 def test_the_range_of_each_truth():
     x = images(3, 1, 16, 16) * torch.tensor([1.0, 2.0, 4.0]).reshape(3, 1, 1, 1)
     report = evaluate([x, x[:1]], peak="sample")
@@ -195,7 +214,9 @@ def test_metrics_are_called_like_their_classes():
     assert list(evaluate([images(2, 4)], metrics=named).metrics) == [ERROR, "a", "b"]
 
 
-@pytest.mark.parametrize("name", ["gradients", "not_converged", "objective", "a undefined"])
+@pytest.mark.parametrize(
+    "name", ["gradients", "not_converged", "objective", "a undefined", "sample", "condition"]
+)
 def test_names_of_columns_are_refused(name):
     with pytest.raises(ValueError, match=f"must not be called '{name}', a column of"):
         evaluate([images(2, 4)], metrics={name: MAE()})
@@ -205,6 +226,12 @@ def test_names_of_columns_are_refused(name):
 def test_one_radius_or_several(eps):
     report = evaluate([images(2, 4)], epsilons=eps)
     assert "worst case, eps=1" in report.values
+
+
+def test_radii_that_differ_by_rounding_are_one():
+    assert 3 * 0.1 != 0.3
+    report = evaluate([images(2, 4)], epsilons=[0.3, 3 * 0.1])
+    assert list(report.values) == ["clean", "random, eps=0.3", "worst case, eps=0.3"]
 
 
 # Truths without a value

@@ -181,8 +181,8 @@ def test_a_recorrupted_loss_is_that_of_its_equation(adapted):
     assert value.item() == pytest.approx((plain - y2).square().mean().item(), rel=1e-5)
 
 
-def test_what_is_drawn_differs_between_batches_and_epochs():
-    """Though the generators come back to where they were."""
+def drawn_in_validation(tested=False):
+    """By a loss, in a training, maybe after a test by the same trainer."""
     drawn = []
 
     class Noted(dinv.loss.SupLoss):
@@ -194,8 +194,23 @@ def test_what_is_drawn_differs_between_batches_and_epochs():
     trainer = build(losses="supervised")
     network = trainer.model
     trainer.losses = Noted(metric=MSE())
+    if tested:
+        with rng.kept(trainer._generators()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.test(trainer.eval_dataloader)
+        drawn.clear()
     trainer.train()
-    assert len(set(map(float, drawn))) == len(drawn) == 2 * 2
+    return [*map(float, drawn)]
+
+
+def test_what_is_drawn_differs_between_batches_and_epochs():
+    """Though the generators come back to where they were."""
+    drawn = drawn_in_validation()
+    assert len(set(drawn)) == len(drawn) == 2 * 2
+
+
+def test_a_test_changes_nothing_that_is_drawn_after_it():
+    assert drawn_in_validation(tested=True) == drawn_in_validation()
 
 
 @pytest.mark.parametrize("losses", LOSSES)
