@@ -56,7 +56,7 @@ def steps(archive: Archive, problem: str, budget: float) -> int:
 def draw(archive: Archive, path: Path) -> None:
     cases = archive.images
     figure, panels = plt.subplots(
-        1, len(cases), figsize=(3 * len(cases), 3), layout="constrained", squeeze=False
+        1, len(cases), figsize=(3 * len(cases), 3.4), layout="constrained", squeeze=False
     )
     for panel, (problem, algorithm) in zip(panels[0], cases, strict=True):
         count = [steps(archive, problem, budget) for budget in BUDGETS[archive.preset]]
@@ -78,7 +78,7 @@ def draw(archive: Archive, path: Path) -> None:
         panel.minorticks_off()
         panel.set(title=case_name(problem, algorithm), xlabel="training steps")
     panels[0, 0].set_ylabel("PSNR [dB]")
-    panels[0, 0].legend(frameon=True, framealpha=1, edgecolor="none")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path)
     plt.close(figure)
 

@@ -102,8 +102,8 @@ MRI = {
         size=(64, 64), train=12000, validation=12, test=12, iterations=5, width=16, depth=4,
         batch=2, epochs=20, draws=200, lr=2e-3, optimizer="SOAP", warmup=0.2, own_networks=True,
         ema=0.998, noise=0.05, input_sigma=both(0.05),
-        jitter=both(dj.GaussianJitter(0.05, "relative")), radius=0.5, relative_to="noise",
-        radii=(0.5,), train_attack="power", solver_steps=60),
+        jitter={k: dj.GaussianJitter(v, "relative") for k, v in {"gd": 0.02, "pgd": 0.05}.items()},
+        radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", solver_steps=60),
     "paper": Settings(
         size=(320, 320), train=1000, validation=100, test=100, iterations=10, width=64, depth=8,
         batch=4, epochs=130, lr=1e-4, noise=0.05, input_sigma=both(0.05),
