@@ -279,7 +279,7 @@ def objective_name(objective: Objective) -> str:
 def _declared_peaks(data: object) -> Iterable[float]:
     """What a data set says, or those that it, or a loader, is made of; 1 if none does."""
     peak = checks.plain(getattr(data, "peak", None))
-    if isinstance(peak, Real):
+    if isinstance(peak, (int, float)):  # True as well, which is refused
         return [checks.positive("peak of the data set", peak)]
     parts = [getattr(data, "dataset", None), *(getattr(data, "datasets", None) or [])]
     known = [p for part in parts if part is not None for p in _declared_peaks(part)]
