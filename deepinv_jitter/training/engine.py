@@ -39,9 +39,15 @@ class Engine(LongRun):
         else:
             self._before_step(epoch, progress_bar, train, last_batch)
             with self._lines.alone(self), self._averaging.held(self.model, not train):
-                # The last for what an epoch amounts to, however seldom the bar is updated
-                update = update_progress_bar or last_batch
-                super().step(epoch, progress_bar, train_ite, train, last_batch, update)
+                super().step(
+                    epoch,
+                    progress_bar,
+                    train_ite=train_ite,
+                    train=train,
+                    last_batch=last_batch,
+                    # what an epoch amounts to, however seldom the bar is updated
+                    update_progress_bar=update_progress_bar or last_batch,
+                )
             if train:
                 self._after_step(epoch, progress_bar, last_batch)
         if train and (last_batch or self.log_train_batch):
@@ -108,7 +114,9 @@ class Engine(LongRun):
             self._gradients.averaged = False
             self._guard.begin(self, step)
         with self._validation.looking(self) if looks else nullcontext():
-            loss, x_net, logs = super().compute_loss(physics, x, y, train, epoch, step)
+            loss, x_net, logs = super().compute_loss(
+                physics, x, y, train=train, epoch=epoch, step=step
+            )
         if train:
             counts = not self._guard.refuses(self)
             for part in self._parts:
@@ -180,7 +188,9 @@ class Engine(LongRun):
         """Metrics of a batch, see :meth:`deepinv.Trainer.compute_metrics`."""
         if not train or x_net is not None:  # else it was left out
             with nullcontext() if train else self._validation.unnoticed(self):
-                x_net, logs = super().compute_metrics(x, x_net, y, physics, logs, train, epoch)
+                x_net, logs = super().compute_metrics(
+                    x, x_net, y, physics, logs, train=train, epoch=epoch
+                )
         self._merging.metrics(self, logs, train)
         return x_net, logs
 
