@@ -1,5 +1,6 @@
 """Fixtures: small problems, no network, no GPU needed."""
 
+import signal
 import sys
 from datetime import datetime, timedelta
 from itertools import count
@@ -44,6 +45,8 @@ def process():
     from deepinv_jitter.training import host
 
     torch.set_num_threads(1)
+    # Ignored where a script started the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     seconds = (datetime.now() + timedelta(seconds=n) for n in count())
     with pytest.MonkeyPatch.context() as patch:
         for module in (deepinv.training.trainer, host):
