@@ -121,8 +121,7 @@ class HostTrainer(Trainer):
         # after its last epoch, or with another interval, are not
         apart = Fraction(epoch, max(len(own) - 1, 1))
         with self.having(eval_interval=apart, **{kind: {names[0]: own}}):
-            self._stopped = super().stop_criterion(epoch, train_ite, **kwargs)
-        return self._stopped
+            return super().stop_criterion(epoch, train_ite, **kwargs)
 
     def without_last_losses(self) -> AbstractContextManager:
         """As before the losses of the last epoch were added to their history."""

@@ -94,6 +94,11 @@ class ResumingTrainer(HostTrainer):
                 self.end_here()
         return checkpoint
 
+    def stop_criterion(self, epoch, train_ite, **kwargs) -> bool:
+        """Whether to stop early, see :class:`deepinv.Trainer`; checkpoints tell it."""
+        self._stopped = super().stop_criterion(epoch, train_ite, **kwargs)
+        return self._stopped
+
     def _unlike_run(self, checkpoint: dict) -> Iterator[str]:
         """What stands in the way of going on as if there had been no stop."""
         if checkpoint.get("scheduler") is not None and self.scheduler is None:

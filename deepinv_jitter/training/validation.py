@@ -16,7 +16,13 @@ from .snapshot import Snapshot
 
 
 class Validation(Part):
-    """Losses and metrics of evaluation data are those of the model in evaluation mode."""
+    """
+    Losses and metrics of evaluation data are those of the model in evaluation mode.
+
+    Only what a self-supervised loss has wrapped around the network is in training mode for that
+    loss, the network inside is not. Buffers, counters and random generators are afterwards as
+    before.
+    """
 
     def __init__(self) -> None:
         self.batches = 0  # evaluation batches so far
@@ -48,7 +54,7 @@ class Validation(Part):
 
     @contextmanager
     def awake(self, model: nn.Module) -> Iterator[None]:
-        """A pass in evaluation mode, but for what losses wrapped around the network inside."""
+        """A pass in evaluation mode, but for what the losses wrapped around the network."""
 
         def wake(*_: Any) -> None:
             for part in self._all_adapters(model):

@@ -12,8 +12,7 @@ from tables import case_name, markdown
 
 #: Of the preset's steps.
 BUDGETS = {"smoke": (1.0, 2.0), "cpu": (0.25, 0.5, 1.0, 2.0, 4.0), "paper": (0.5, 1.0, 2.0)}
-
-
+#: Side by side; one is the preset's.
 OPTIMIZERS = "Adam", "SOAP"
 #: What is drawn, its colour and its marker.
 DRAWN = ("clean", "#0072B2", "o"), ("attacked", "#D55E00", "s")

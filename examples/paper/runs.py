@@ -147,7 +147,7 @@ class Archive:
         trained = run.method in METHODS  # a reference is not
         if not trained or optimizer_name(problem.settings, run.method, run.optimizer) != "SOAP":
             del settings["soap"]
-        del settings["optimizer"]  # SOAP has left its learning rate
+        del settings["optimizer"]  # told by whether SOAP's learning rate is there
         # A method does not depend on the noise of the others
         used = METHODS[run.method].noise if trained else ()
         for name, kind in {"jitter": "jitter", "input_sigma": "input"}.items():

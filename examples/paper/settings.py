@@ -94,8 +94,7 @@ MRI = {
     "smoke": Settings(
         size=(32, 32), train=4, validation=2, test=2, iterations=2, width=8, depth=3, batch=2,
         epochs=1, draws=2, lr=3e-3, optimizer="SOAP", warmup=0.2, own_networks=True, ema=0.9,
-        noise=0.05,
-        input_sigma=both(0.05), jitter=both(dj.GaussianJitter(0.05, "relative")),
+        noise=0.05, input_sigma=both(0.05), jitter=both(dj.GaussianJitter(0.05, "relative")),
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power", steps=2,
         solver_steps=3),
     "cpu": Settings(

@@ -214,9 +214,10 @@ def test_metrics_are_called_like_their_classes():
     assert list(evaluate([images(2, 4)], metrics=named).metrics) == [ERROR, "a", "b"]
 
 
-@pytest.mark.parametrize(
-    "name", ["gradients", "not_converged", "objective", "a undefined", "sample", "condition"]
-)
+COLUMNS = ["gradients", "not_converged", "objective", "a undefined"]
+
+
+@pytest.mark.parametrize("name", [*COLUMNS, "sample", "condition", "network"])
 def test_names_of_columns_are_refused(name):
     with pytest.raises(ValueError, match=f"must not be called '{name}', a column of"):
         evaluate([images(2, 4)], metrics={name: MAE()})
