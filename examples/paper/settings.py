@@ -79,8 +79,8 @@ SEISMIC = {
         solver_steps=3),
     "cpu": Settings(
         size=(64, 64), train=4000, validation=12, test=36, iterations=5, width=16, depth=4, batch=4,
-        epochs=20, draws=480, lr=5e-3, warmup=0.2, own_networks=True, ema=0.998, noise=0.01,
-        input_sigma={"gd": 0.05, "pgd": 0.02},
+        epochs=20, draws=480, lr=5e-3, optimizer="SOAP", warmup=0.2, own_networks=True,
+        ema=0.998, noise=0.01, input_sigma=both(0.01),
         jitter={k: dj.GaussianJitter(v, "relative") for k, v in {"gd": 2.0, "pgd": 0.5}.items()},
         radius=0.5, relative_to="noise", radii=(0.5,), train_attack="power"),
     "paper": Settings(

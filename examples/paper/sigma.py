@@ -13,8 +13,8 @@ import deepinv_jitter as dj
 LEVELS = {
     ("seismic", "gd", "jitter"): (0.1, 0.5, 2.0),
     ("seismic", "pgd", "jitter"): (0.1, 0.5, 2.0),
-    ("seismic", "gd", "input"): (0.01, 0.02, 0.05),
-    ("seismic", "pgd", "input"): (0.01, 0.02, 0.05),
+    ("seismic", "gd", "input"): (0.005, 0.01, 0.02, 0.05),
+    ("seismic", "pgd", "input"): (0.005, 0.01, 0.02, 0.05),
     ("mri", "gd", "jitter"): (0.02, 0.05, 0.1),
     ("mri", "pgd", "jitter"): (0.02, 0.05, 0.1),
     ("mri", "gd", "input"): (0.02, 0.05, 0.1),
